@@ -1,0 +1,9 @@
+//! PGHoard, the PostgreSQL backup appliance.
+
+pub mod codec;
+pub mod durable;
+pub mod failure;
+pub mod pg;
+pub mod store;
+
+pub use failure::{Failure, Outcome};

@@ -1,0 +1,1 @@
+//! Speaking PostgreSQL: connection strings, authentication, TLS, the replication protocol.

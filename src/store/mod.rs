@@ -1,0 +1,62 @@
+//! Object stores, blocking to the outside.
+//!
+//! The contract every driver keeps:
+//! - `put` returns only when the object is durable and visible, whole or not at all; its metadata
+//!   comes back byte for byte. [`Put::Create`] refuses a key that exists with [`Class::Conflict`].
+//! - `get` streams the stored bytes; a body that is shorter or longer than announced is an error.
+//! - `look` answers `None` only for a confirmed absence; any doubt is an error.
+//! - `list` visits every object below a folder once, sorted by key, with bounded memory.
+//! - `delete` of nothing succeeds.
+//!
+//! Keys are relative to the storage root, `/`-separated, without a leading slash.
+//!
+//! [`Class::Conflict`]: machine::Class::Conflict
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::Path;
+
+use crate::failure::Outcome;
+
+/// What PGHoard keeps beside an object: text to text.
+pub type Metadata = BTreeMap<String, String>;
+
+/// An object as a listing shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub key: String,
+    pub size_bytes: u64,
+    /// Milliseconds since 1970, UTC.
+    pub modified_ms: i64,
+}
+
+/// An object as a look-up shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Object {
+    pub entry: Entry,
+    pub metadata: Metadata,
+}
+
+/// What to store. A scratch file may be moved into the store instead of copied: it is gone after
+/// a `put` that succeeded, and still there after one that failed.
+#[derive(Clone, Copy, Debug)]
+pub enum Body<'a> {
+    Bytes(&'a [u8]),
+    Scratch(&'a Path),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Put {
+    Create,
+    Replace,
+}
+
+pub trait Store: Send + Sync {
+    /// For messages: the type and place, without secrets.
+    fn name(&self) -> String;
+    fn put(&self, key: &str, body: Body<'_>, metadata: &Metadata, mode: Put) -> Outcome<()>;
+    fn get(&self, key: &str) -> Outcome<(Object, Box<dyn Read + Send>)>;
+    fn look(&self, key: &str) -> Outcome<Option<Object>>;
+    fn list(&self, folder: &str, visit: &mut dyn FnMut(Entry) -> Outcome<()>) -> Outcome<()>;
+    fn delete(&self, key: &str) -> Outcome<()>;
+}
