@@ -8,9 +8,12 @@
 //! - `list` visits every object below a folder once, sorted by key, with bounded memory.
 //! - `delete` of nothing succeeds.
 //!
-//! Keys are relative to the storage root, `/`-separated, without a leading slash.
+//! Keys are relative to the storage root, `/`-separated, without a leading slash; a key that
+//! could lead anywhere else is refused. A driver adds `Content-Length` to the metadata.
 //!
 //! [`Class::Conflict`]: machine::Class::Conflict
+
+pub mod local;
 
 use std::collections::BTreeMap;
 use std::io::Read;

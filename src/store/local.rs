@@ -1,0 +1,532 @@
+//! A folder as an object store, in the layout of rohmu's local driver.
+//!
+//! An object is the file at its key and a JSON sidecar `<file>.metadata`; without the sidecar it
+//! does not exist for anybody, so data goes first and the sidecar makes it visible. The sidecar
+//! holds the caller's metadata, `Content-Length` and `_hash`, the SHA-256 of the stored bytes,
+//! which rohmu lists as `md5` and hides otherwise; so do we.
+//! Authority: rohmu `object_storage/local.py`.
+//!
+//! Publishing happens under an exclusive lock on the folder, so that two writers of one key
+//! cannot mix one's data with the other's sidecar.
+//!
+//! Budget: four fsyncs a put; a listing holds [`PAGE_NAMES`] names of each open folder.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use machine::Class;
+use sha2::{Digest, Sha256};
+
+use super::{Body, Entry, Metadata, Object, Put, Store};
+use crate::durable::{self, Draft};
+use crate::failure::{Failure, Outcome};
+
+#[derive(Debug)]
+pub struct Local {
+    root: PathBuf,
+}
+
+impl Local {
+    /// The store in a folder that exists. A missing one is an error, because an unmounted disk
+    /// must not look like an empty store.
+    pub fn open(root: &Path) -> Outcome<Local> {
+        let root = root.to_owned();
+        match fs::metadata(&root) {
+            Ok(found) if found.is_dir() => Ok(Local { root }),
+            Ok(_) => Err(Failure::new(
+                Class::Config,
+                format!("storage directory '{}' is not a directory", root.display()),
+            )),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Err(Failure::new(
+                Class::Config,
+                format!("storage directory '{}' does not exist", root.display()),
+            )
+            .hint("is its file system mounted?")),
+            Err(e) => Err(Failure::io(&e, root.display())),
+        }
+    }
+
+    /// The store in a folder that is made if it is missing.
+    pub fn create(root: &Path) -> Outcome<Local> {
+        durable::make_folders(root)?;
+        Local::open(root)
+    }
+
+    fn path(&self, key: &str) -> Outcome<PathBuf> {
+        check_key(key)?;
+        Ok(self.root.join(key))
+    }
+
+    /// Doubt about the root turns every absence into an error.
+    fn confirm_root(&self) -> Outcome<()> {
+        Local::open(&self.root).map(|_| ())
+    }
+
+    fn sidecar(&self, path: &Path, key: &str) -> Outcome<Option<Metadata>> {
+        match fs::read(sidecar_path(path)) {
+            Ok(bytes) => parse_sidecar(&bytes, key).map(Some),
+            Err(e) if absent(&e) => self.confirm_root().map(|()| None),
+            Err(e) => Err(Failure::io(&e, self.told(key))),
+        }
+    }
+
+    fn told(&self, key: &str) -> String {
+        format!("{}/{key}", self.root.display())
+    }
+
+    /// Visits the objects below `path` in key order; `key` is the folder's own, with its slash.
+    fn walk(
+        &self,
+        path: &Path,
+        key: &str,
+        depth: u32,
+        visit: &mut dyn FnMut(Entry) -> Outcome<()>,
+    ) -> Outcome<()> {
+        if depth > DEPTH_MAX {
+            let message = format!("{}: folders nested too deep", path.display());
+            return Err(Failure::new(Class::Corrupt, message));
+        }
+        let mut after = None;
+        loop {
+            let page = read_page(path, after.as_deref())?;
+            for name in &page {
+                let bytes = name.as_bytes();
+                let (plain, is_folder) = match bytes.strip_suffix(b"/") {
+                    Some(plain) => (plain, true),
+                    None => (bytes, false),
+                };
+                let text = String::from_utf8_lossy(plain);
+                let below = path.join(std::ffi::OsStr::from_bytes(plain));
+                if is_folder {
+                    self.walk(&below, &format!("{key}{text}/"), depth + 1, visit)?;
+                } else if let Some(entry) = entry(&below, format!("{key}{text}"))? {
+                    visit(entry)?;
+                }
+            }
+            if page.len() < PAGE_NAMES {
+                return Ok(());
+            }
+            after = page.into_iter().next_back();
+        }
+    }
+}
+
+impl Store for Local {
+    fn name(&self) -> String {
+        format!("local storage {}", self.root.display())
+    }
+
+    fn put(&self, key: &str, body: Body<'_>, metadata: &Metadata, mode: Put) -> Outcome<()> {
+        let path = self.path(key)?;
+        let sidecar_path = sidecar_path(&path);
+        let folder = path.parent().unwrap_or(&self.root);
+        self.confirm_root()?;
+        durable::make_folders(folder)?;
+        refuse_existing(mode, &sidecar_path, key)?;
+
+        let (hash, size_bytes) = hash(body)?;
+        let data = place(body, &path)?;
+        let mut draft = Draft::at(&sidecar_path)?;
+        draft.fill(&render_sidecar(metadata, size_bytes, &hash)?)?;
+
+        let lock = File::open(folder)
+            .and_then(|file| file.lock().map(|()| file))
+            .map_err(|e| Failure::io(&e, folder.display()))?;
+        refuse_existing(mode, &sidecar_path, key)?;
+        // A crash half way through a replacement leaves no object, which the caller repeats,
+        // rather than new data under old metadata.
+        durable::remove(&sidecar_path)?;
+        let outcome = match data {
+            Data::Draft(data) => data.commit(),
+            Data::Scratch(scratch) => durable::rename(scratch, &path),
+        }
+        .and_then(|()| draft.commit());
+        drop(lock);
+        settle_scratch(body, &path, &outcome)?;
+        outcome
+    }
+
+    fn get(&self, key: &str) -> Outcome<(Object, Box<dyn Read + Send>)> {
+        let path = self.path(key)?;
+        let Some(metadata) = self.sidecar(&path, key)? else {
+            let message = format!("{key} not found in {}", self.name());
+            return Err(Failure::new(Class::NotFound, message));
+        };
+        let file = File::open(&path).map_err(|e| Failure::io(&e, self.told(key)))?;
+        let found = file
+            .metadata()
+            .map_err(|e| Failure::io(&e, self.told(key)))?;
+        let object = object(key, &found, metadata)?;
+        let body = Exact {
+            file,
+            left_bytes: object.entry.size_bytes,
+        };
+        Ok((object, Box::new(body)))
+    }
+
+    fn look(&self, key: &str) -> Outcome<Option<Object>> {
+        let path = self.path(key)?;
+        let Some(metadata) = self.sidecar(&path, key)? else {
+            return Ok(None);
+        };
+        match fs::metadata(&path) {
+            Ok(found) => object(key, &found, metadata).map(Some),
+            Err(e) => Err(Failure::io(&e, self.told(key))),
+        }
+    }
+
+    fn list(&self, folder: &str, visit: &mut dyn FnMut(Entry) -> Outcome<()>) -> Outcome<()> {
+        let folder = folder.trim_end_matches('/');
+        self.confirm_root()?;
+        if folder.is_empty() {
+            return self.walk(&self.root, "", 0, visit);
+        }
+        let path = self.path(folder)?;
+        match fs::metadata(&path) {
+            Ok(found) if found.is_dir() => self.walk(&path, &format!("{folder}/"), 0, visit),
+            Ok(_) => Ok(()),
+            Err(e) if absent(&e) => Ok(()),
+            Err(e) => Err(Failure::io(&e, self.told(folder))),
+        }
+    }
+
+    fn delete(&self, key: &str) -> Outcome<()> {
+        let path = self.path(key)?;
+        self.confirm_root()?;
+        match path.parent().is_some_and(Path::is_dir) {
+            true => durable::remove(&sidecar_path(&path)).and_then(|()| durable::remove(&path)),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Data synced and ready to be renamed into place.
+enum Data<'a> {
+    Draft(Draft),
+    Scratch(&'a Path),
+}
+
+/// A scratch file of another file system is copied beside its target, any other stays until the
+/// rename.
+fn place<'a>(body: Body<'a>, target: &Path) -> Outcome<Data<'a>> {
+    let scratch = match body {
+        Body::Bytes(bytes) => {
+            let mut draft = Draft::at(target)?;
+            draft.fill(bytes)?;
+            return Ok(Data::Draft(draft));
+        }
+        Body::Scratch(path) => path,
+    };
+    let device = |path: &Path| {
+        let found = fs::metadata(path).map_err(|e| Failure::io(&e, path.display()))?;
+        Ok(found.dev())
+    };
+    if device(scratch)? == device(target.parent().unwrap_or(target))? {
+        durable::sync_file(scratch)?;
+        return Ok(Data::Scratch(scratch));
+    }
+    let mut draft = Draft::at(target)?;
+    let mut file = File::open(scratch).map_err(|e| Failure::io(&e, scratch.display()))?;
+    io::copy(&mut file, &mut draft).map_err(|e| Failure::io(&e, target.display()))?;
+    Ok(Data::Draft(draft))
+}
+
+/// The promise about scratch files: gone after a success, still there after a failure.
+fn settle_scratch(body: Body<'_>, path: &Path, outcome: &Outcome<()>) -> Outcome<()> {
+    match (body, outcome) {
+        (Body::Bytes(_), _) => Ok(()),
+        (Body::Scratch(scratch), Ok(())) => durable::remove(scratch),
+        (Body::Scratch(scratch), Err(_)) if scratch.exists() => Ok(()),
+        (Body::Scratch(scratch), Err(_)) => durable::rename(path, scratch),
+    }
+}
+
+/// SHA-256 in hex and size of what is about to be stored.
+fn hash(body: Body<'_>) -> Outcome<(String, u64)> {
+    let mut hasher = Sha256::new();
+    let mut size_bytes = 0;
+    let path = match body {
+        Body::Bytes(bytes) => {
+            let size = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+            return Ok((hex::encode(Sha256::digest(bytes)), size));
+        }
+        Body::Scratch(path) => path,
+    };
+    let told = |e: io::Error| Failure::io(&e, path.display());
+    let mut file = File::open(path).map_err(told)?;
+    let mut buffer = vec![0; COPY_BYTES];
+    loop {
+        let count = file.read(&mut buffer).map_err(told)?;
+        let Some(piece) = buffer.get(..count).filter(|piece| !piece.is_empty()) else {
+            return Ok((hex::encode(hasher.finalize()), size_bytes));
+        };
+        hasher.update(piece);
+        size_bytes += u64::try_from(count).unwrap_or(u64::MAX);
+    }
+}
+
+fn refuse_existing(mode: Put, sidecar: &Path, key: &str) -> Outcome<()> {
+    match mode {
+        Put::Create if sidecar.exists() => Err(Failure::new(
+            Class::Conflict,
+            format!("{key} already exists"),
+        )),
+        Put::Create | Put::Replace => Ok(()),
+    }
+}
+
+fn render_sidecar(metadata: &Metadata, size_bytes: u64, hash: &str) -> Outcome<Vec<u8>> {
+    let mut all: BTreeMap<&str, &str> = metadata
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
+    let size = size_bytes.to_string();
+    all.insert(CONTENT_LENGTH, &size);
+    all.insert(HASH, hash);
+    serde_json::to_vec(&all).map_err(|e| Failure::new(Class::Internal, format!("metadata: {e}")))
+}
+
+fn parse_sidecar(bytes: &[u8], key: &str) -> Outcome<Metadata> {
+    let corrupt = |e: serde_json::Error| {
+        Failure::new(Class::Corrupt, format!("metadata of {key} is damaged: {e}"))
+    };
+    let raw: BTreeMap<String, serde_json::Value> =
+        serde_json::from_slice(bytes).map_err(corrupt)?;
+    let text = |value| match value {
+        serde_json::Value::Null => None,
+        serde_json::Value::String(text) => Some(text),
+        // Old PGHoard versions stored numbers.
+        other => Some(other.to_string()),
+    };
+    Ok(raw
+        .into_iter()
+        .filter(|(name, _)| name != HASH)
+        .filter_map(|(name, value)| Some((name, text(value)?)))
+        .collect())
+}
+
+fn object(key: &str, found: &fs::Metadata, metadata: Metadata) -> Outcome<Object> {
+    let announced = metadata.get(CONTENT_LENGTH);
+    if let Some(announced) = announced.filter(|text| **text != found.len().to_string()) {
+        let message = format!("{key} has {} bytes instead of {announced}", found.len());
+        return Err(Failure::new(Class::Corrupt, message));
+    }
+    let entry = Entry {
+        key: key.to_owned(),
+        size_bytes: found.len(),
+        modified_ms: modified_ms(found),
+    };
+    Ok(Object { entry, metadata })
+}
+
+/// A listed file, if it is an object: it has a sidecar, and is still there.
+fn entry(path: &Path, key: String) -> Outcome<Option<Entry>> {
+    let there = |path: &Path| match fs::metadata(path) {
+        Ok(found) => Ok(found.is_file().then_some(found)),
+        Err(e) if absent(&e) => Ok(None),
+        Err(e) => Err(Failure::io(&e, path.display())),
+    };
+    if there(&sidecar_path(path))?.is_none() {
+        return Ok(None);
+    }
+    Ok(there(path)?.map(|found| Entry {
+        key,
+        size_bytes: found.len(),
+        modified_ms: modified_ms(&found),
+    }))
+}
+
+fn modified_ms(found: &fs::Metadata) -> i64 {
+    let since = found.modified().ok();
+    let since = since.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    since.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// The next names of a folder in key order: folders carry a `/`, as they do in keys.
+fn read_page(folder: &Path, after: Option<&std::ffi::OsStr>) -> Outcome<BTreeSet<OsString>> {
+    let told = |e: io::Error| Failure::io(&e, folder.display());
+    let mut page = BTreeSet::new();
+    for item in fs::read_dir(folder).map_err(told)? {
+        let item = item.map_err(told)?;
+        let name = item.file_name();
+        if hidden(name.as_bytes()) {
+            // Sweeping is a courtesy; who may only read has nothing to sweep.
+            let _unswept = durable::sweep(&item.path());
+            continue;
+        }
+        let name = match is_folder(&item) {
+            true => OsString::from_vec([name.as_bytes(), b"/"].concat()),
+            false => name,
+        };
+        if after.is_none_or(|after| name.as_os_str() > after) {
+            page.insert(name);
+        }
+        if page.len() > PAGE_NAMES {
+            page.pop_last();
+        }
+    }
+    Ok(page)
+}
+
+/// Follows a symbolic link: a site may live on a disk of its own.
+fn is_folder(item: &fs::DirEntry) -> bool {
+    match item.file_type() {
+        Ok(kind) if kind.is_symlink() => item.path().is_dir(),
+        Ok(kind) => kind.is_dir(),
+        Err(_) => false,
+    }
+}
+
+/// Names that rohmu never lists: they cannot be objects.
+fn hidden(name: &[u8]) -> bool {
+    name.starts_with(b".")
+        || name.ends_with(SIDECAR_END.as_bytes())
+        || name
+            .windows(SIDECAR_DRAFT.len())
+            .any(|w| w == SIDECAR_DRAFT)
+}
+
+/// A key must stay below the root and be listable.
+fn check_key(key: &str) -> Outcome<()> {
+    let wrong = key
+        .split('/')
+        .any(|part| part.is_empty() || hidden(part.as_bytes()) || part.contains('\0'));
+    if wrong {
+        let message = format!("{key:?} cannot be the key of an object");
+        return Err(Failure::new(Class::Config, message));
+    }
+    Ok(())
+}
+
+fn sidecar_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(SIDECAR_END);
+    PathBuf::from(name)
+}
+
+/// Not there, or below something that is no folder.
+fn absent(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
+}
+
+/// Reads exactly the announced number of bytes, else fails.
+struct Exact {
+    file: File,
+    left_bytes: u64,
+}
+
+impl Read for Exact {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read(buffer)?;
+        let wrong = |text| io::Error::new(io::ErrorKind::UnexpectedEof, text);
+        if count == 0 && !buffer.is_empty() && self.left_bytes > 0 {
+            return Err(wrong("the object ends early"));
+        }
+        let counted = u64::try_from(count).unwrap_or(u64::MAX);
+        self.left_bytes = self
+            .left_bytes
+            .checked_sub(counted)
+            .ok_or_else(|| wrong("the object is longer than announced"))?;
+        Ok(count)
+    }
+}
+
+const CONTENT_LENGTH: &str = "Content-Length";
+const HASH: &str = "_hash";
+const SIDECAR_END: &str = ".metadata";
+const SIDECAR_DRAFT: &[u8] = b".metadata_tmp";
+const COPY_BYTES: usize = 1 << 20;
+
+/// Keys have five parts; more than this is a loop of symbolic links.
+const DEPTH_MAX: u32 = 32;
+
+/// Names held at once: a bigger folder is read in several passes rather than held in memory.
+const PAGE_NAMES: usize = 16 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sidecar_is_what_rohmu_reads() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Local::create(folder.path()).unwrap();
+        let metadata = Metadata::from([("a".to_owned(), "1".to_owned())]);
+        store
+            .put(
+                "s/x",
+                Body::Bytes(b"hello, pghoard\n"),
+                &metadata,
+                Put::Create,
+            )
+            .unwrap();
+        let sidecar = fs::read_to_string(folder.path().join("s/x.metadata")).unwrap();
+        let hash = "079e164296cdbd019b98a231173eb2bf3e6ca5dac226a456ca9d617678704be0";
+        let expected = format!(r#"{{"Content-Length":"15","_hash":"{hash}","a":"1"}}"#);
+        assert_eq!(sidecar, expected);
+    }
+
+    #[test]
+    fn stale_data_without_a_sidecar_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Local::create(folder.path()).unwrap();
+        fs::write(folder.path().join("x"), b"half of somethi").unwrap();
+        assert_eq!(store.look("x").unwrap(), None);
+        store
+            .put("x", Body::Bytes(b"new"), &Metadata::new(), Put::Create)
+            .unwrap();
+        let (_, mut body) = store.get("x").unwrap();
+        assert_eq!(io::read_to_string(&mut body).unwrap(), "new");
+    }
+
+    #[test]
+    fn s18_a_truncated_object_is_damage() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Local::create(folder.path()).unwrap();
+        store
+            .put("x", Body::Bytes(b"12345"), &Metadata::new(), Put::Create)
+            .unwrap();
+        fs::write(folder.path().join("x"), b"1234").unwrap();
+        assert_eq!(store.look("x").unwrap_err().class, Class::Corrupt);
+        let failure = store.get("x").map(|_| ()).unwrap_err();
+        assert_eq!(failure.message, "x has 4 bytes instead of 5");
+    }
+
+    #[test]
+    fn a_missing_root_is_doubt_not_absence() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("store");
+        assert_eq!(Local::open(&root).unwrap_err().class, Class::Config);
+        let store = Local::create(&root).unwrap();
+        fs::remove_dir(&root).unwrap();
+        assert!(store.look("x").is_err());
+        assert!(store.list("", &mut |_| Ok(())).is_err());
+        assert!(store.delete("a/x").is_err());
+    }
+
+    #[test]
+    fn a_big_folder_is_listed_in_pages() {
+        let folder = tempfile::tempdir().unwrap();
+        let names = ["a.b", "a/", "a0", "b"];
+        for name in names {
+            let path = folder.path().join(name);
+            match name.ends_with('/') {
+                true => fs::create_dir(path).unwrap(),
+                false => fs::write(path, b"").unwrap(),
+            }
+        }
+        let page = read_page(folder.path(), None).unwrap();
+        assert_eq!(page.iter().collect::<Vec<_>>(), names);
+        let rest = read_page(folder.path(), Some("a/".as_ref())).unwrap();
+        assert_eq!(rest.iter().collect::<Vec<_>>(), ["a0", "b"]);
+    }
+}
