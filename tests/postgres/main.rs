@@ -1,0 +1,13 @@
+//! Real PostgreSQL servers, 13 to 18: what the product does to them and for them.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that meets the unexpected has failed"
+)]
+
+mod support_check;
+
+#[path = "../support/mod.rs"]
+mod support;

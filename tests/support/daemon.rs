@@ -1,0 +1,275 @@
+//! The product as an operator runs it: the real binary, a configuration file, its spool and a local
+//! store in a scratch folder. Everything is asked through documented interfaces (commands, state
+//! file, alert files), never through the library.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, fs};
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use super::postgres::{Install, Server, free_port, lsn};
+use super::process::{Answer, Process, Scratch, command, run};
+use super::{PATIENCE, tail, wait_until};
+
+/// The names the binary answers to, beside `pghoard` itself.
+const NAMES: [&str; 3] = [
+    "pghoard_restore",
+    "pghoard_postgres_command",
+    "pghoard_create_keys",
+];
+
+pub struct Daemon {
+    process: Option<Process>,
+    config: PathBuf,
+    scratch: Scratch,
+}
+
+/// The site that `Daemon::over` makes.
+pub const SITE: &str = "main";
+
+impl Daemon {
+    /// One site, `main`, over these servers, with `more` site keys on top of the usual ones.
+    pub fn over(servers: &[&Server], more: Value) -> Daemon {
+        let nodes: Vec<Value> = servers.iter().map(|server| node(server)).collect();
+        let mut site = json!({ "nodes": nodes, "active_backup_mode": "walreceiver" });
+        merge(&mut site, more);
+        let daemon = Daemon::configured(json!({}), json!({ SITE: site }));
+        daemon.started()
+    }
+
+    /// Writes the configuration and starts nothing. Sites without `object_storage` get a local one.
+    pub fn configured(global: Value, sites: Value) -> Daemon {
+        let scratch = Scratch::new();
+        install_binary(&scratch);
+        let folder = |name| scratch.folder(name).display().to_string();
+        let mut config = json!({
+            "backup_location": folder("spool"),
+            "alert_file_dir": folder("alerts"),
+            "json_state_file_path": scratch.join("pghoard_state.json"),
+            "maintenance_mode_file": scratch.join("maintenance"),
+            "http_port": free_port(),
+            "backup_sites": {},
+        });
+        merge(&mut config, global);
+        let store = folder("store");
+        for (name, mut site) in sites.as_object().expect("sites by name").clone() {
+            let storage = json!({ "storage_type": "local", "directory": store });
+            if site.get("object_storage").is_none() {
+                site["object_storage"] = storage;
+            }
+            config["backup_sites"][name] = site;
+        }
+        let text = serde_json::to_string_pretty(&config).unwrap();
+        let config = scratch.file("pghoard.json", &text);
+        Daemon {
+            process: None,
+            config,
+            scratch,
+        }
+    }
+
+    pub fn started(mut self) -> Daemon {
+        self.up();
+        self
+    }
+
+    pub fn up(&mut self) {
+        let mut daemon = command(self.binary("pghoard"), self.home());
+        daemon.arg("--config").arg(&self.config);
+        self.process = Some(Process::spawn(daemon, self.log()));
+    }
+
+    pub fn kill9(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill9();
+        }
+    }
+
+    /// An orderly stop; the daemon promises exit code 0.
+    pub fn sigterm(&mut self) {
+        let mut process = self.process.take().expect("the daemon runs");
+        process.signal(Signal::SIGTERM);
+        let status = process.wait(PATIENCE);
+        assert!(
+            status.success(),
+            "pghoard ended with {status}\n{}",
+            tail(&self.log())
+        );
+    }
+
+    pub fn restart(&mut self) {
+        self.kill9();
+        self.up();
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("the daemon runs").pid()
+    }
+
+    /// Panics with the log when a daemon that should run has ended.
+    pub fn assert_alive(&mut self) {
+        let status = self.process.as_mut().and_then(Process::exited);
+        assert!(
+            status.is_none(),
+            "pghoard ended: {status:?}\n{}",
+            tail(&self.log())
+        );
+    }
+
+    /// `pghoard_restore` and its sisters, with `--config` (global options come before it).
+    pub fn tool(&self, name: &str, words: &[&str]) -> Command {
+        let mut tool = command(self.binary(name), self.home());
+        tool.args(words).arg("--config").arg(&self.config);
+        tool
+    }
+
+    /// `None` while the daemon cannot answer yet.
+    pub fn status(&self) -> Option<Value> {
+        let answer = run(self.tool("pghoard", &["status", "--json"]));
+        answer
+            .status
+            .success()
+            .then(|| serde_json::from_str(&answer.stdout).expect("JSON"))
+    }
+
+    pub fn site(&self) -> Option<Value> {
+        self.status()?.get("sites")?.get(SITE).cloned()
+    }
+
+    /// How far the WAL is fsynced with us, in the spool or in the store.
+    pub fn held(&self) -> Option<u64> {
+        Some(lsn(self.site()?.get("flushed_lsn")?.as_str()?))
+    }
+
+    pub fn backups(&self) -> usize {
+        let site = self.site().unwrap_or_default();
+        let backups = site["backups"].as_array().cloned().unwrap_or_default();
+        backups
+            .iter()
+            .filter(|backup| backup["complete"] == true)
+            .count()
+    }
+
+    pub fn wait_backups(&mut self, count: usize) {
+        wait_until(&format!("{count} complete backups"), PATIENCE, || {
+            self.assert_alive();
+            self.backups() >= count
+        });
+    }
+
+    /// Waits until the daemon holds every byte the server has flushed by now.
+    pub fn wait_caught_up(&mut self, server: &Server) -> u64 {
+        let flushed = server.flushed();
+        wait_until("the daemon to hold the flushed WAL", PATIENCE, || {
+            self.assert_alive();
+            self.held().is_some_and(|held| held >= flushed)
+        });
+        flushed
+    }
+
+    pub fn events(&self) -> Vec<Value> {
+        let text = run(self.tool("pghoard", &["events", "--json"])).ok();
+        text.lines()
+            .map(|line| serde_json::from_str(line).expect("a JSON object a line"))
+            .collect()
+    }
+
+    /// The digest chain holds from the first event to the last.
+    pub fn verify_events(&self) {
+        run(self.tool("pghoard", &["events", "--verify"])).ok();
+    }
+
+    pub fn state_file(&self) -> Option<Value> {
+        let text = fs::read(self.scratch.join("pghoard_state.json")).ok()?;
+        Some(serde_json::from_slice(&text).expect("the state file is replaced as a whole"))
+    }
+
+    pub fn alerts(&self) -> BTreeSet<String> {
+        let entries = fs::read_dir(self.scratch.join("alerts")).unwrap();
+        entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect()
+    }
+
+    pub fn wait_alert(&self, name: &str) {
+        wait_until(&format!("alert {name}"), PATIENCE, || {
+            self.alerts().contains(name)
+        });
+    }
+
+    /// Runs `get-basebackup` into a place for a server of this major, which is not started yet.
+    pub fn restore(&self, install: &'static Install, words: &[&str]) -> Server {
+        let mut server = Server::empty(install);
+        self.restore_into(&server.data, words).ok();
+        server.move_in();
+        server
+    }
+
+    pub fn restore_into(&self, data: &Path, words: &[&str]) -> Answer {
+        let mut restore = self.tool("pghoard_restore", &["get-basebackup", "--site", SITE]);
+        restore.arg("--target-dir").arg(data);
+        restore
+            .arg("--pghoard-postgres-command-bin")
+            .arg(self.binary("pghoard_postgres_command"));
+        restore.args(words);
+        run(restore)
+    }
+
+    pub fn store(&self) -> PathBuf {
+        self.scratch.join("store")
+    }
+
+    pub fn spool(&self) -> PathBuf {
+        self.scratch.join("spool")
+    }
+
+    pub fn log(&self) -> PathBuf {
+        self.scratch.join("pghoard.log")
+    }
+
+    pub fn home(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    fn binary(&self, name: &str) -> PathBuf {
+        self.scratch.join("bin").join(name)
+    }
+}
+
+/// A node as the configuration names it, with a slot.
+pub fn node(server: &Server) -> Value {
+    json!({ "host": "127.0.0.1", "port": server.port, "user": "postgres", "slot": "pghoard" })
+}
+
+fn merge(into: &mut Value, more: Value) {
+    let Value::Object(more) = more else {
+        panic!("expected an object, got {more}")
+    };
+    for (key, value) in more {
+        into[key] = value;
+    }
+}
+
+/// The checkout may lie where the service user cannot enter. A link where possible; the copy is
+/// made by a child, because a file this process wrote could still be open for writing in another
+/// thread's child when it is executed ("text file busy").
+fn install_binary(scratch: &Scratch) {
+    let (built, bin) = (env!("CARGO_BIN_EXE_pghoard"), scratch.folder("bin"));
+    let to = bin.join("pghoard");
+    if fs::hard_link(built, &to).is_err() {
+        assert!(
+            Command::new("cp")
+                .arg(built)
+                .arg(&to)
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+    for name in NAMES {
+        std::os::unix::fs::symlink("pghoard", bin.join(name)).unwrap();
+    }
+}
