@@ -1,6 +1,7 @@
 //! PGHoard, the PostgreSQL backup appliance.
 
 pub mod codec;
+pub mod config;
 pub mod durable;
 pub mod failure;
 pub mod pg;

@@ -13,6 +13,7 @@
 //!
 //! [`Class::Conflict`]: machine::Class::Conflict
 
+pub mod choose;
 pub mod local;
 
 use std::collections::BTreeMap;

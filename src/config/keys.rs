@@ -1,0 +1,238 @@
+//! The one table of configuration keys: what the parser may ask for and what the reader is told.
+//!
+//! A key that is not here is unknown and warned about; the parser cannot read one that is not
+//! here, and a test refuses one that the parser never reads. Authority for the names and
+//! defaults: PGHoard `pghoard/config.py`.
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    Global,
+    Compression,
+    Transfer,
+    Statsd,
+    Pushgateway,
+    Prometheus,
+    Site,
+    Receivexlog,
+    KeyPair,
+    Local,
+}
+
+impl Level {
+    pub fn name(self) -> &'static str {
+        match self {
+            Level::Global => "global",
+            Level::Compression => "compression",
+            Level::Transfer => "transfer",
+            Level::Statsd => "statsd",
+            Level::Pushgateway => "pushgateway",
+            Level::Prometheus => "prometheus",
+            Level::Site => "backup_sites.SITE",
+            Level::Receivexlog => "backup_sites.SITE.pg_receivexlog",
+            Level::KeyPair => "backup_sites.SITE.encryption_keys.ID",
+            Level::Local => "backup_sites.SITE.object_storage (local)",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// Read by the parser.
+    Read,
+    /// Accepted because configurations of PGHoard have it; nothing here needs it.
+    Accepted,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    pub level: Level,
+    pub name: &'static str,
+    pub default: &'static str,
+    pub meaning: &'static str,
+    pub used: Use,
+}
+
+pub fn all() -> impl Iterator<Item = Key> {
+    let levels = KEYS.iter();
+    levels.flat_map(|(level, rows)| rows.iter().map(|row| row.key(*level)))
+}
+
+pub fn of(level: Level) -> impl Iterator<Item = Key> {
+    all().filter(move |key| key.level == level)
+}
+
+struct Row {
+    name: &'static str,
+    /// None: accepted without use.
+    default: Option<&'static str>,
+    meaning: &'static str,
+}
+
+impl Row {
+    fn key(&self, level: Level) -> Key {
+        Key {
+            level,
+            name: self.name,
+            default: self.default.unwrap_or("-"),
+            meaning: self.meaning,
+            used: self.default.map_or(Use::Accepted, |_| Use::Read),
+        }
+    }
+}
+
+const fn key(name: &'static str, default: &'static str, meaning: &'static str) -> Row {
+    let default = Some(default);
+    Row {
+        name,
+        default,
+        meaning,
+    }
+}
+
+const fn idle(name: &'static str, meaning: &'static str) -> Row {
+    Row {
+        name,
+        default: None,
+        meaning,
+    }
+}
+
+const KEYS: &[(Level, &[Row])] = &[
+    (Level::Global, GLOBAL),
+    (Level::Compression, COMPRESSION),
+    (Level::Transfer, TRANSFER),
+    (Level::Statsd, STATSD),
+    (Level::Pushgateway, PUSHGATEWAY),
+    (Level::Prometheus, PROMETHEUS),
+    (Level::Site, SITE),
+    (Level::Receivexlog, RECEIVEXLOG),
+    (Level::KeyPair, KEYPAIR),
+    (Level::Local, LOCAL),
+];
+
+#[rustfmt::skip]
+const GLOBAL: &[Row] = &[
+    key("backup_location", "none", "folder of the spool and the event log"),
+    key("backup_sites", "{}", "the sites, by name"),
+    key("alert_file_dir", "backup_location", "folder of the alert files"),
+    key("json_state_file_path", "/var/lib/pghoard/pghoard_state.json", "where the state file is written"),
+    key("maintenance_mode_file", "/var/lib/pghoard/maintenance_mode_file", "while it exists no new basebackup starts"),
+    key("http_address", "127.0.0.1", "address to listen on; empty for all"),
+    key("http_port", "16000", "port to listen on"),
+    key("webserver_username", "none", "basic authentication, with the password"),
+    key("webserver_password", "none", "basic authentication, with the name"),
+    key("log_level", "INFO", "DEBUG, INFO, WARNING, ERROR or CRITICAL"),
+    key("syslog", "false", "log to syslog too"),
+    key("syslog_address", "/dev/log", "socket of syslog"),
+    key("syslog_facility", "local2", "facility of syslog"),
+    key("path_prefix", "empty", "put before the default prefix of each site"),
+    key("upload_retries_warning_limit", "3", "failed uploads in a row before the alert"),
+    key("hash_algorithm", "sha1", "digest kept with each WAL segment"),
+    key("graceful_shutdown_compression_timeout", "180", "seconds at stop; null: for ever"),
+    key("graceful_shutdown_upload_timeout", "300", "seconds at stop; null: for ever"),
+    key("compression", "{}", "how objects are compressed"),
+    key("transfer", "{}", "how objects are moved"),
+    key("restore_process_count", "CPUs + 1, at most 20", "parallel fetches of a restore"),
+    key("restore_prefetch", "transfer.thread_count", "WAL segments fetched ahead; 0 for none"),
+    key("statsd", "none", "metrics as datagrams"),
+    key("pushgateway", "none", "metrics to a Prometheus pushgateway"),
+    key("prometheus", "none", "metrics at /metrics"),
+    idle("tar_executable", "archives are read without a program"),
+    idle("pg_basebackup_path", "no PostgreSQL programs are run"),
+    idle("pg_receivexlog_path", "no PostgreSQL programs are run"),
+    idle("deleter_event_get_timeout", "nothing is polled"),
+];
+
+#[rustfmt::skip]
+const COMPRESSION: &[Row] = &[
+    key("algorithm", "snappy", "snappy, zstd or lzma"),
+    key("level", "0", "0 is the algorithm's own default"),
+    key("thread_count", "CPUs + 1", "objects encoded at a time"),
+];
+
+#[rustfmt::skip]
+const TRANSFER: &[Row] = &[
+    key("thread_count", "CPUs + 3, at most 20", "objects moved at a time"),
+];
+
+#[rustfmt::skip]
+const STATSD: &[Row] = &[
+    key("host", "127.0.0.1", "where to send; null for nowhere"),
+    key("port", "8125", "where to send; null for nowhere"),
+    key("format", "telegraf", "telegraf or datadog"),
+    key("tags", "{}", "added to every metric"),
+];
+
+#[rustfmt::skip]
+const PUSHGATEWAY: &[Row] = &[
+    key("endpoint", "empty", "URL to push to; empty for nowhere"),
+    key("job", "pghoard", "job label"),
+    key("instance", "empty", "instance label"),
+    key("tags", "{}", "added to every metric"),
+];
+
+#[rustfmt::skip]
+const PROMETHEUS: &[Row] = &[
+    key("tags", "{}", "added to every metric"),
+];
+
+#[rustfmt::skip]
+const SITE: &[Row] = &[
+    key("active", "true", "false: nothing is received, taken or deleted"),
+    key("active_backup_mode", "pg_receivexlog", "pg_receivexlog, walreceiver or archive_command"),
+    key("ack", "stored", "what PostgreSQL is told is safe: stored or spooled"),
+    key("application_name", "pghoard", "our name as a standby"),
+    key("preferred_node", "primary", "or number (from 0) or host of a node"),
+    key("spool_limit_bytes", "none", "receiving pauses when the spool holds more"),
+    key("reconcile_interval_seconds", "86400", "how often the store is listed and compared"),
+    key("basebackup_mode", "stream", "how basebackups are taken"),
+    key("stream_compression", "false", "old name of basebackup_mode pipe"),
+    key("basebackup_count", "2", "basebackups to keep; null for all"),
+    key("basebackup_count_min", "2", "basebackups kept whatever their age"),
+    key("basebackup_age_days_max", "none", "older basebackups expire"),
+    key("basebackup_interval_hours", "24", "null for basebackups on request only"),
+    key("basebackup_hour", "none", "hour of day (UTC) the schedule starts from"),
+    key("basebackup_minute", "0", "minute to basebackup_hour"),
+    key("basebackup_chunk_size", "2147483648", "plain bytes in a chunk"),
+    key("basebackup_chunks_in_progress", "5", "chunks on disk at a time"),
+    key("basebackup_threads", "1", "chunks encoded at a time"),
+    key("basebackup_compression_threads", "2 in mode stream, else 0", "zstd threads in one chunk"),
+    key("basebackup_delta_mode_max_retries", "10", "attempts at a stable snapshot"),
+    key("basebackup_delta_mode_min_delta_file_size", "10485760", "smaller files are bundled"),
+    key("basebackup_delta_mode_chunk_size", "524288000", "plain bytes in a bundle"),
+    key("encryption_format", "aes-gcm", "aes-gcm, or pghoa1 while a PGHoard still reads the store"),
+    key("encryption_key_id", "none", "key that encrypts; none writes in the clear"),
+    key("encryption_keys", "{}", "RSA keys in PEM, by id"),
+    key("object_storage", "none", "where objects are kept"),
+    key("nodes", "[]", "servers of the cluster"),
+    key("pg_data_directory", "none", "PGDATA, where it is on this machine"),
+    key("pg_receivexlog", "{}", "limits on receiving"),
+    key("prefix", "path_prefix/SITE", "first part of every object key"),
+    key("moved_from", "[]", "sites that hold older backups of this cluster"),
+    idle("pg_bin_directory", "no PostgreSQL programs are run"),
+    idle("pg_basebackup_path", "no PostgreSQL programs are run"),
+    idle("pg_receivexlog_path", "no PostgreSQL programs are run"),
+    idle("pg_basebackup_version", "computed by PGHoard"),
+    idle("pg_receivexlog_version", "computed by PGHoard"),
+    idle("pg_data_directory_version", "computed by PGHoard"),
+];
+
+#[rustfmt::skip]
+const RECEIVEXLOG: &[Row] = &[
+    key("min_disk_free_bytes", "none", "receiving pauses when the disk has less"),
+    key("resume_multiplier", "1.5", "times min_disk_free_bytes to go on"),
+    idle("disk_space_check_interval", "room is checked before every segment"),
+];
+
+#[rustfmt::skip]
+const KEYPAIR: &[Row] = &[
+    key("public", "none", "needed to write"),
+    key("private", "none", "needed to read"),
+];
+
+#[rustfmt::skip]
+const LOCAL: &[Row] = &[
+    key("storage_type", "required", "local, s3, google, azure, swift or sftp"),
+    key("directory", "required", "folder of the objects"),
+    key("prefix", "empty", "put before every key"),
+];

@@ -1,0 +1,403 @@
+//! The configuration: one JSON file of PGHoard's, parsed once into checked types.
+//!
+//! Unknown keys are warned about with the nearest known name and never fail, because PGHoard
+//! ignores them; a value of the wrong kind is one error that names its path. The keys themselves
+//! are in [`keys`]. Error texts of the file and of site selection are PGHoard's own.
+
+pub mod keys;
+mod read;
+mod site;
+mod storage;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use machine::Class;
+use serde_json::Value;
+
+use crate::failure::{Failure, Outcome};
+use keys::Level;
+use read::{Found, Notes, Object, wrong};
+
+pub use read::Warning;
+pub use site::{
+    Ack, ActiveBackupMode, Activity, BasebackupMode, EncryptionFormat, KeyPair, Node,
+    PreferredNode, Secret, Site, TimeOfDay,
+};
+pub use storage::Storage;
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub backup_location: Option<PathBuf>,
+    pub alert_file_dir: PathBuf,
+    pub json_state_file_path: PathBuf,
+    pub maintenance_mode_file: PathBuf,
+    pub http_address: String,
+    pub http_port: u16,
+    /// Basic authentication, when both halves are set.
+    pub webserver: Option<Credentials>,
+    pub log_level: LogLevel,
+    pub syslog: Option<Syslog>,
+    pub upload_retries_warning_limit: u32,
+    pub hash_algorithm: String,
+    /// None waits for ever.
+    pub graceful_shutdown_compression_timeout: Option<Duration>,
+    pub graceful_shutdown_upload_timeout: Option<Duration>,
+    pub compression: Compression,
+    pub transfer_threads: u32,
+    pub restore_threads: u32,
+    /// WAL segments fetched ahead of PostgreSQL; 0 for none.
+    pub restore_prefetch: u32,
+    pub statsd: Option<Statsd>,
+    pub pushgateway: Option<Pushgateway>,
+    pub prometheus: Option<Tags>,
+    pub sites: BTreeMap<String, Site>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Credentials {
+    pub username: String,
+    pub password: Secret,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    Debug,
+    Info,
+    Warning,
+    Error,
+    Critical,
+}
+
+#[derive(Clone, Debug)]
+pub struct Syslog {
+    pub address: PathBuf,
+    pub facility: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Algorithm {
+    Snappy,
+    Zstd,
+    Lzma,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Compression {
+    pub algorithm: Algorithm,
+    /// 0 is the algorithm's own default.
+    pub level: i32,
+    pub threads: u32,
+}
+
+pub type Tags = BTreeMap<String, String>;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StatsdFormat {
+    Telegraf,
+    Datadog,
+}
+
+#[derive(Clone, Debug)]
+pub struct Statsd {
+    /// None sends nowhere.
+    pub address: Option<(String, u16)>,
+    pub format: StatsdFormat,
+    pub tags: Tags,
+}
+
+#[derive(Clone, Debug)]
+pub struct Pushgateway {
+    /// Empty pushes nowhere.
+    pub endpoint: String,
+    pub job: String,
+    pub instance: String,
+    pub tags: Tags,
+}
+
+pub fn load(path: &Path) -> Outcome<(Config, Vec<Warning>)> {
+    let refused = |text: String| Failure::new(Class::Config, text);
+    let file = path.display();
+    let bytes = fs::read(path).map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound => refused(format!("Configuration file '{file}' does not exist")),
+        _ => refused(format!(
+            "Configuration file '{file}' can't be opened: {}",
+            python_name(&e)
+        )),
+    })?;
+    let value = serde_json::from_slice(&bytes).map_err(|e| {
+        refused(format!(
+            "Configuration file '{file}' does not contain valid JSON: {e}"
+        ))
+    })?;
+    parse(&value)
+}
+
+pub fn parse(value: &Value) -> Outcome<(Config, Vec<Warning>)> {
+    let notes = Notes::default();
+    let config = global(value, &notes)?;
+    Ok((config, notes.warnings.into_inner()))
+}
+
+impl Config {
+    /// The site a tool works on: the one named, or the only one.
+    pub fn site(&self, name: Option<&str>) -> Outcome<&Site> {
+        let refused = |text: String| Err(Failure::new(Class::Config, text));
+        let names: Vec<String> = self.sites.keys().map(|name| format!("'{name}'")).collect();
+        let (count, names) = (names.len(), names.join(", "));
+        let mut all = self.sites.values();
+        match (name, all.next(), all.next()) {
+            (_, None, _) => refused("No backup sites defined in configuration".to_owned()),
+            (None, Some(only), None) => Ok(only),
+            (None, Some(_), Some(_)) => refused(format!(
+                "Backup site not set and configuration file defines {count} sites: [{names}]"
+            )),
+            (Some(name), Some(_), _) => match self.sites.get(name) {
+                Some(site) => Ok(site),
+                None => refused(format!(
+                    "Site '{name}' not defined in configuration file.  {count} other site{s} \
+                     defined: [{names}]",
+                    s = if count == 1 { " is" } else { "s are" },
+                )),
+            },
+        }
+    }
+
+    /// The site and the sites it was moved from: where its backups may be.
+    pub fn with_older<'a>(&'a self, site: &'a Site) -> Vec<&'a Site> {
+        let older = site.moved_from.iter();
+        let older = older.filter_map(|name| self.sites.get(name));
+        std::iter::once(site).chain(older).collect()
+    }
+
+    /// Where WAL of a site may be: a site that was moved elsewhere is continued there.
+    pub fn related<'a>(&'a self, site: &'a Site) -> Vec<&'a Site> {
+        let newer = self
+            .sites
+            .values()
+            .find(|newer| newer.moved_from.contains(&site.name));
+        self.with_older(newer.unwrap_or(site))
+    }
+}
+
+fn global(value: &Value, notes: &Notes) -> Outcome<Config> {
+    let global = Object::new(Level::Global, "", value, notes)?;
+    let backup_location = global.text("backup_location")?.option();
+    let backup_location = backup_location.filter(|p| !p.is_empty()).map(PathBuf::from);
+    let alert_file_dir = global.text("alert_file_dir")?.option().map(PathBuf::from);
+    let threads = |name, default| {
+        global
+            .whole(name, "a whole number of at least 1")
+            .map(|found| {
+                let found: u32 = found.or(default);
+                found.max(1)
+            })
+    };
+    let transfer_threads = global
+        .section("transfer", Level::Transfer, |transfer| {
+            transfer.whole("thread_count", COUNT)
+        })?
+        .and_then(Found::option)
+        .filter(|count: &u32| *count > 0)
+        .unwrap_or(cpus().saturating_add(3).min(THREADS_MAX));
+    let prefetch: i64 = global
+        .whole("restore_prefetch", "a whole number")?
+        .or(i64::from(transfer_threads));
+    let seconds = |name, default| {
+        let found = global.number(name)?.or_none(default);
+        let duration = found.map(Duration::try_from_secs_f64).transpose();
+        duration.map_err(|_| global.wrong(name, "a smaller number"))
+    };
+    Ok(Config {
+        alert_file_dir: alert_file_dir
+            .or_else(|| backup_location.clone())
+            .unwrap_or(PathBuf::from(".")),
+        json_state_file_path: path_or(
+            &global,
+            "json_state_file_path",
+            "/var/lib/pghoard/pghoard_state.json",
+        )?,
+        maintenance_mode_file: path_or(
+            &global,
+            "maintenance_mode_file",
+            "/var/lib/pghoard/maintenance_mode_file",
+        )?,
+        http_address: global.text("http_address")?.or("127.0.0.1".to_owned()),
+        http_port: global.whole("http_port", "a port number")?.or(16_000),
+        webserver: webserver(&global)?,
+        log_level: global.one_of("log_level", LOG_LEVELS)?.or(LogLevel::Info),
+        syslog: syslog(&global)?,
+        upload_retries_warning_limit: global.whole("upload_retries_warning_limit", COUNT)?.or(3),
+        hash_algorithm: global.text("hash_algorithm")?.or("sha1".to_owned()),
+        graceful_shutdown_compression_timeout: seconds(
+            "graceful_shutdown_compression_timeout",
+            180.0,
+        )?,
+        graceful_shutdown_upload_timeout: seconds("graceful_shutdown_upload_timeout", 300.0)?,
+        compression: compression(&global)?,
+        transfer_threads,
+        restore_threads: threads(
+            "restore_process_count",
+            cpus().saturating_add(1).min(THREADS_MAX),
+        )?,
+        restore_prefetch: u32::try_from(prefetch.max(0)).unwrap_or(u32::MAX),
+        statsd: global.section("statsd", Level::Statsd, statsd)?,
+        pushgateway: global.section("pushgateway", Level::Pushgateway, pushgateway)?,
+        prometheus: global.section("prometheus", Level::Prometheus, tags)?,
+        sites: sites(&global, backup_location.as_deref(), notes)?,
+        backup_location,
+    })
+}
+
+fn sites(
+    global: &Object<'_>,
+    spool: Option<&Path>,
+    notes: &Notes,
+) -> Outcome<BTreeMap<String, Site>> {
+    let path_prefix = global.text("path_prefix")?.or(String::new());
+    let around = site::Around {
+        path_prefix: &path_prefix,
+        spool,
+        notes,
+    };
+    let items = global.map("backup_sites")?.into_iter().flatten();
+    let sites: BTreeMap<String, Site> = items
+        .map(|(name, value)| Ok((name.clone(), site::parse(name, value, &around)?)))
+        .collect::<Outcome<_>>()?;
+    for site in sites.values() {
+        if let Some(name) = site
+            .moved_from
+            .iter()
+            .find(|name| !sites.contains_key(*name))
+        {
+            let message = format!(
+                "backup_sites.{}.moved_from: expected sites of this configuration, found '{name}'",
+                site.name
+            );
+            return Err(Failure::new(Class::Config, message));
+        }
+    }
+    Ok(sites)
+}
+
+fn webserver(global: &Object<'_>) -> Outcome<Option<Credentials>> {
+    let username = global.text("webserver_username")?.option();
+    let password = global.text("webserver_password")?.option();
+    let both = username.zip(password);
+    let both = both.filter(|(username, password)| !username.is_empty() && !password.is_empty());
+    Ok(both.map(|(username, password)| Credentials {
+        username,
+        password: Secret::new(password),
+    }))
+}
+
+fn syslog(global: &Object<'_>) -> Outcome<Option<Syslog>> {
+    let syslog = Syslog {
+        address: path_or(global, "syslog_address", "/dev/log")?,
+        facility: global.text("syslog_facility")?.or("local2".to_owned()),
+    };
+    Ok(global.flag("syslog")?.or(false).then_some(syslog))
+}
+
+fn compression(global: &Object<'_>) -> Outcome<Compression> {
+    let threads_default = cpus().saturating_add(1);
+    let found = global.section("compression", Level::Compression, |section| {
+        let threads: u32 = section.whole("thread_count", COUNT)?.or(threads_default);
+        Ok(Compression {
+            algorithm: section
+                .one_of("algorithm", ALGORITHMS)?
+                .or(Algorithm::Snappy),
+            level: section.whole("level", "a whole number")?.or(0),
+            threads: threads.max(1),
+        })
+    })?;
+    Ok(found.unwrap_or(Compression {
+        algorithm: Algorithm::Snappy,
+        level: 0,
+        threads: threads_default,
+    }))
+}
+
+fn statsd(section: &Object<'_>) -> Outcome<Statsd> {
+    let host = section.text("host")?.or_none("127.0.0.1".to_owned());
+    let port = section.whole("port", "a port number")?.or_none(8125);
+    Ok(Statsd {
+        address: host.zip(port),
+        format: section
+            .one_of("format", FORMATS)?
+            .or(StatsdFormat::Telegraf),
+        tags: tags(section)?,
+    })
+}
+
+fn pushgateway(section: &Object<'_>) -> Outcome<Pushgateway> {
+    Ok(Pushgateway {
+        endpoint: section.text("endpoint")?.or(String::new()),
+        job: section.text("job")?.or("pghoard".to_owned()),
+        instance: section.text("instance")?.or(String::new()),
+        tags: tags(section)?,
+    })
+}
+
+/// Labels; numbers and flags become text, as in PGHoard.
+fn tags(section: &Object<'_>) -> Outcome<Tags> {
+    let items = section.map("tags")?.into_iter().flatten();
+    items
+        .map(|(name, value)| match value {
+            Value::String(text) => Ok((name.clone(), text.clone())),
+            Value::Number(_) | Value::Bool(_) => Ok((name.clone(), value.to_string())),
+            Value::Null | Value::Array(_) | Value::Object(_) => {
+                let path = format!("{}.{name}", section.path("tags"));
+                Err(wrong(&path, "a text", value))
+            }
+        })
+        .collect()
+}
+
+fn path_or(object: &Object<'_>, name: &'static str, default: &str) -> Outcome<PathBuf> {
+    let text = object.text(name)?.or(default.to_owned());
+    Ok(PathBuf::from(text))
+}
+
+fn cpus() -> u32 {
+    let count = thread::available_parallelism().map_or(1, usize::from);
+    u32::try_from(count).unwrap_or(1)
+}
+
+/// The class PGHoard names when a file cannot be read.
+fn python_name(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => "PermissionError",
+        io::ErrorKind::IsADirectory => "IsADirectoryError",
+        _ => "OSError",
+    }
+}
+
+const COUNT: &str = "a whole number of at least 0";
+
+/// PGHoard's own bound on threads by default.
+const THREADS_MAX: u32 = 20;
+
+const LOG_LEVELS: &[(&str, LogLevel)] = &[
+    ("DEBUG", LogLevel::Debug),
+    ("INFO", LogLevel::Info),
+    ("WARNING", LogLevel::Warning),
+    ("ERROR", LogLevel::Error),
+    ("CRITICAL", LogLevel::Critical),
+];
+const ALGORITHMS: &[(&str, Algorithm)] = &[
+    ("snappy", Algorithm::Snappy),
+    ("zstd", Algorithm::Zstd),
+    ("lzma", Algorithm::Lzma),
+];
+const FORMATS: &[(&str, StatsdFormat)] = &[
+    ("telegraf", StatsdFormat::Telegraf),
+    ("datadog", StatsdFormat::Datadog),
+];
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,226 @@
+//! What configurations mean, and what is said about wrong ones.
+
+use std::collections::BTreeSet;
+
+use serde_json::json;
+
+use super::keys::{self, Use};
+use super::*;
+
+fn message(value: &Value) -> String {
+    parse(value).unwrap_err().message
+}
+
+#[test]
+fn defaults_are_pghoards_but_for_stream_and_aes_gcm() {
+    let (config, warnings) = parse(&json!({"backup_sites": {"main": {}}})).unwrap();
+    assert_eq!(warnings, []);
+    assert_eq!(config.http_port, 16_000);
+    assert_eq!(config.compression.algorithm, Algorithm::Snappy);
+    let site = &config.sites["main"];
+    assert_eq!(site.prefix, "main");
+    assert_eq!(site.basebackup_mode, BasebackupMode::Stream);
+    assert_eq!(site.basebackup_compression_threads, 2);
+    assert_eq!(site.encryption_format, EncryptionFormat::AesGcm);
+    assert_eq!(site.ack, Ack::Stored);
+    assert_eq!(site.basebackup_count, Some(2));
+    assert_eq!(site.basebackup_interval, Some(Duration::from_secs(86_400)));
+    assert_eq!(site.basebackup_time, None);
+}
+
+#[test]
+fn null_is_not_always_the_default() {
+    let site = json!({"basebackup_count": null, "basebackup_interval_hours": null,
+        "basebackup_age_days_max": 0.5, "basebackup_hour": 3, "prefix": "/a/b/"});
+    let (config, _) = parse(&json!({"backup_sites": {"main": site},
+        "graceful_shutdown_upload_timeout": null}))
+    .unwrap();
+    let site = &config.sites["main"];
+    assert_eq!(site.basebackup_count, None);
+    assert_eq!(site.basebackup_interval, None);
+    assert_eq!(site.basebackup_age_max, Some(Duration::from_secs(43_200)));
+    assert_eq!(site.basebackup_time, Some(TimeOfDay { hour: 3, minute: 0 }));
+    assert_eq!(site.prefix, "a/b");
+    assert_eq!(config.graceful_shutdown_upload_timeout, None);
+}
+
+#[test]
+fn unknown_keys_are_warned_about_with_the_nearest_name() {
+    let (_, warnings) = parse(&json!({"http_prot": 1, "zzz": 2, "backup_sites": {"main": {
+        "base_backup_count": 3,
+        "object_storage": {"storage_type": "local", "directory": "/x", "director": "/y"}}}}))
+    .unwrap();
+    let texts: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        texts,
+        [
+            "http_prot: unknown key, ignored; did you mean http_port?",
+            "zzz: unknown key, ignored",
+            "backup_sites.main.base_backup_count: unknown key, ignored; \
+             did you mean basebackup_count?",
+            "backup_sites.main.object_storage.director: unknown key, ignored; \
+             did you mean directory?",
+        ]
+    );
+}
+
+#[test]
+fn a_wrong_value_is_one_error_with_its_path() {
+    let site = |value: Value| json!({"backup_location": "/spool", "backup_sites": {"a": value}});
+    for (config, expected) in [
+        (
+            json!([]),
+            "the configuration: expected an object, found a list",
+        ),
+        (
+            json!({"http_port": "x"}),
+            "http_port: expected a port number, found a text",
+        ),
+        (
+            json!({"http_port": 70_000}),
+            "http_port: expected a port number, found another number",
+        ),
+        (
+            json!({"compression": {"algorithm": "gzip"}}),
+            "compression.algorithm: expected one of snappy, zstd, lzma, found another text",
+        ),
+        (
+            site(json!({"ack": "never"})),
+            "backup_sites.a.ack: expected one of stored, spooled, found another text",
+        ),
+        (
+            site(json!({"basebackup_count": -1})),
+            "backup_sites.a.basebackup_count: expected a whole number of at least 0, or null, \
+             found another number",
+        ),
+        (
+            site(json!({"prefix": "a/../b"})),
+            "backup_sites.a.prefix: expected folder names between single slashes, found a text",
+        ),
+        (
+            site(json!({"nodes": [{"host": []}]})),
+            "backup_sites.a.nodes.0.host: expected a text or a number, found a list",
+        ),
+        (
+            site(json!({"object_storage": {"directory": "/x"}})),
+            "Site 'a': storage_type not defined for object_storage",
+        ),
+        (
+            site(json!({"object_storage": {"storage_type": "ftp"}})),
+            "unsupported storage type 'ftp'",
+        ),
+        (
+            site(json!({"object_storage": {"storage_type": "local", "directory": "/spool"}})),
+            "Site 'a': invalid 'local' target directory '/spool', must be different from \
+             'backup_location'",
+        ),
+        (
+            site(json!({"moved_from": ["b"]})),
+            "backup_sites.a.moved_from: expected sites of this configuration, found 'b'",
+        ),
+        (
+            site(json!({"encryption_key_id": "k"})),
+            "backup_sites.a.encryption_key_id: expected one of the ids in encryption_keys, \
+             found another text",
+        ),
+    ] {
+        assert_eq!(message(&config), expected);
+    }
+}
+
+#[test]
+fn files_fail_in_pghoards_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("c.json");
+    let load = || load(&path).unwrap_err().message;
+    assert_eq!(
+        load(),
+        format!("Configuration file '{}' does not exist", path.display())
+    );
+    fs::write(&path, "{").unwrap();
+    let start = format!(
+        "Configuration file '{}' does not contain valid JSON: ",
+        path.display()
+    );
+    assert!(load().starts_with(&start));
+    fs::remove_file(&path).unwrap();
+    fs::create_dir(&path).unwrap();
+    let expected = format!(
+        "Configuration file '{}' can't be opened: IsADirectoryError",
+        path.display()
+    );
+    assert_eq!(load(), expected);
+}
+
+#[test]
+fn sites_are_selected_in_pghoards_words() {
+    let config = |sites: Value| parse(&json!({"backup_sites": sites})).unwrap().0;
+    let said = |sites: Value, name: Option<&str>| match config(sites).site(name) {
+        Ok(site) => site.name.clone(),
+        Err(failure) => failure.message,
+    };
+    let (one, two) = (json!({"a": {}}), json!({"a": {}, "b": {}}));
+    assert_eq!(
+        said(json!({}), None),
+        "No backup sites defined in configuration"
+    );
+    assert_eq!(said(one.clone(), None), "a");
+    assert_eq!(said(two.clone(), Some("b")), "b");
+    assert_eq!(
+        said(two.clone(), None),
+        "Backup site not set and configuration file defines 2 sites: ['a', 'b']"
+    );
+    assert_eq!(
+        said(one, Some("x")),
+        "Site 'x' not defined in configuration file.  1 other site is defined: ['a']"
+    );
+    assert_eq!(
+        said(two, Some("x")),
+        "Site 'x' not defined in configuration file.  2 other sites are defined: ['a', 'b']"
+    );
+}
+
+#[test]
+fn related_sites_follow_moves_both_ways() {
+    let sites = json!({"old": {}, "new": {"moved_from": ["old"]}, "other": {}});
+    let (config, _) = parse(&json!({"backup_sites": sites})).unwrap();
+    let names = |sites: Vec<&Site>| sites.iter().map(|s| s.name.clone()).collect::<Vec<_>>();
+    assert_eq!(names(config.related(&config.sites["old"])), ["new", "old"]);
+    assert_eq!(names(config.related(&config.sites["new"])), ["new", "old"]);
+    assert_eq!(names(config.with_older(&config.sites["old"])), ["old"]);
+    assert_eq!(names(config.related(&config.sites["other"])), ["other"]);
+}
+
+#[test]
+fn nodes_keep_their_form_and_hide_their_secrets() {
+    let nodes = json!(["host=a password=hush", {"connection_string": "postgres://u:hush@h",
+        "slot": "s"}, {"host": "h", "port": 5432, "password": "hush"}]);
+    let keys = json!({"k": {"public": "pem", "private": "hush"}});
+    let site = json!({"nodes": nodes, "encryption_keys": keys, "encryption_key_id": "k"});
+    let (config, _) = parse(&json!({"backup_sites": {"a": site},
+        "webserver_username": "u", "webserver_password": "hush"}))
+    .unwrap();
+    let nodes = &config.sites["a"].nodes;
+    assert_eq!(nodes[0], Node::Text(Secret::new("host=a password=hush")));
+    assert!(matches!(&nodes[1], Node::Connection { slot: Some(slot), .. } if slot == "s"));
+    assert!(matches!(&nodes[2], Node::Parameters(p) if p["port"].reveal() == "5432"));
+    assert!(!format!("{config:?}").contains("hush"));
+}
+
+#[test]
+fn the_parser_reads_every_key_of_the_table_and_no_other() {
+    let storage = json!({"storage_type": "local", "directory": "/x"});
+    let site = json!({"object_storage": storage, "pg_receivexlog": {},
+        "encryption_keys": {"k": {}}});
+    let everything = json!({"compression": {}, "transfer": {}, "statsd": {}, "pushgateway": {},
+        "prometheus": {}, "backup_sites": {"a": site}});
+    let notes = Notes::default();
+    global(&everything, &notes).unwrap();
+    let table: BTreeSet<(Level, &str)> = keys::all()
+        .filter(|key| key.used == Use::Read)
+        .map(|key| (key.level, key.name))
+        .collect();
+    assert_eq!(notes.asked.into_inner(), table);
+    let all: BTreeSet<(Level, &str)> = keys::all().map(|key| (key.level, key.name)).collect();
+    assert_eq!(all.len(), keys::all().count());
+}
