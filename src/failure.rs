@@ -31,6 +31,23 @@ impl Failure {
         self
     }
 
+    /// What a reader or writer of ours reported: the failure it wraps, wherever in the chain of
+    /// causes, else an I/O error classified by its kind.
+    pub fn from_io(error: &io::Error, thing: impl fmt::Display) -> Failure {
+        match Failure::within(error) {
+            Some(failure) => Failure {
+                message: format!("{thing}: {}", failure.message),
+                ..failure
+            },
+            None => Failure::io(error, thing),
+        }
+    }
+
+    /// The failure an I/O error wraps, if it does.
+    pub fn within(error: &io::Error) -> Option<Failure> {
+        error.get_ref().and_then(|inner| wrapped(inner)).cloned()
+    }
+
     /// An I/O error on the thing named, classified by its kind.
     pub fn io(error: &io::Error, thing: impl fmt::Display) -> Failure {
         use io::ErrorKind as Kind;
@@ -67,3 +84,49 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+/// So that a failure passes through `Read` and `Write`; [`Failure::from_io`] gets it back.
+impl From<Failure> for io::Error {
+    fn from(failure: Failure) -> io::Error {
+        let kind = match failure.class {
+            Class::Corrupt => io::ErrorKind::InvalidData,
+            _ => io::ErrorKind::Other,
+        };
+        io::Error::new(kind, failure)
+    }
+}
+
+/// `io::Error` hides what it wraps from `source`, so each one on the way is opened by hand.
+fn wrapped<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Failure> {
+    if let Some(failure) = error.downcast_ref::<Failure>() {
+        return Some(failure);
+    }
+    match error.downcast_ref::<io::Error>() {
+        Some(io) => io.get_ref().and_then(|inner| wrapped(inner)),
+        None => error.source().and_then(wrapped),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_comes_back_from_an_io_error_however_deep() {
+        let failure = Failure::new(Class::Quota, "the store is full").hint("buy a disk");
+        let mut error = io::Error::from(failure);
+        for _ in 0..3 {
+            let back = Failure::from_io(&error, "main/xlog/1");
+            assert_eq!(back.class, Class::Quota);
+            assert_eq!(back.message, "main/xlog/1: the store is full");
+            assert_eq!(back.hint.as_deref(), Some("buy a disk"));
+            error = io::Error::other(error);
+        }
+    }
+
+    #[test]
+    fn any_other_io_error_is_classified_by_its_kind() {
+        let error = io::Error::from(io::ErrorKind::ConnectionReset);
+        assert_eq!(Failure::from_io(&error, "x").class, Class::Network);
+    }
+}
