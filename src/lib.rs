@@ -4,7 +4,10 @@ pub mod codec;
 pub mod config;
 pub mod durable;
 pub mod failure;
+pub mod journal;
 pub mod pg;
+pub mod report;
+pub mod spool;
 pub mod store;
 
 pub use failure::{Failure, Outcome};

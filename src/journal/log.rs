@@ -1,0 +1,276 @@
+//! The event log: one redb table from sequence number to line, durable in groups.
+//!
+//! Budget: one durable transaction a group (two syncs of the file), a few MiB of cache. The head in
+//! memory is a hint only: an append reads the slot it will write and the line before it, so that a
+//! stale head can never overwrite a committed event (S-73). After any error of the storage the
+//! handle is useless and the log has to be opened again; the loop does.
+
+use std::path::{Path, PathBuf};
+
+use machine::{Class, Envelope, Event, Millis, Site};
+use redb::{
+    Builder, ConcurrencyMode, Database, ReadableDatabase, ReadableTable, StorageBackend,
+    TableDefinition,
+};
+
+use crate::failure::{Failure, Outcome};
+use crate::journal::encoding::{Chain, GENESIS, decode, encode};
+
+const EVENTS: TableDefinition<u64, &[u8]> = TableDefinition::new("events");
+const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
+
+/// The layout of the tables. A log of a higher one is refused.
+const FORMAT: u64 = 1;
+/// redb's default would take a gigabyte; the log is read once, front to back.
+const CACHE_BYTES: usize = 2 << 20;
+
+pub struct Log {
+    database: Database,
+    head: Head,
+}
+
+#[derive(Clone, Copy)]
+struct Head {
+    seq: u64,
+    chain: Chain,
+    at: Millis,
+}
+
+impl Log {
+    /// Opens or creates the log and hands every event to `fold`, in order.
+    pub fn open(path: &Path, fold: &mut dyn FnMut(&Envelope)) -> Outcome<Log> {
+        let database = guarded(path, || {
+            builder()
+                .set_concurrency_mode(ConcurrencyMode::SingleWriter)
+                .set_check_integrity_on_open(true)
+                .create(path)
+        })?;
+        guarded_read(path, || Log::start(database, fold))
+    }
+
+    /// The same over any storage: the simulator's crashing disk.
+    pub fn open_on(backend: impl StorageBackend, fold: &mut dyn FnMut(&Envelope)) -> Outcome<Log> {
+        let path = Path::new("simulated");
+        let database = guarded(path, || builder().create_with_backend(backend))?;
+        Log::start(database, fold)
+    }
+
+    fn start(database: Database, fold: &mut dyn FnMut(&Envelope)) -> Outcome<Log> {
+        let mut write = database.begin_write().map_err(storage)?;
+        write.set_quick_repair(true);
+        {
+            let mut meta = write.open_table(META).map_err(storage)?;
+            let format = meta.get("format").map_err(storage)?.map(|v| v.value());
+            match format {
+                None => drop(meta.insert("format", FORMAT).map_err(storage)?),
+                Some(FORMAT) => {}
+                Some(other) => return Err(newer(other)),
+            }
+            write.open_table(EVENTS).map_err(storage)?;
+        }
+        write.commit().map_err(storage)?;
+        let head = read_all(&database, fold)?;
+        Ok(Log { database, head })
+    }
+
+    /// Appends all events in one durable transaction and returns their envelopes. `now` is never
+    /// allowed to run backwards within the log.
+    pub fn append(
+        &mut self,
+        now: Millis,
+        run: u64,
+        events: Vec<(Option<Site>, Event)>,
+    ) -> Outcome<Vec<Envelope>> {
+        if events.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut head = self.head;
+        head.at = head.at.max(now);
+        let mut appended = Vec::with_capacity(events.len());
+        let mut write = self.database.begin_write().map_err(storage)?;
+        write.set_quick_repair(true);
+        {
+            let mut table = write.open_table(EVENTS).map_err(storage)?;
+            probe(&table, &self.head)?;
+            for (site, event) in events {
+                head.seq = head.seq.saturating_add(1);
+                let envelope = Envelope {
+                    seq: head.seq,
+                    at: head.at,
+                    run,
+                    site,
+                    event,
+                };
+                let (value, chain) = encode(&envelope, &head.chain)?;
+                table.insert(head.seq, value.as_slice()).map_err(storage)?;
+                head.chain = chain;
+                appended.push(envelope);
+            }
+        }
+        write.commit().map_err(storage)?;
+        self.head = head;
+        Ok(appended)
+    }
+}
+
+/// The slot after the head is free and the head's own line is the one we remember.
+fn probe(table: &impl ReadableTable<u64, &'static [u8]>, head: &Head) -> Outcome<()> {
+    let last = table.last().map_err(storage)?;
+    let matches = match &last {
+        None => head.seq == 0,
+        Some((seq, value)) => seq.value() == head.seq && value.value().starts_with(&head.chain),
+    };
+    if matches {
+        return Ok(());
+    }
+    Err(
+        Failure::new(Class::Corrupt, "event log: another writer appended to it")
+            .hint("run one daemon a log"),
+    )
+}
+
+/// Reads a log without writing to it, beside a running daemon or after one. Returns how many
+/// lines the digest chain holds together.
+pub fn read(path: &Path, visit: &mut dyn FnMut(&Envelope)) -> Outcome<u64> {
+    if !path.exists() {
+        return Err(Failure::new(
+            Class::NotFound,
+            format!("event log '{}' does not exist", path.display()),
+        )
+        .hint("has the daemon been started with this configuration?"));
+    }
+    let open = || {
+        builder()
+            .set_concurrency_mode(ConcurrencyMode::SingleWriter)
+            .open_read_only(path)
+            .map(Reader::Shared)
+    };
+    let reader = match open() {
+        // A daemon that was killed leaves the log to be repaired by a writer.
+        Err(redb::DatabaseError::RepairAborted) => guarded(path, || {
+            builder()
+                .set_concurrency_mode(ConcurrencyMode::SingleWriter)
+                .open(path)
+        })
+        .map(Reader::Owned)?,
+        other => guarded(path, || other)?,
+    };
+    let head = guarded_read(path, || match &reader {
+        Reader::Shared(database) => read_all(database, visit),
+        Reader::Owned(database) => read_all(database, visit),
+    })?;
+    Ok(head.seq)
+}
+
+enum Reader {
+    Shared(redb::ReadOnlyDatabase),
+    Owned(Database),
+}
+
+/// Sets a damaged log aside, under a name that is free.
+pub fn set_aside(path: &Path) -> Outcome<PathBuf> {
+    let mut number = 1_u32;
+    loop {
+        let aside = path.with_extension(format!("damaged-{number}"));
+        if !aside.exists() {
+            std::fs::rename(path, &aside).map_err(|e| Failure::io(&e, path.display()))?;
+            return Ok(aside);
+        }
+        number = number.saturating_add(1);
+    }
+}
+
+fn read_all(database: &impl ReadableDatabase, fold: &mut dyn FnMut(&Envelope)) -> Outcome<Head> {
+    let mut head = Head {
+        seq: 0,
+        chain: GENESIS,
+        at: Millis(0),
+    };
+    let read = database.begin_read().map_err(storage)?;
+    let table = match read.open_table(EVENTS) {
+        Ok(table) => table,
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(head),
+        Err(error) => return Err(storage(error)),
+    };
+    for line in table.iter().map_err(storage)? {
+        let (seq, value) = line.map_err(storage)?;
+        if seq.value() != head.seq.saturating_add(1) {
+            return Err(Failure::new(
+                Class::Corrupt,
+                format!(
+                    "event log: event {} is followed by {}",
+                    head.seq,
+                    seq.value()
+                ),
+            ));
+        }
+        let (envelope, chain) = decode(value.value(), &head.chain)?;
+        head.seq = seq.value();
+        head.chain = chain;
+        if let Some(envelope) = envelope {
+            head.at = envelope.at;
+            fold(&envelope);
+        }
+    }
+    Ok(head)
+}
+
+fn builder() -> Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE_BYTES);
+    builder
+}
+
+/// redb may panic on a page that is not what it expects; damage is an error, not a crash.
+fn guarded<T>(path: &Path, open: impl FnOnce() -> Result<T, redb::DatabaseError>) -> Outcome<T> {
+    let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(open));
+    let thing = format!("event log '{}'", path.display());
+    match caught {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(redb::DatabaseError::DatabaseAlreadyOpen)) => Err(Failure::new(
+            Class::Conflict,
+            format!("{thing} is in use by another process"),
+        )
+        .hint("is the daemon running already?")),
+        Ok(Err(redb::DatabaseError::UpgradeRequired(format))) => Err(newer(u64::from(format))),
+        Ok(Err(redb::DatabaseError::Storage(redb::StorageError::Io(error)))) => {
+            let failure = Failure::io(&error, &thing);
+            let damaged = matches!(failure.class, Class::Internal | Class::Corrupt);
+            Err(if damaged {
+                Failure {
+                    class: Class::Corrupt,
+                    ..failure
+                }
+            } else {
+                failure
+            })
+        }
+        Ok(Err(error)) => Err(Failure::new(Class::Corrupt, format!("{thing}: {error}"))),
+        Err(_) => Err(Failure::new(Class::Corrupt, format!("{thing} is damaged"))),
+    }
+}
+
+fn guarded_read<T>(path: &Path, read: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(read)).unwrap_or_else(|_| {
+        Err(Failure::new(
+            Class::Corrupt,
+            format!("event log '{}' is damaged", path.display()),
+        ))
+    })
+}
+
+fn newer(format: u64) -> Failure {
+    Failure::new(
+        Class::Unsupported,
+        format!("event log: written by a newer version (layout {format}, this one reads {FORMAT})"),
+    )
+    .hint("install the version that wrote it, or a later one")
+}
+
+fn storage(error: impl Into<redb::Error>) -> Failure {
+    match error.into() {
+        redb::Error::Io(error) => Failure::io(&error, "event log"),
+        redb::Error::Corrupted(what) => Failure::new(Class::Corrupt, format!("event log: {what}")),
+        error => Failure::new(Class::Internal, format!("event log: {error}")),
+    }
+}

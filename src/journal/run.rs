@@ -1,0 +1,199 @@
+//! The loop: append, fold, decide, do.
+//!
+//! One thread, synchronous, the only writer of log and state. It acts through [`World`]: the real
+//! one owns threads and files, the simulated one owns a seed. A restart is an ordinary turn.
+
+use machine::breaks::{Rule, holds};
+use machine::decide::{Busy, decide};
+use machine::policy::Policy;
+use machine::{Command, Event, File, Millis, Site, State, Task, TaskId};
+
+use crate::failure::Outcome;
+use crate::journal::log::Log;
+
+/// What a task tells: facts that happened, and whether it has ended with them.
+#[derive(Clone, Debug)]
+pub struct Report {
+    pub task: Option<TaskId>,
+    pub events: Vec<(Option<Site>, Event)>,
+    pub closing: bool,
+}
+
+impl Report {
+    pub fn going(task: &TaskId, event: Event) -> Report {
+        Report::new(task, vec![event], false)
+    }
+
+    pub fn closing(task: &TaskId, events: Vec<Event>) -> Report {
+        Report::new(task, events, true)
+    }
+
+    fn new(task: &TaskId, events: Vec<Event>, closing: bool) -> Report {
+        let site = task.site().clone();
+        let events = events
+            .into_iter()
+            .map(|event| (Some(site.clone()), event))
+            .collect();
+        Report {
+            task: Some(task.clone()),
+            events,
+            closing,
+        }
+    }
+
+    /// A fact from outside every task: a person, a signal.
+    pub fn outside(site: Option<Site>, event: Event) -> Report {
+        Report {
+            task: None,
+            events: vec![(site, event)],
+            closing: false,
+        }
+    }
+}
+
+pub trait World {
+    fn now(&mut self) -> Millis;
+    /// Begins the task; it ends with a closing report.
+    fn start(&mut self, task: &Task, state: &State);
+    /// Asks a running task to end soon; it still sends its closing report.
+    fn stop(&mut self, id: &TaskId);
+    /// The event that ends this spool file's life is committed: the file may go.
+    fn discard(&mut self, site: &Site, file: &File, state: &State);
+    /// Makes what others see equal to the state.
+    fn publish(&mut self, state: &State, policy: &Policy, busy: &Busy);
+}
+
+/// Group commit: so many reports go into one durable transaction.
+pub const GROUP_MAX: usize = 256;
+/// Decisions feed decisions; more rounds than this without rest is a mistake of ours.
+const ROUNDS_MAX: u32 = 16;
+
+pub struct Loop<W> {
+    pub world: W,
+    pub state: State,
+    pub policy: Policy,
+    pub busy: Busy,
+    log: Log,
+    /// Reports not yet known to be committed: the storage failed under them.
+    owed: Vec<Report>,
+}
+
+impl<W: World> Loop<W> {
+    pub fn new(world: W, policy: Policy, log: Log, state: State) -> Loop<W> {
+        Loop {
+            world,
+            state,
+            policy,
+            busy: Busy::new(),
+            log,
+            owed: Vec::new(),
+        }
+    }
+
+    /// One turn. After an error nothing of it is lost: open the log again with [`Loop::reopen`]
+    /// and turn once more.
+    pub fn turn(&mut self, reports: Vec<Report>) -> Outcome<()> {
+        self.owed.extend(reports);
+        if !holds(Rule::BusyUntilCommitted) {
+            self.retire();
+            self.decide()?;
+        }
+        self.commit_owed()?;
+        self.decide()?;
+        self.world.publish(&self.state, &self.policy, &self.busy);
+        Ok(())
+    }
+
+    /// Goes on with a log that was opened again. What it holds beyond our state was committed
+    /// though the commit reported an error: then it is owed no more.
+    pub fn reopen(&mut self, log: Log, state: State) {
+        if state.seq > self.state.seq {
+            self.retire();
+            self.owed.clear();
+        }
+        (self.log, self.state) = (log, state);
+    }
+
+    fn commit_owed(&mut self) -> Outcome<()> {
+        while !self.owed.is_empty() {
+            let group = self.owed.len().min(GROUP_MAX);
+            let events = self
+                .owed
+                .iter()
+                .take(group)
+                .flat_map(|r| r.events.iter().cloned());
+            let events = events.collect();
+            self.append(events)?;
+            for report in self.owed.drain(..group) {
+                if let Some(task) = report.task.filter(|_| report.closing) {
+                    self.busy.remove(&task);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn retire(&mut self) {
+        for report in &self.owed {
+            if let Some(task) = report.task.as_ref().filter(|_| report.closing) {
+                self.busy.remove(task);
+            }
+        }
+    }
+
+    /// Commits, folds, then lets go of the spool files that this ended.
+    fn append(&mut self, events: Vec<(Option<Site>, Event)>) -> Outcome<()> {
+        let now = self.world.now();
+        let committed = self.log.append(now, self.state.run, events)?;
+        for envelope in committed {
+            self.state.apply(&envelope);
+            let Some(site) = &envelope.site else { continue };
+            if let Event::Stored {
+                file,
+                entry: Some(_),
+                ..
+            }
+            | Event::Dropped { file, .. } = &envelope.event
+            {
+                let spool = self.state.sites.get(site).map(|s| &s.ledger.spool);
+                if spool.is_some_and(|spool| !spool.contains_key(file)) {
+                    self.world.discard(site, file, &self.state);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Records until decide has nothing more to record, then starts and stops.
+    fn decide(&mut self) -> Outcome<()> {
+        for _ in 0..ROUNDS_MAX {
+            let now = self.world.now().max(self.state.at);
+            let commands = decide(&self.state, &self.policy, &self.busy, now);
+            let (mut records, mut acts) = (Vec::new(), Vec::new());
+            for command in commands {
+                match command {
+                    Command::Record(site, event) => records.push((Some(site), event)),
+                    Command::Start(_) | Command::Stop(_) => acts.push(command),
+                }
+            }
+            if records.is_empty() {
+                acts.into_iter().for_each(|command| self.act(command));
+                return Ok(());
+            }
+            self.append(records)?;
+        }
+        crate::report::error("the machine does not come to rest; please report this state");
+        Ok(())
+    }
+
+    fn act(&mut self, command: Command) {
+        match command {
+            Command::Start(task) => {
+                self.busy.insert(task.id(), task.clone());
+                self.world.start(&task, &self.state);
+            }
+            Command::Stop(id) => self.world.stop(&id),
+            Command::Record(..) => {}
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! Old events to today's: pure, chained, over CBOR values.
+//!
+//! The version counts changes of meaning over the whole catalogue; a field with a default needs
+//! none. An upcast takes an event of version `n` to `n + 1`.
+
+use serde_cbor::Value;
+
+/// The version that this code writes.
+pub const VERSION: u32 = 1;
+
+/// Today's form of an event of `version`; `None` if only a newer reader knows it.
+pub fn upcast(version: u32, event: Value) -> Option<Value> {
+    (version <= VERSION && known(&event)).then_some(event)
+}
+
+/// Whether today's catalogue has the event's kind.
+fn known(event: &Value) -> bool {
+    let Value::Map(map) = event else { return false };
+    let kind = map.get(&Value::Text("kind".into()));
+    matches!(kind, Some(Value::Text(kind)) if KINDS.contains(&kind.as_str()))
+}
+
+/// Every kind ever released, as the log spells it.
+pub const KINDS: [&str; 27] = [
+    "started",
+    "stopped",
+    "config_loaded",
+    "server_seen",
+    "server_lost",
+    "stream_started",
+    "stream_ended",
+    "timeline_learned",
+    "switched",
+    "spooled",
+    "stored",
+    "dropped",
+    "conflicted",
+    "found",
+    "missing",
+    "deleted",
+    "backup_requested",
+    "backup_started",
+    "backup_progressed",
+    "backup_finished",
+    "backup_failed",
+    "backup_expired",
+    "backup_found",
+    "task_failed",
+    "reconciled",
+    "alert_acknowledged",
+    "log_rebuilt",
+];

@@ -1,0 +1,543 @@
+//! State to what should be recorded, started and stopped: everything we ever do, and when.
+//!
+//! Level-triggered: it compares what is with what should be and never sees "the last event", so a
+//! restart is an ordinary turn. Asked twice with nothing new it answers nothing new. Order:
+//! what cannot destroy (interrupt, receive, store, take), then looking, then what can.
+
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::ToString;
+use alloc::vec::Vec;
+
+use crate::breaks::{Rule, holds};
+use crate::class::Class;
+use crate::event::{Event, Millis, Reason, Server, Why};
+use crate::file::{BackupName, File, Site};
+use crate::policy::{Policy, SitePolicy};
+use crate::projection::backups::{Backup, Phase};
+use crate::rule::{retention, schedule};
+use crate::state::{SiteState, State};
+use crate::task::{Command, Start, Task, TaskId};
+
+/// What runs, by identity.
+pub type Busy = BTreeMap<TaskId, Task>;
+
+/// A finished backup whose last segment does not come asks for a switch after this long.
+const SWITCH_AFTER_MS: u64 = 2_000;
+/// ... and again after this long: the first switch may have met an idle server.
+const SWITCH_AGAIN_MS: u64 = 30_000;
+/// A spool near its limit stops reception; it starts again below this share of it.
+const SPOOL_RESUME_PERCENT: u64 = 80;
+
+pub fn decide(state: &State, policy: &Policy, busy: &Busy, now: Millis) -> Vec<Command> {
+    let mut out = Vec::new();
+    for (name, site_policy) in &policy.sites {
+        let empty = SiteState::default();
+        let site = state.sites.get(name).unwrap_or(&empty);
+        if !site_policy.active {
+            stop_all(&mut out, name, busy);
+            continue;
+        }
+        let turn = Turn {
+            name,
+            site,
+            policy: site_policy,
+            all: policy,
+            run: state.run,
+            busy,
+            now,
+        };
+        turn.interrupt(&mut out);
+        turn.receive(&mut out);
+        turn.store(&mut out);
+        turn.drop_dead(&mut out);
+        turn.take(&mut out);
+        turn.switch(&mut out);
+        turn.probe(&mut out);
+        turn.reconcile(&mut out);
+        turn.expire(&mut out);
+        turn.delete(&mut out);
+    }
+    out
+}
+
+fn stop_all(out: &mut Vec<Command>, site: &Site, busy: &Busy) {
+    let ours = busy.keys().filter(|id| id.site() == site);
+    out.extend(ours.cloned().map(Command::Stop));
+}
+
+/// One site's view of one turn.
+struct Turn<'a> {
+    name: &'a Site,
+    site: &'a SiteState,
+    policy: &'a SitePolicy,
+    all: &'a Policy,
+    run: u64,
+    busy: &'a Busy,
+    now: Millis,
+}
+
+impl Turn<'_> {
+    fn record(&self, out: &mut Vec<Command>, event: Event) {
+        out.push(Command::Record(self.name.clone(), event));
+    }
+
+    fn is_busy(&self, id: &TaskId) -> bool {
+        self.busy.contains_key(id)
+    }
+
+    /// Starts the task unless one of its identity runs or its next try lies ahead.
+    fn start(&self, out: &mut Vec<Command>, task: Task) {
+        let id = task.id();
+        if !self.is_busy(&id) && self.site.attempts.due(&id, self.now) {
+            out.push(Command::Start(task));
+        }
+    }
+
+    /// A backup begun in an earlier run is dead; one that lost a part or its WAL never completes,
+    /// and would keep every later one from being taken.
+    fn interrupt(&self, out: &mut Vec<Command>) {
+        for (name, backup) in self.site.backups.live() {
+            let failed = |class, message| Event::BackupFailed {
+                backup: name.clone(),
+                class,
+                message,
+            };
+            let content = backup.content.as_ref();
+            match backup.phase {
+                Phase::Running if backup.run != self.run => {
+                    let message = "the daemon stopped while it was taken".to_string();
+                    self.record(out, failed(Class::Interrupted, message));
+                }
+                Phase::Finished if holds(Rule::LostPartFails) => {
+                    let content = content.filter(|c| !c.whole(name, &self.site.ledger));
+                    if content.is_some() {
+                        let message = "the store lost a part of it before it was complete".into();
+                        self.record(out, failed(Class::NotFound, message));
+                    } else if self.hopeless(backup) {
+                        let message = "the WAL it needs to become consistent is lost".into();
+                        self.record(out, failed(Class::NotFound, message));
+                    } else if !self.main_exists(name) {
+                        let message = "its main object vanished from the spool".into();
+                        self.record(out, failed(Class::NotFound, message));
+                    }
+                }
+                Phase::Running | Phase::Finished | Phase::Complete | Phase::Dead => {}
+            }
+        }
+    }
+
+    fn main_exists(&self, name: &BackupName) -> bool {
+        let ledger = &self.site.ledger;
+        ledger.mains.contains(name) || ledger.spool.contains_key(&File::Main(name.clone()))
+    }
+
+    /// Reception went past WAL that the backup needs and nobody holds.
+    fn hopeless(&self, backup: &Backup) -> bool {
+        let Some(content) = &backup.content else {
+            return false;
+        };
+        let end = content.end.unwrap_or(content.start);
+        self.site.ledger.lost.iter().any(|lost| {
+            lost.range.timeline == content.start.timeline
+                && lost.range.first <= end.number
+                && lost.range.last >= content.start.number
+        })
+    }
+
+    // ---- WAL in
+
+    /// The server to stream from: the preferred node if it is up, else the primary, else any.
+    fn source(&self) -> Option<&Server> {
+        let servers = &self.site.servers;
+        let named = self.policy.preferred_node;
+        let named = named.and_then(|node| servers.up().find(|server| server.node == node));
+        named
+            .or_else(|| servers.primary())
+            .or_else(|| servers.up().next())
+    }
+
+    fn receive(&self, out: &mut Vec<Command>) {
+        let id = TaskId::Receive(self.name.clone());
+        let source = self.source();
+        if let Some(Task::Receive { node, .. }) = self.busy.get(&id) {
+            let stream = self.site.servers.stream.as_ref();
+            let elsewhere = source.is_some_and(|server| server.node != *node);
+            if !self.policy.streams || elsewhere || self.spool_full(100) || self.ran_past(stream) {
+                out.push(Command::Stop(id));
+            }
+            return;
+        }
+        let Some(server) = source.filter(|_| self.policy.streams) else {
+            return;
+        };
+        let site = self.site;
+        if self.spool_full(SPOOL_RESUME_PERCENT) || !site.timelines.knows(server.timeline) {
+            return;
+        }
+        // After a stream ended, the server is looked at first: it may be on a new timeline.
+        let seen_at = site
+            .servers
+            .nodes
+            .get(&server.node)
+            .and_then(|node| node.seen_at);
+        if site
+            .servers
+            .ended
+            .as_ref()
+            .is_some_and(|ended| seen_at < Some(ended.at))
+        {
+            return;
+        }
+        let recycled = site
+            .servers
+            .ended
+            .as_ref()
+            .is_some_and(|e| e.class == Class::NotFound);
+        let wanted = site.ledger.wanted(server.timeline, &site.timelines);
+        let start = match wanted {
+            Some(segment) if !recycled => Start::At(segment),
+            Some(_) => Start::Anchor,
+            None if site.ledger.frontier.is_none() => {
+                // Without a slot only the store can say where reception ended.
+                if !self.policy.slot && site.ledger.reconciled_at.is_none() {
+                    return;
+                }
+                Start::Anchor
+            }
+            None => Start::Anchor,
+        };
+        self.start(
+            out,
+            Task::Receive {
+                site: self.name.clone(),
+                node: server.node,
+                start,
+            },
+        );
+    }
+
+    fn spool_full(&self, percent: u64) -> bool {
+        let limit = self.policy.spool_limit_bytes / 100;
+        self.site.ledger.spool_bytes() > limit.saturating_mul(percent)
+    }
+
+    /// The stream is beyond a segment that is neither spooled nor stored: it goes back.
+    fn ran_past(&self, stream: Option<&crate::projection::servers::Stream>) -> bool {
+        let Some(stream) = stream.filter(|_| holds(Rule::ReceiverGoesBack)) else {
+            return false;
+        };
+        let wanted = self
+            .site
+            .ledger
+            .wanted(stream.next.timeline, &self.site.timelines);
+        wanted.is_some_and(|wanted| {
+            (wanted.timeline, wanted.number) < (stream.next.timeline, stream.next.number)
+        })
+    }
+
+    // ---- out to the store
+
+    fn store(&self, out: &mut Vec<Command>) {
+        let running = self
+            .busy
+            .keys()
+            .filter(|id| matches!(id, TaskId::Store(..)))
+            .count();
+        let starting = |out: &[Command]| {
+            out.iter()
+                .filter(|c| matches!(c, Command::Start(Task::Store { .. })))
+                .count()
+        };
+        for (file, entry) in &self.site.ledger.spool {
+            if running.saturating_add(starting(out)) >= self.all.uploads_max {
+                return;
+            }
+            if self.storable(file) {
+                let (site, file) = (self.name.clone(), file.clone());
+                self.start(
+                    out,
+                    Task::Store {
+                        site,
+                        file,
+                        entry: entry.id,
+                    },
+                );
+            }
+        }
+    }
+
+    /// A main object goes last: after its parts and after the WAL that makes it consistent, so
+    /// that any listing shows only whole backups.
+    fn storable(&self, file: &File) -> bool {
+        let File::Main(name) = file else {
+            return !self.site.ledger.conflicts.contains(file);
+        };
+        let ledger = &self.site.ledger;
+        let Some(backup) = self.site.backups.all.get(name) else {
+            return false;
+        };
+        let content = backup.content.as_ref();
+        let alive = backup.phase == Phase::Finished
+            || (backup.phase == Phase::Dead && !holds(Rule::DeadIsDropped));
+        alive && content.is_some_and(|c| c.whole(name, ledger) && c.consistent(ledger))
+    }
+
+    fn drop_dead(&self, out: &mut Vec<Command>) {
+        for (file, entry) in &self.site.ledger.spool {
+            let File::Main(name) = file else { continue };
+            let phase = self.site.backups.all.get(name).map(|backup| backup.phase);
+            let wanted = matches!(phase, Some(Phase::Running | Phase::Finished));
+            let storing = self.is_busy(&TaskId::Store(self.name.clone(), file.clone()));
+            if !wanted && !storing && holds(Rule::DeadIsDropped) {
+                let (file, entry) = (file.clone(), entry.id);
+                self.record(
+                    out,
+                    Event::Dropped {
+                        file,
+                        entry,
+                        reason: Reason::Unwanted,
+                    },
+                );
+            }
+        }
+    }
+
+    // ---- basebackups
+
+    fn take(&self, out: &mut Vec<Command>) {
+        let id = TaskId::Take(self.name.clone());
+        if let Some((name, backup)) = self.site.backups.running() {
+            let fresh = backup.phase == Phase::Running && backup.run == self.run;
+            if let Some(node) = backup.node.filter(|_| fresh && !self.is_busy(&id)) {
+                let (site, backup) = (self.name.clone(), name.clone());
+                out.push(Command::Start(Task::Take { site, node, backup }));
+            }
+            return;
+        }
+        let Some(server) = self.source() else { return };
+        // Reception first: WAL written between a backup and a later stream is covered by nothing.
+        let streaming = self.site.servers.stream.is_some() || !self.policy.streams;
+        let blocked = self.is_busy(&id) || !self.site.attempts.due(&id, self.now);
+        if blocked || !streaming || self.all.maintenance {
+            return;
+        }
+        let wanted = schedule::due(&self.site.backups, self.policy, self.now).or_else(|| {
+            self.uncovered().then_some(schedule::Due {
+                reason: Why::Hole,
+                normalized_at: schedule::normalized(self.policy, self.now),
+            })
+        });
+        if let Some(due) = wanted {
+            self.record(
+                out,
+                Event::BackupStarted {
+                    backup: self.free_name(),
+                    node: server.node,
+                    decided_at: self.now,
+                    normalized_at: due.normalized_at,
+                    reason: due.reason,
+                },
+            );
+        }
+    }
+
+    /// A hole in the WAL that no later backup has bridged yet.
+    fn uncovered(&self) -> bool {
+        let newest = self
+            .site
+            .backups
+            .live()
+            .map(|(_, backup)| backup.decided_at)
+            .max();
+        let hole = self.site.ledger.lost.iter().map(|lost| lost.since).max();
+        newest.is_some() && hole > newest
+    }
+
+    fn free_name(&self) -> BackupName {
+        let minute = civil(self.now);
+        let mut index = 0_u32;
+        loop {
+            let name = BackupName(format!("{minute}_{index}"));
+            let ledger = &self.site.ledger;
+            let taken = self.site.backups.all.contains_key(&name)
+                || ledger.mains.contains(&name)
+                || ledger.parts.contains_key(&name)
+                || ledger.spool.contains_key(&File::Main(name.clone()));
+            if !taken {
+                return name;
+            }
+            index = index.saturating_add(1);
+        }
+    }
+
+    /// An idle server never finishes the segment a backup waits for.
+    fn switch(&self, out: &mut Vec<Command>) {
+        let Some((_, backup)) = self.site.backups.running() else {
+            return;
+        };
+        let content = backup
+            .content
+            .as_ref()
+            .filter(|_| backup.phase == Phase::Finished);
+        let Some((content, primary)) = content.zip(self.site.servers.primary()) else {
+            return;
+        };
+        let end = content.end.unwrap_or(content.start);
+        let waited = self.now.since(backup.decided_at) >= SWITCH_AFTER_MS;
+        let last = self
+            .site
+            .servers
+            .switched_at
+            .filter(|at| *at >= backup.decided_at);
+        let again = last.is_none_or(|at| self.now.since(at) >= SWITCH_AGAIN_MS);
+        if waited && again && !self.site.ledger.has(end) {
+            self.start(
+                out,
+                Task::Switch {
+                    site: self.name.clone(),
+                    node: primary.node,
+                },
+            );
+        }
+    }
+
+    // ---- looking
+
+    fn probe(&self, out: &mut Vec<Command>) {
+        for node in 0..self.policy.nodes {
+            let known = self.site.servers.nodes.get(&node);
+            let seen_at = known.filter(|n| n.lost.is_none()).and_then(|n| n.seen_at);
+            let ended = self.site.servers.ended.as_ref().filter(|e| e.node == node);
+            let stale = seen_at.is_none_or(|at| {
+                self.now.since(at) >= self.policy.probe_interval_ms
+                    || ended.is_some_and(|ended| at < ended.at)
+            });
+            if stale {
+                self.start(
+                    out,
+                    Task::Probe {
+                        site: self.name.clone(),
+                        node,
+                    },
+                );
+            }
+        }
+    }
+
+    fn reconcile(&self, out: &mut Vec<Command>) {
+        let deleting = self.is_busy(&TaskId::Delete(self.name.clone()))
+            && holds(Rule::DeleteApartFromReconcile);
+        let at = self.site.ledger.reconciled_at;
+        let stale = at.is_none_or(|at| self.now.since(at) >= self.policy.reconcile_interval_ms);
+        if stale && !deleting {
+            self.start(
+                out,
+                Task::Reconcile {
+                    site: self.name.clone(),
+                },
+            );
+        }
+    }
+
+    // ---- destruction
+
+    /// Nothing is destroyed in a site whose store this log has not seen, nor beside a listing.
+    fn may_destroy(&self) -> bool {
+        let listing = self.is_busy(&TaskId::Reconcile(self.name.clone()))
+            && holds(Rule::DeleteApartFromReconcile);
+        let seen = self.site.ledger.reconciled_at.is_some() || !holds(Rule::ReconcileFirst);
+        seen && !listing
+    }
+
+    fn expire(&self, out: &mut Vec<Command>) {
+        if !self.may_destroy() || self.site.backups.running().is_some() {
+            return;
+        }
+        for (backup, rule) in retention::expired(self.site, self.policy, self.now) {
+            self.record(out, Event::BackupExpired { backup, rule });
+        }
+    }
+
+    fn delete(&self, out: &mut Vec<Command>) {
+        let delete = TaskId::Delete(self.name.clone());
+        // One decide may start a listing above: what it starts counts as running.
+        let listing = out.iter().any(|command| {
+            matches!(command, Command::Start(Task::Reconcile { site }) if site == self.name)
+        }) && holds(Rule::DeleteApartFromReconcile);
+        if !self.may_destroy() || listing || self.is_busy(&delete) {
+            return;
+        }
+        let site = self.name.clone();
+        let taking = self.is_busy(&TaskId::Take(site.clone()));
+        let storing = |name: &BackupName| TaskId::Store(site.clone(), File::Main(name.clone()));
+        let dead = self.site.backups.all.iter().find(|(name, backup)| {
+            backup.phase == Phase::Dead && !taking && !self.is_busy(&storing(name))
+        });
+        if let Some((name, backup)) = dead {
+            let object = backup
+                .content
+                .as_ref()
+                .and_then(|content| content.object.clone());
+            let backup = name.clone();
+            self.start(
+                out,
+                Task::DeleteBackup {
+                    site: site.clone(),
+                    backup,
+                    object,
+                },
+            );
+            return;
+        }
+        if self.site.backups.running().is_none() && !taking {
+            let ranges = retention::unneeded_wal(self.site);
+            if !ranges.is_empty() {
+                self.start(
+                    out,
+                    Task::DeleteWal {
+                        site: site.clone(),
+                        ranges,
+                    },
+                );
+            }
+        }
+    }
+}
+
+/// `YYYY-MM-DD_HH-MM`, UTC. Days to civil date as in Howard Hinnant's `civil_from_days`.
+fn civil(at: Millis) -> alloc::string::String {
+    let minutes = at.0 / 60_000;
+    let (days, minute) = (minutes / 1440, minutes % 1440);
+    let z = days.saturating_add(719_468);
+    let era = z / 146_097;
+    let doe = z % 146_097;
+    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
+    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    let mp = (5 * doy + 2) / 153;
+    let day = doy - (153 * mp + 2) / 5 + 1;
+    let month = if mp < 10 { mp + 3 } else { mp - 9 };
+    let year = yoe + era * 400 + u64::from(month <= 2);
+    format!(
+        "{year:04}-{month:02}-{day:02}_{:02}-{:02}",
+        minute / 60,
+        minute % 60
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_civil_utc_minutes() {
+        for (at, name) in [
+            (0, "1970-01-01_00-00"),
+            (951_782_400_000, "2000-02-29_00-00"),
+            (1_795_339_646_717, "2026-11-22_09-27"),
+            (4_102_444_799_000, "2099-12-31_23-59"),
+        ] {
+            assert_eq!(civil(Millis(at)), name);
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! Every fact we ever record. Past tense, a range where a range will do.
+//!
+//! An event that was ever released keeps its meaning for ever: a field is added with a default, a
+//! changed meaning is a new version with an upcast (`journal/upcast.rs`), a name is never reused.
+//! What is deliberately absent: bytes received, uploads that began, ticks. They are re-derived.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use serde::{Deserialize, Serialize};
+
+use crate::class::Class;
+use crate::file::{BackupName, File, Site};
+use crate::task::TaskId;
+use crate::wal::{Lsn, Segment, SegmentSize, Timeline};
+
+/// Milliseconds since 1970, UTC.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Millis(pub u64);
+
+impl Millis {
+    pub fn plus(self, ms: u64) -> Millis {
+        Millis(self.0.saturating_add(ms))
+    }
+
+    pub fn since(self, earlier: Millis) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+/// One line of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Envelope {
+    /// Position in the log, from 1, without gaps.
+    pub seq: u64,
+    /// Never earlier than the one before.
+    pub at: Millis,
+    /// Which start of the daemon wrote it.
+    pub run: u64,
+    pub site: Option<Site>,
+    pub event: Event,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", content = "body", rename_all = "snake_case")]
+pub enum Event {
+    // Running
+    Started {
+        version: String,
+        host: String,
+        previous: Previous,
+        config_digest: String,
+    },
+    Stopped {
+        reason: String,
+    },
+    ConfigLoaded {
+        digest: String,
+        sites: Vec<String>,
+    },
+
+    // PostgreSQL
+    ServerSeen(Server),
+    ServerLost {
+        node: u32,
+        class: Class,
+        message: String,
+    },
+    StreamStarted {
+        node: u32,
+        from: Segment,
+        slot: Option<String>,
+    },
+    StreamEnded {
+        node: u32,
+        at: Lsn,
+        class: Class,
+        message: String,
+    },
+    TimelineLearned {
+        timeline: Timeline,
+        ancestors: Vec<Branch>,
+    },
+    /// PostgreSQL was asked to finish its segment because a backup waits for it.
+    Switched {
+        node: u32,
+        at: Lsn,
+    },
+
+    // Files
+    Spooled {
+        file: File,
+        entry: u64,
+        bytes: u64,
+        origin: Origin,
+    },
+    Stored {
+        file: File,
+        entry: Option<u64>,
+        bytes_in: u64,
+        bytes_out: u64,
+        digest: String,
+        millis: u64,
+        how: How,
+    },
+    Dropped {
+        file: File,
+        entry: u64,
+        reason: Reason,
+    },
+    Conflicted {
+        file: File,
+        ours: String,
+        theirs: String,
+    },
+    Found {
+        segment_size: SegmentSize,
+        wal: Vec<Range>,
+        files: Vec<File>,
+    },
+    Missing {
+        wal: Vec<Range>,
+        files: Vec<File>,
+    },
+    Deleted {
+        wal: Vec<Range>,
+        files: Vec<File>,
+    },
+
+    // Basebackups
+    BackupRequested {
+        reason: Why,
+    },
+    BackupStarted {
+        backup: BackupName,
+        node: u32,
+        decided_at: Millis,
+        normalized_at: Option<Millis>,
+        reason: Why,
+    },
+    BackupProgressed {
+        backup: BackupName,
+        bytes: u64,
+        total: u64,
+    },
+    BackupFinished(Finished),
+    BackupFailed {
+        backup: BackupName,
+        class: Class,
+        message: String,
+    },
+    BackupExpired {
+        backup: BackupName,
+        rule: String,
+    },
+    BackupFound(Adopted),
+
+    // Tasks, people, the log
+    TaskFailed {
+        task: TaskId,
+        class: Class,
+        message: String,
+    },
+    Reconciled {
+        objects: u64,
+        bytes: u64,
+        found: u64,
+        missing: u64,
+        millis: u64,
+    },
+    AlertAcknowledged {
+        alert: String,
+    },
+    /// The log before this one was lost or damaged and set aside.
+    LogRebuilt {
+        reason: String,
+    },
+}
+
+/// How the run before this one ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Previous {
+    Clean,
+    Crashed,
+    Unknown,
+}
+
+/// A PostgreSQL server as a probe saw it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Server {
+    pub node: u32,
+    pub system_id: u64,
+    /// As `server_version_num`: 150018.
+    pub version: u32,
+    pub segment_size: SegmentSize,
+    pub timeline: Timeline,
+    pub lsn: Lsn,
+    pub in_recovery: bool,
+    /// Our own line in `pg_stat_replication`, when we have one and may read it.
+    pub sync_state: Option<String>,
+}
+
+/// `timeline` was left at `switch` for its child.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Branch {
+    pub timeline: Timeline,
+    pub switch: Lsn,
+}
+
+/// Segments `first..=last` of one timeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Range {
+    pub timeline: Timeline,
+    pub first: u64,
+    pub last: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    Stream,
+    Archive,
+    Backup,
+    /// Found in the spool at start, unknown to the log.
+    Adopted,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum How {
+    Written,
+    AlreadyThere,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// Nobody needs it: its backup is dead.
+    Unwanted,
+    /// The store holds it already.
+    Duplicate,
+    /// The spool lost it.
+    Vanished,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Why {
+    Schedule,
+    Operator,
+    Hole,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finished {
+    pub backup: BackupName,
+    pub start: Segment,
+    pub end: Segment,
+    pub start_lsn: Lsn,
+    pub end_lsn: Lsn,
+    pub started_at: Millis,
+    pub parts: u32,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    pub from_standby: bool,
+}
+
+/// A backup that a listing showed and the log did not know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Adopted {
+    pub backup: BackupName,
+    /// Base name of the main object: formats name it differently.
+    pub object: String,
+    pub format: String,
+    pub start: Segment,
+    pub end: Option<Segment>,
+    pub started_at: Millis,
+    pub decided_at: Millis,
+    pub normalized_at: Option<Millis>,
+    pub reason: Why,
+    pub parts: u32,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+}
+
+impl Event {
+    /// Whether a reader that does not know this kind must refuse the log instead of skipping it.
+    /// Everything that decides what may be acknowledged or deleted is critical.
+    pub fn critical(&self) -> bool {
+        !matches!(
+            self,
+            Event::BackupProgressed { .. }
+                | Event::AlertAcknowledged { .. }
+                | Event::TaskFailed { .. }
+                | Event::Switched { .. }
+        )
+    }
+}

@@ -1,0 +1,45 @@
+//! The numbers `decide` needs, already defaulted and checked. It has never heard of JSON.
+
+use alloc::collections::BTreeMap;
+
+use crate::file::Site;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    pub sites: BTreeMap<Site, SitePolicy>,
+    /// Uploads at a time, over all sites (`transfer.thread_count`).
+    pub uploads_max: usize,
+    /// No new basebackups while the maintenance file exists.
+    pub maintenance: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SitePolicy {
+    pub active: bool,
+    /// Nodes are numbered from 0 as the configuration lists them.
+    pub nodes: u32,
+    /// WAL comes by streaming replication.
+    pub streams: bool,
+    pub slot: bool,
+    pub ack: Ack,
+    /// `None` prefers whichever node is the primary.
+    pub preferred_node: Option<u32>,
+    /// Reception pauses while the spool holds more; PostgreSQL keeps the WAL meanwhile.
+    pub spool_limit_bytes: u64,
+    pub interval_ms: Option<u64>,
+    pub hour: Option<u8>,
+    pub minute: Option<u8>,
+    pub count: Option<usize>,
+    pub count_min: usize,
+    pub age_max_ms: Option<u64>,
+    pub reconcile_interval_ms: u64,
+    /// A server that answered is looked at again after this long.
+    pub probe_interval_ms: u64,
+}
+
+/// When PostgreSQL is told that WAL is safe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ack {
+    Stored,
+    Spooled,
+}

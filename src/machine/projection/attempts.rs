@@ -1,0 +1,157 @@
+//! Failures of each task and its next try. Backoff is capped and never gives up (S-68).
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+
+use serde::{Deserialize, Serialize};
+
+use crate::class::Class;
+use crate::event::{Event, Millis};
+use crate::file::Site;
+use crate::projection::ledger::streamed;
+use crate::task::TaskId;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempts(BTreeMap<TaskId, Failed>);
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failed {
+    pub times: u32,
+    pub class: Class,
+    pub message: String,
+    pub since: Millis,
+    pub next: Millis,
+}
+
+/// The first retry of anything comes after this long.
+const BASE_MS: u64 = 500;
+/// PGHoard's cap for uploads; fit for everything that may heal by itself.
+const CAP_MS: u64 = 20_000;
+/// What a person must mend is asked less often.
+const HUMAN_CAP_MS: u64 = 60_000;
+/// A failed basebackup costs its server a full read: it waits longer (PGHoard: 3600 s).
+const BACKUP_BASE_MS: u64 = 5_000;
+const BACKUP_CAP_MS: u64 = 3_600_000;
+
+impl Attempts {
+    pub fn apply(&mut self, site: &Site, event: &Event, at: Millis) {
+        if streamed(event).is_some() {
+            self.0.remove(&TaskId::Receive(site.clone()));
+        }
+        match event {
+            Event::TaskFailed {
+                task,
+                class,
+                message,
+            } => {
+                self.fail(task.clone(), *class, message, at);
+            }
+            Event::ServerLost {
+                node,
+                class,
+                message,
+            } => {
+                self.fail(TaskId::Probe(site.clone(), *node), *class, message, at);
+            }
+            Event::StreamEnded { class, message, .. } => {
+                self.fail(TaskId::Receive(site.clone()), *class, message, at);
+            }
+            Event::BackupFailed { class, message, .. } => {
+                self.fail(TaskId::Take(site.clone()), *class, message, at);
+            }
+            Event::ServerSeen(server) => {
+                self.0.remove(&TaskId::Probe(site.clone(), server.node));
+            }
+            Event::Stored { file, .. } | Event::Dropped { file, .. } => {
+                self.0.remove(&TaskId::Store(site.clone(), file.clone()));
+            }
+            Event::BackupFinished(_) => {
+                self.0.remove(&TaskId::Take(site.clone()));
+            }
+            Event::Deleted { .. } => {
+                self.0.remove(&TaskId::Delete(site.clone()));
+            }
+            Event::Switched { .. } => {
+                self.0.remove(&TaskId::Switch(site.clone()));
+            }
+            Event::Reconciled { .. } => {
+                self.0.remove(&TaskId::Reconcile(site.clone()));
+            }
+            // A new configuration or a restart is a reason to try everything at once.
+            Event::Started { .. } => self.0.clear(),
+            _ => {}
+        }
+    }
+
+    fn fail(&mut self, task: TaskId, class: Class, message: &str, at: Millis) {
+        let (times, since) = self.0.get(&task).map_or((0, at), |f| (f.times, f.since));
+        let times = times.saturating_add(1);
+        let next = at.plus(backoff_ms(&task, class, times));
+        self.0.insert(
+            task,
+            Failed {
+                times,
+                class,
+                message: message.into(),
+                since,
+                next,
+            },
+        );
+    }
+
+    /// Whether the task may be tried now.
+    pub fn due(&self, task: &TaskId, now: Millis) -> bool {
+        self.0.get(task).is_none_or(|failed| failed.next <= now)
+    }
+
+    pub fn get(&self, task: &TaskId) -> Option<&Failed> {
+        self.0.get(task)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&TaskId, &Failed)> {
+        self.0.iter()
+    }
+}
+
+fn backoff_ms(task: &TaskId, class: Class, times: u32) -> u64 {
+    let (base, cap) = match (task, class) {
+        // Stopped on purpose or cut by a restart: nothing argues against trying again.
+        (_, Class::Interrupted) => (BASE_MS, BASE_MS),
+        (TaskId::Take(_), _) => (BACKUP_BASE_MS, BACKUP_CAP_MS),
+        (_, Class::Auth | Class::Denied | Class::Config | Class::Unsupported) => {
+            (BASE_MS, HUMAN_CAP_MS)
+        }
+        _ => (BASE_MS, CAP_MS),
+    };
+    let doublings = times.saturating_sub(1).min(20);
+    base.saturating_mul(1 << doublings).min(cap)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn s68_backoff_is_capped_and_never_stops() {
+        let site = Site("main".into());
+        let store = TaskId::Reconcile(site.clone());
+        let take = TaskId::Take(site);
+        for (task, class, times, expect) in [
+            (&store, Class::Network, 1, 500),
+            (&store, Class::Network, 2, 1_000),
+            (&store, Class::Network, 6, 16_000),
+            (&store, Class::Network, 7, 20_000),
+            (&store, Class::Network, u32::MAX, 20_000),
+            (&store, Class::Auth, 60, 60_000),
+            (&take, Class::Network, 1, 5_000),
+            (&take, Class::Network, 99, 3_600_000),
+            (&take, Class::Interrupted, 9, 500),
+        ] {
+            assert_eq!(
+                backoff_ms(task, class, times),
+                expect,
+                "{task} {class} {times}"
+            );
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! The life of each basebackup, and which of them can be restored.
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use serde::{Deserialize, Serialize};
+
+use crate::class::Class;
+use crate::event::{Adopted, Event, Finished, Millis, Why};
+use crate::file::{BackupName, File};
+use crate::projection::ledger::Ledger;
+use crate::wal::{Lsn, Segment};
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backups {
+    pub all: BTreeMap<BackupName, Backup>,
+    /// Asked for and not yet started.
+    pub requested: Option<Why>,
+    pub last_failure: Option<(Millis, Class, String)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backup {
+    pub phase: Phase,
+    pub run: u64,
+    pub node: Option<u32>,
+    pub decided_at: Millis,
+    pub normalized_at: Option<Millis>,
+    pub reason: Why,
+    pub content: Option<Content>,
+    /// Bytes copied so far, and the estimated total, while it runs.
+    pub progress: (u64, u64),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Phase {
+    /// Being taken.
+    Running,
+    /// Taken; its main object is stored once the WAL it needs is.
+    Finished,
+    /// Its main object was stored.
+    Complete,
+    /// Failed, expired or damaged: its objects go.
+    Dead,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Content {
+    /// Base name of the main object; `None` where it is ours to derive.
+    pub object: Option<String>,
+    pub format: String,
+    pub start: Segment,
+    /// Unknown for PGHoard's backups that do not record it.
+    pub end: Option<Segment>,
+    pub end_lsn: Option<Lsn>,
+    pub started_at: Millis,
+    pub parts: u32,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+}
+
+impl Backups {
+    pub fn apply(&mut self, event: &Event, at: Millis, run: u64) {
+        match event {
+            Event::BackupRequested { reason } => self.requested = Some(*reason),
+            Event::BackupStarted {
+                backup,
+                node,
+                decided_at,
+                normalized_at,
+                reason,
+            } => {
+                self.requested = None;
+                let started = Backup {
+                    phase: Phase::Running,
+                    run,
+                    node: Some(*node),
+                    decided_at: *decided_at,
+                    normalized_at: *normalized_at,
+                    reason: *reason,
+                    content: None,
+                    progress: (0, 0),
+                };
+                self.all.insert(backup.clone(), started);
+            }
+            Event::BackupProgressed {
+                backup,
+                bytes,
+                total,
+            } => {
+                if let Some(backup) = self.all.get_mut(backup) {
+                    backup.progress = (*bytes, *total);
+                }
+            }
+            Event::BackupFinished(finished) => self.finish(finished),
+            Event::BackupFailed {
+                backup,
+                class,
+                message,
+            } => {
+                self.last_failure = Some((at, *class, message.clone()));
+                self.bury(backup);
+            }
+            Event::BackupExpired { backup, .. } => self.bury(backup),
+            Event::BackupFound(adopted) => self.adopt(adopted, run),
+            Event::Stored {
+                file: File::Main(backup),
+                ..
+            } => {
+                if let Some(backup) = self.all.get_mut(backup)
+                    && backup.phase == Phase::Finished
+                {
+                    backup.phase = Phase::Complete;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn bury(&mut self, backup: &BackupName) {
+        if let Some(backup) = self.all.get_mut(backup) {
+            backup.phase = Phase::Dead;
+        }
+    }
+
+    fn finish(&mut self, finished: &Finished) {
+        let Some(backup) = self.all.get_mut(&finished.backup) else {
+            return;
+        };
+        if backup.phase != Phase::Running {
+            return;
+        }
+        backup.phase = Phase::Finished;
+        backup.content = Some(Content {
+            object: None,
+            format: "pghoard-bb-v2".into(),
+            start: finished.start,
+            end: Some(finished.end),
+            end_lsn: Some(finished.end_lsn),
+            started_at: finished.started_at,
+            parts: finished.parts,
+            bytes_in: finished.bytes_in,
+            bytes_out: finished.bytes_out,
+        });
+    }
+
+    /// A listing knows less than we do about a backup of our own: only what is new is taken.
+    fn adopt(&mut self, adopted: &Adopted, run: u64) {
+        if self.all.contains_key(&adopted.backup) {
+            return;
+        }
+        let content = Content {
+            object: Some(adopted.object.clone()),
+            format: adopted.format.clone(),
+            start: adopted.start,
+            end: adopted.end,
+            end_lsn: None,
+            started_at: adopted.started_at,
+            parts: adopted.parts,
+            bytes_in: adopted.bytes_in,
+            bytes_out: adopted.bytes_out,
+        };
+        let backup = Backup {
+            phase: Phase::Complete,
+            run,
+            node: None,
+            decided_at: adopted.decided_at,
+            normalized_at: adopted.normalized_at,
+            reason: adopted.reason,
+            content: Some(content),
+            progress: (0, 0),
+        };
+        self.all.insert(adopted.backup.clone(), backup);
+    }
+
+    /// Backups that neither failed nor expired, oldest first.
+    pub fn live(&self) -> impl DoubleEndedIterator<Item = (&BackupName, &Backup)> {
+        self.all
+            .iter()
+            .filter(|(_, backup)| backup.phase != Phase::Dead)
+    }
+
+    pub fn running(&self) -> Option<(&BackupName, &Backup)> {
+        self.live()
+            .find(|(_, b)| matches!(b.phase, Phase::Running | Phase::Finished))
+    }
+
+    /// Restorable backups by start time, oldest first: main object, every part and the WAL it
+    /// needs to become consistent are stored.
+    pub fn restorable(&self, ledger: &Ledger) -> Vec<(&BackupName, &Backup, &Content)> {
+        let mut good: Vec<_> = self
+            .live()
+            .filter_map(|(name, backup)| Some((name, backup, backup.content.as_ref()?)))
+            .filter(|(name, backup, content)| {
+                backup.phase == Phase::Complete
+                    && ledger.mains.contains(*name)
+                    && content.whole(name, ledger)
+                    && content.consistent(ledger)
+            })
+            .collect();
+        good.sort_by_key(|(name, _, content)| (content.started_at, *name));
+        good
+    }
+}
+
+impl Content {
+    /// Every part is stored.
+    pub fn whole(&self, name: &BackupName, ledger: &Ledger) -> bool {
+        let parts = u64::from(self.parts);
+        parts == 0
+            || ledger
+                .parts
+                .get(name)
+                .is_some_and(|have| have.covers(1, parts))
+    }
+
+    /// The WAL from start to end is stored.
+    pub fn consistent(&self, ledger: &Ledger) -> bool {
+        let end = self.end.unwrap_or(self.start);
+        let held = ledger.wal.get(&self.start.timeline);
+        end.timeline == self.start.timeline
+            && held.is_some_and(|runs| runs.covers(self.start.number, end.number))
+    }
+}

@@ -1,0 +1,345 @@
+//! What is in the spool, what is in the store, and how far WAL is durable.
+//!
+//! The frontier is a stored number that only moves forward, never recomputed from the set of
+//! stored segments: retention would pull it back, the acknowledgement would freeze and the
+//! primary's disk would fill.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
+
+use serde::{Deserialize, Serialize};
+
+use crate::breaks::{Rule, holds};
+use crate::event::{Event, Millis, Origin, Range};
+use crate::file::{BackupName, File};
+use crate::projection::timelines::Timelines;
+use crate::runs::Runs;
+use crate::wal::{Lsn, Segment, SegmentSize, Timeline};
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ledger {
+    pub wal: BTreeMap<Timeline, Runs>,
+    pub histories: BTreeSet<Timeline>,
+    pub partials: BTreeSet<Segment>,
+    pub parts: BTreeMap<BackupName, Runs>,
+    pub mains: BTreeSet<BackupName>,
+    pub spool: BTreeMap<File, Entry>,
+    /// Names whose content differs from ours in the store: both kept, for a human.
+    pub conflicts: BTreeSet<File>,
+    /// The last segment of the contiguous durable WAL.
+    pub frontier: Option<Segment>,
+    /// WAL that no server could send any more and no store holds.
+    pub lost: Vec<Lost>,
+    pub segment_size: Option<SegmentSize>,
+    pub reconciled_at: Option<Millis>,
+    pub last_stored_at: Option<Millis>,
+}
+
+/// A file in the spool. The id tells it from an earlier or later one of the same name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    pub id: u64,
+    pub bytes: u64,
+    pub at: Millis,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lost {
+    pub range: Range,
+    pub since: Millis,
+}
+
+impl Ledger {
+    pub fn apply(&mut self, event: &Event, at: Millis, timelines: &Timelines) {
+        match event {
+            Event::ServerSeen(server) => {
+                self.segment_size.get_or_insert(server.segment_size);
+            }
+            Event::StreamStarted { from, .. } => self.anchor(*from, at, timelines),
+            Event::Spooled {
+                file, entry, bytes, ..
+            } => {
+                self.spool.insert(
+                    file.clone(),
+                    Entry {
+                        id: *entry,
+                        bytes: *bytes,
+                        at,
+                    },
+                );
+            }
+            Event::Stored { file, entry, .. } => {
+                self.hold(file);
+                self.last_stored_at = Some(at);
+                self.unspool(file, *entry);
+            }
+            Event::Dropped { file, entry, .. } => self.unspool(file, Some(*entry)),
+            Event::Conflicted { file, .. } => {
+                self.conflicts.insert(file.clone());
+            }
+            Event::Found {
+                segment_size,
+                wal,
+                files,
+            } => {
+                self.segment_size.get_or_insert(*segment_size);
+                for range in wal {
+                    let runs = self.wal.entry(range.timeline).or_default();
+                    runs.insert_range(range.first, range.last);
+                }
+                files.iter().for_each(|file| self.hold(file));
+            }
+            Event::Missing { wal, files } | Event::Deleted { wal, files } => {
+                wal.iter().for_each(|range| self.release(range));
+                if !holds(Rule::FrontierForward) {
+                    self.frontier = self.frontier.filter(|frontier| self.stored(*frontier));
+                }
+                files.iter().for_each(|file| self.lose(file));
+            }
+            Event::BackupFound(adopted) => {
+                self.mains.insert(adopted.backup.clone());
+            }
+            Event::Reconciled { .. } => {
+                self.reconciled_at = Some(at);
+                self.adopt_frontier();
+            }
+            Event::Started { .. }
+            | Event::Stopped { .. }
+            | Event::ConfigLoaded { .. }
+            | Event::ServerLost { .. }
+            | Event::StreamEnded { .. }
+            | Event::TimelineLearned { .. }
+            | Event::Switched { .. }
+            | Event::BackupRequested { .. }
+            | Event::BackupStarted { .. }
+            | Event::BackupProgressed { .. }
+            | Event::BackupFinished(_)
+            | Event::BackupFailed { .. }
+            | Event::BackupExpired { .. }
+            | Event::TaskFailed { .. }
+            | Event::AlertAcknowledged { .. }
+            | Event::LogRebuilt { .. } => {}
+        }
+        self.advance(timelines);
+    }
+
+    fn hold(&mut self, file: &File) {
+        match file {
+            File::Wal(segment) => {
+                self.wal
+                    .entry(segment.timeline)
+                    .or_default()
+                    .insert(segment.number);
+            }
+            File::Partial(segment) => {
+                self.partials.insert(*segment);
+            }
+            File::History(timeline) => {
+                self.histories.insert(*timeline);
+            }
+            File::Part { backup, number } => {
+                self.parts
+                    .entry(backup.clone())
+                    .or_default()
+                    .insert(u64::from(*number));
+            }
+            File::Main(backup) => {
+                self.mains.insert(backup.clone());
+            }
+        }
+    }
+
+    fn lose(&mut self, file: &File) {
+        match file {
+            File::Wal(s) => {
+                self.release(&Range {
+                    timeline: s.timeline,
+                    first: s.number,
+                    last: s.number,
+                });
+            }
+            File::Partial(segment) => {
+                self.partials.remove(segment);
+            }
+            File::History(timeline) => {
+                self.histories.remove(timeline);
+            }
+            File::Part { backup, number } => {
+                if let Some(parts) = self.parts.get_mut(backup) {
+                    parts.remove(u64::from(*number));
+                    if parts.is_empty() {
+                        self.parts.remove(backup);
+                    }
+                }
+            }
+            File::Main(backup) => {
+                self.mains.remove(backup);
+            }
+        }
+    }
+
+    fn release(&mut self, range: &Range) {
+        if let Some(runs) = self.wal.get_mut(&range.timeline) {
+            runs.remove_range(range.first, range.last);
+            if runs.is_empty() {
+                self.wal.remove(&range.timeline);
+            }
+        }
+    }
+
+    /// Only the entry that was meant goes: the name may have been received anew meanwhile.
+    fn unspool(&mut self, file: &File, entry: Option<u64>) {
+        if self.spool.get(file).map(|e| e.id) == entry {
+            self.spool.remove(file);
+        }
+    }
+
+    /// A stream began at `from`. The first one sets the frontier just below; a later one that
+    /// begins beyond it says that what lies between cannot be had any more.
+    fn anchor(&mut self, from: Segment, at: Millis, timelines: &Timelines) {
+        let below = Segment {
+            number: from.number.saturating_sub(1),
+            ..from
+        };
+        let Some(frontier) = self.frontier else {
+            self.frontier = Some(below);
+            return;
+        };
+        let Some(size) = self.segment_size else {
+            return;
+        };
+        let legs = timelines.path(frontier.next(), from.timeline, size);
+        let mut gaps = Vec::new();
+        for leg in &legs {
+            let end = if leg.timeline == from.timeline {
+                from.number
+            } else {
+                leg.end
+            };
+            let Some(last) = end.checked_sub(1).filter(|last| *last >= leg.first) else {
+                continue;
+            };
+            let held = self.wal.get(&leg.timeline);
+            let missing = held.map_or_else(
+                || Vec::from([leg.first..=last]),
+                |runs| runs.gaps(leg.first, last),
+            );
+            gaps.extend(missing.into_iter().map(|gap| Range {
+                timeline: leg.timeline,
+                first: *gap.start(),
+                last: *gap.end(),
+            }));
+        }
+        gaps.retain(|gap| !self.spooled_within(gap));
+        if !gaps.is_empty() {
+            self.lost
+                .extend(gaps.into_iter().map(|range| Lost { range, since: at }));
+            self.frontier = Some(below);
+        }
+    }
+
+    fn spooled_within(&self, range: &Range) -> bool {
+        (range.first..=range.last).all(|n| {
+            self.spool
+                .contains_key(&File::Wal(Segment::new(range.timeline, n)))
+        })
+    }
+
+    /// Without a stream yet (the log is new, the store is not) the newest stored WAL is where
+    /// reception goes on.
+    fn adopt_frontier(&mut self) {
+        if self.frontier.is_none() {
+            let newest = self.wal.iter().next_back();
+            self.frontier = newest.and_then(|(t, runs)| Some(Segment::new(*t, runs.last()?)));
+        }
+    }
+
+    fn advance(&mut self, timelines: &Timelines) {
+        let (Some(mut frontier), Some(size)) = (self.frontier, self.segment_size) else {
+            return;
+        };
+        loop {
+            let runs = self.wal.get(&frontier.timeline);
+            let next = frontier.number.saturating_add(1);
+            let ahead = runs.map_or(next, |runs| runs.gap_from(next));
+            frontier.number = ahead.saturating_sub(1);
+            // Step to a child once the parent is stored up to the switch and the child begins.
+            let child = self.histories.iter().find_map(|child| {
+                let switch = timelines.left_at(frontier.timeline, *child)?;
+                let first = Segment::at(*child, switch, size);
+                let begun = self.wal.get(child)?.contains(first.number);
+                (begun && first.number <= ahead).then_some(first)
+            });
+            match child {
+                Some(first) => frontier = first,
+                None => break,
+            }
+        }
+        self.frontier = Some(frontier);
+    }
+
+    pub fn stored(&self, segment: Segment) -> bool {
+        self.wal
+            .get(&segment.timeline)
+            .is_some_and(|runs| runs.contains(segment.number))
+    }
+
+    /// Spooled or stored: no reason to receive it.
+    pub fn has(&self, segment: Segment) -> bool {
+        self.stored(segment) || self.spool.contains_key(&File::Wal(segment))
+    }
+
+    /// The first segment after the frontier, on the way to `timeline`, that is neither spooled
+    /// nor stored: where reception goes on. `None` before the first stream, and where the
+    /// frontier does not lie on that timeline's path.
+    pub fn wanted(&self, timeline: Timeline, timelines: &Timelines) -> Option<Segment> {
+        let (frontier, size) = (self.frontier?, self.segment_size?);
+        for leg in timelines.path(frontier.next(), timeline, size) {
+            let mut segment = Segment::new(leg.timeline, leg.first);
+            while segment.number < leg.end && self.has(segment) {
+                let runs = self.wal.get(&leg.timeline);
+                let ahead = runs.map_or(segment.number, |runs| runs.gap_from(segment.number));
+                segment.number = ahead.max(segment.number);
+                while self.spool.contains_key(&File::Wal(segment)) {
+                    segment = segment.next();
+                }
+            }
+            if segment.number < leg.end {
+                return Some(segment);
+            }
+        }
+        None
+    }
+
+    /// The position up to which a server on `timeline` may be told that WAL is stored.
+    pub fn acknowledged(&self, timeline: Timeline, timelines: &Timelines) -> Lsn {
+        let (Some(frontier), Some(size)) = (self.frontier, self.segment_size) else {
+            return Lsn::default();
+        };
+        if frontier.timeline == timeline {
+            return frontier.end(size);
+        }
+        match timelines.left_at(frontier.timeline, timeline) {
+            Some(switch) => frontier.end(size).min(switch),
+            None => Lsn::default(),
+        }
+    }
+
+    pub fn spool_bytes(&self) -> u64 {
+        self.spool
+            .values()
+            .fold(0, |sum, entry| sum.saturating_add(entry.bytes))
+    }
+}
+
+/// Whether an event says that the receiver itself made progress.
+pub fn streamed(event: &Event) -> Option<Segment> {
+    match event {
+        Event::Spooled {
+            file: File::Wal(segment),
+            origin: Origin::Stream,
+            ..
+        } => Some(*segment),
+        _ => None,
+    }
+}

@@ -1,0 +1,5 @@
+//! Pure questions over the projections, without state of their own.
+
+pub mod alerts;
+pub mod retention;
+pub mod schedule;

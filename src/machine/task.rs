@@ -1,0 +1,116 @@
+//! What can be running. A task may run twice, be killed anywhere, or have succeeded while
+//! reporting failure; each is written for that.
+
+use alloc::vec::Vec;
+use core::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::{Event, Range};
+use crate::file::{BackupName, File, Site};
+use crate::wal::Segment;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// Look at a server: identity, position, timelines.
+    Probe { site: Site, node: u32 },
+    /// Stream WAL into the spool.
+    Receive { site: Site, node: u32, start: Start },
+    /// Take a basebackup: parts to the store, main object to the spool.
+    Take {
+        site: Site,
+        node: u32,
+        backup: BackupName,
+    },
+    /// Put a spooled file into the store.
+    Store { site: Site, file: File, entry: u64 },
+    /// Ask the primary to finish its segment.
+    Switch { site: Site, node: u32 },
+    /// Remove a dead backup's objects: main, then parts.
+    DeleteBackup {
+        site: Site,
+        backup: BackupName,
+        object: Option<alloc::string::String>,
+    },
+    /// Remove WAL that no backup needs.
+    DeleteWal { site: Site, ranges: Vec<Range> },
+    /// Compare the store's listing with the log.
+    Reconcile { site: Site },
+}
+
+/// Where reception begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    At(Segment),
+    /// At the slot's restart position, else at the server's current one.
+    Anchor,
+}
+
+/// The identity of a task: at most one of each runs at a time.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TaskId {
+    Probe(Site, u32),
+    Receive(Site),
+    Take(Site),
+    Store(Site, File),
+    Switch(Site),
+    Delete(Site),
+    Reconcile(Site),
+}
+
+impl Task {
+    pub fn id(&self) -> TaskId {
+        match self {
+            Task::Probe { site, node } => TaskId::Probe(site.clone(), *node),
+            Task::Receive { site, .. } => TaskId::Receive(site.clone()),
+            Task::Take { site, .. } => TaskId::Take(site.clone()),
+            Task::Store { site, file, .. } => TaskId::Store(site.clone(), file.clone()),
+            Task::Switch { site, .. } => TaskId::Switch(site.clone()),
+            Task::DeleteBackup { site, .. } | Task::DeleteWal { site, .. } => {
+                TaskId::Delete(site.clone())
+            }
+            Task::Reconcile { site } => TaskId::Reconcile(site.clone()),
+        }
+    }
+}
+
+impl TaskId {
+    pub fn site(&self) -> &Site {
+        match self {
+            TaskId::Probe(site, _)
+            | TaskId::Receive(site)
+            | TaskId::Take(site)
+            | TaskId::Store(site, _)
+            | TaskId::Switch(site)
+            | TaskId::Delete(site)
+            | TaskId::Reconcile(site) => site,
+        }
+    }
+
+    pub fn name(&self) -> &'static str {
+        match self {
+            TaskId::Probe(..) => "probe",
+            TaskId::Receive(..) => "receive",
+            TaskId::Take(..) => "take",
+            TaskId::Store(..) => "store",
+            TaskId::Switch(..) => "switch",
+            TaskId::Delete(..) => "delete",
+            TaskId::Reconcile(..) => "reconcile",
+        }
+    }
+}
+
+impl fmt::Display for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of site '{}'", self.name(), self.site())
+    }
+}
+
+/// What `decide` answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    Record(Site, Event),
+    Start(Task),
+    Stop(TaskId),
+}

@@ -1,0 +1,54 @@
+//! Small states for the tables of the rules.
+
+use crate::event::{Millis, Why};
+use crate::file::BackupName;
+use crate::policy::{Ack, SitePolicy};
+use crate::projection::backups::{Backup, Content, Phase};
+use crate::wal::{Segment, Timeline};
+
+pub fn site_policy() -> SitePolicy {
+    SitePolicy {
+        active: true,
+        nodes: 1,
+        streams: true,
+        slot: true,
+        ack: Ack::Stored,
+        preferred_node: None,
+        spool_limit_bytes: u64::MAX,
+        interval_ms: Some(86_400_000),
+        hour: None,
+        minute: None,
+        count: Some(2),
+        count_min: 2,
+        age_max_ms: None,
+        reconcile_interval_ms: 86_400_000,
+        probe_interval_ms: 30_000,
+    }
+}
+
+/// A complete backup without parts that began at `at`.
+pub fn backup(name: &str, at: Millis, reason: Why) -> (BackupName, Backup) {
+    let start = Segment::new(Timeline(1), 1);
+    let content = Content {
+        object: None,
+        format: "pghoard-bb-v2".into(),
+        start,
+        end: Some(start),
+        end_lsn: None,
+        started_at: at,
+        parts: 0,
+        bytes_in: 0,
+        bytes_out: 0,
+    };
+    let made = Backup {
+        phase: Phase::Complete,
+        run: 1,
+        node: Some(0),
+        decided_at: at,
+        normalized_at: None,
+        reason,
+        content: Some(content),
+        progress: (0, 0),
+    };
+    (BackupName(name.into()), made)
+}
