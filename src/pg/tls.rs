@@ -1,0 +1,288 @@
+//! TLS in front of a connection, with the meanings libpq gives to sslmode.
+//!
+//! A certificate is verified whenever there are roots to verify it against (so `require` with a
+//! root file behaves like `verify-ca`); the name counts only with `verify-full`. Without roots
+//! nothing is verified, as in libpq: that keeps listeners out and nobody else.
+//! Unlike libpq the name must be in the certificate's subject alternative names: the common name
+//! is not looked at (RFC 9525).
+
+use std::io;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use futures_rustls::TlsConnector;
+use machine::Class;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use sha2::{Digest, Sha256, Sha384, Sha512};
+use smol::net::TcpStream;
+
+use super::connection::Socket;
+use super::conninfo::{Conninfo, Host, Roots, SslMode};
+use super::fault::{Answer, Fault};
+use crate::failure::{Failure, Outcome};
+
+/// The bundles of the common distributions, first one found.
+const SYSTEM_BUNDLES: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// A socket behind TLS, and the hash SCRAM's channel binding ties the login to.
+pub(super) struct Wrapped {
+    pub socket: Box<dyn Socket>,
+    pub end_point: Option<Vec<u8>>,
+}
+
+pub(super) async fn wrap(plain: TcpStream, info: &Conninfo, host: &Host) -> Answer<Wrapped> {
+    let server = host.to_string();
+    let peer = plain.peer_addr().map_err(|e| Fault::io(&e, &server))?.ip();
+    let name = server_name(host, peer, info.sslmode)?;
+    let config = client_config(info)?;
+    let stream = TlsConnector::from(Arc::new(config))
+        .connect(name, plain)
+        .await
+        .map_err(|e| Fault::io(&e, &server))?;
+    let end_point = stream
+        .get_ref()
+        .1
+        .peer_certificates()
+        .and_then(|chain| chain.first())
+        .and_then(|certificate| end_point(certificate));
+    Ok(Wrapped {
+        socket: Box::new(stream),
+        end_point,
+    })
+}
+
+/// The name to look for; where it does not count, a host name TLS cannot spell is no obstacle.
+fn server_name(host: &Host, peer: IpAddr, mode: SslMode) -> Outcome<ServerName<'static>> {
+    match ServerName::try_from(host.name.clone()) {
+        Ok(name) => Ok(name),
+        Err(_) if mode != SslMode::VerifyFull => Ok(ServerName::from(peer)),
+        Err(_) => Err(Failure::new(
+            Class::Config,
+            format!("'{}' is not a name a certificate can carry", host.name),
+        )
+        .hint("use a DNS name or an address, or sslmode=verify-ca")),
+    }
+}
+
+fn client_config(info: &Conninfo) -> Outcome<ClientConfig> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let verifier = Verifier {
+        roots: info.sslrootcert.as_ref().map(roots).transpose()?,
+        named: info.sslmode == SslMode::VerifyFull,
+        provider: Arc::clone(&provider),
+    };
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| Failure::new(Class::Internal, format!("TLS versions: {e}")))?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier));
+    let Some((certificate, key)) = &info.identity else {
+        return Ok(config.with_no_client_auth());
+    };
+    let chain = certificates(certificate)?;
+    let secret = PrivateKeyDer::from_pem_file(key)
+        .map_err(|e| Failure::new(Class::Config, format!("sslkey {}: {e}", key.display())))?;
+    config.with_client_auth_cert(chain, secret).map_err(|e| {
+        let path = certificate.display();
+        Failure::new(Class::Config, format!("sslcert {path}: {e}"))
+    })
+}
+
+struct Anchors {
+    store: RootCertStore,
+    certificates: Vec<CertificateDer<'static>>,
+}
+
+fn roots(source: &Roots) -> Outcome<Anchors> {
+    let path = match source {
+        Roots::File(path) => path.as_path(),
+        Roots::System => SYSTEM_BUNDLES
+            .map(Path::new)
+            .into_iter()
+            .find(|path| path.exists())
+            .ok_or_else(|| {
+                Failure::new(
+                    Class::Config,
+                    "sslrootcert=system: no bundle of certificates found",
+                )
+            })?,
+    };
+    let certificates = certificates(path)?;
+    let mut store = RootCertStore::empty();
+    let (added, _) = store.add_parsable_certificates(certificates.iter().cloned());
+    if added == 0 {
+        return Err(Failure::new(
+            Class::Config,
+            format!(
+                "sslrootcert {}: no usable certificate in it",
+                path.display()
+            ),
+        ));
+    }
+    Ok(Anchors {
+        store,
+        certificates,
+    })
+}
+
+fn certificates(path: &Path) -> Outcome<Vec<CertificateDer<'static>>> {
+    let wrong = |why: &dyn std::fmt::Display| {
+        Failure::new(
+            Class::Config,
+            format!("certificate {}: {why}", path.display()),
+        )
+    };
+    let found: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path)
+        .map_err(|e| wrong(&e))?
+        .collect();
+    let found = found.map_err(|e| wrong(&e))?;
+    match found.is_empty() {
+        true => Err(wrong(&"no certificate in PEM form")),
+        false => Ok(found),
+    }
+}
+
+/// Verifies what the mode asks for. Without roots the handshake's signature proves nothing about
+/// who signed it, so it is not checked either: that lets certificates of X.509 version 1 pass,
+/// which old recipes for a self-signed server certificate make.
+#[derive(Debug)]
+struct Verifier {
+    roots: Option<Anchors>,
+    named: bool,
+    provider: Arc<CryptoProvider>,
+}
+
+impl std::fmt::Debug for Anchors {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} roots", self.certificates.len())
+    }
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if let Some(anchors) = &self.roots {
+            let certificate = ParsedCertificate::try_from(end_entity)?;
+            // A self-signed server certificate used as its own root, the first recipe of
+            // PostgreSQL's manual, is trusted because it is that very file; webpki would call it
+            // an authority misused as a server.
+            if !anchors.certificates.contains(end_entity) {
+                verify_server_cert_signed_by_trust_anchor(
+                    &certificate,
+                    &anchors.store,
+                    intermediates,
+                    now,
+                    self.provider.signature_verification_algorithms.all,
+                )?;
+            }
+            if self.named {
+                verify_server_name(&certificate, server_name)?;
+            }
+        }
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        match self.roots {
+            Some(_) => verify_tls12_signature(message, certificate, signature, algorithms),
+            None => Ok(HandshakeSignatureValid::assertion()),
+        }
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        match self.roots {
+            Some(_) => verify_tls13_signature(message, certificate, signature, algorithms),
+            None => Ok(HandshakeSignatureValid::assertion()),
+        }
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}
+
+/// `tls-server-end-point` (RFC 5929, section 4.1): the certificate hashed with the hash of its own
+/// signature algorithm, SHA-256 in place of MD5 and SHA-1; nothing where that is not defined.
+fn end_point(certificate: &[u8]) -> Option<Vec<u8>> {
+    let (_, whole, _) = der(certificate)?;
+    let (_, _, after_body) = der(whole)?;
+    let (_, algorithm, _) = der(after_body)?;
+    let (_, oid, _) = der(algorithm)?;
+    match oid {
+        // PKCS #1: MD5, SHA-1, SHA-256, SHA-384, SHA-512 with RSA.
+        [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 4 | 5 | 11]
+        // ECDSA with SHA-1, SHA-256, SHA-384, SHA-512.
+        | [0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 1]
+        | [0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2] => Some(Sha256::digest(certificate).to_vec()),
+        [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 12] | [0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 3] => {
+            Some(Sha384::digest(certificate).to_vec())
+        }
+        [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 13] | [0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 4] => {
+            Some(Sha512::digest(certificate).to_vec())
+        }
+        _ => None,
+    }
+}
+
+/// The first DER element: its tag, its content, what follows it.
+fn der(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+    let (&[tag, short], rest) = bytes.split_first_chunk::<2>()?;
+    let (length, rest) = match short {
+        0..=0x7f => (usize::from(short), rest),
+        0x81..=0x83 => {
+            let (digits, rest) = rest.split_at_checked(usize::from(short & 0x7f))?;
+            let length = digits.iter().fold(0, |n, d| n << 8 | usize::from(*d));
+            (length, rest)
+        }
+        _ => return None,
+    };
+    let (content, rest) = rest.split_at_checked(length)?;
+    Some((tag, content, rest))
+}
+
+/// What the server says to an SSLRequest.
+pub(super) fn accepted(reply: u8, server: &str) -> Answer<bool> {
+    match reply {
+        b'S' => Ok(true),
+        b'N' => Ok(false),
+        _ => Err(Fault::io(
+            &io::Error::new(
+                io::ErrorKind::InvalidData,
+                "neither S nor N to an SSLRequest",
+            ),
+            server,
+        )),
+    }
+}
