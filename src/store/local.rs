@@ -223,7 +223,7 @@ fn place<'a>(body: Body<'a>, target: &Path) -> Outcome<Data<'a>> {
         }
         Body::Scratch(path) => path,
     };
-    let device = |path: &Path| {
+    let device = |path: &Path| -> Outcome<u64> {
         let found = fs::metadata(path).map_err(|e| Failure::io(&e, path.display()))?;
         Ok(found.dev())
     };
