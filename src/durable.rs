@@ -8,7 +8,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,6 +20,17 @@ use crate::failure::{Failure, Outcome};
 /// Puts `bytes` at `path`, over whatever is there.
 pub fn write(path: &Path, bytes: &[u8]) -> Outcome<()> {
     let mut draft = Draft::at(path)?;
+    draft.fill(bytes)?;
+    draft.commit()
+}
+
+/// Puts a secret at `path`, over whatever is there: mode 0600, and whoever owned the old file owns
+/// the new one, so that a daemon can still read what root rewrote.
+pub fn write_private(path: &Path, bytes: &[u8]) -> Outcome<()> {
+    let mut draft = Draft::open(path, 0o600)?;
+    if let Ok(old) = fs::metadata(path) {
+        draft.give_to(old.uid())?;
+    }
     draft.fill(bytes)?;
     draft.commit()
 }
@@ -97,10 +108,18 @@ pub struct Draft {
 
 impl Draft {
     pub fn at(target: &Path) -> Outcome<Draft> {
+        Draft::open(target, 0o666)
+    }
+
+    fn open(target: &Path, mode: u32) -> Outcome<Draft> {
         let folder = parent(target);
         for _ in 0..NAMES_MAX {
             let path = folder.join(draft_name());
-            let opened = OpenOptions::new().write(true).create_new(true).open(&path);
+            let opened = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(mode)
+                .open(&path);
             let file = match opened {
                 Ok(file) => file,
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
@@ -113,6 +132,17 @@ impl Draft {
         }
         let message = format!("{}: no free name for a draft", folder.display());
         Err(Failure::new(Class::Internal, message))
+    }
+
+    fn give_to(&self, owner: u32) -> Outcome<()> {
+        let about = |e: io::Error| {
+            let message = format!("cannot keep the owner of {}: {e}", self.target.display());
+            Failure::new(Class::Denied, message).hint("run it as root or as the file's owner")
+        };
+        match self.file.metadata().map_err(about)?.uid() == owner {
+            true => Ok(()),
+            false => fchown(&self.file, Some(owner), None).map_err(about),
+        }
     }
 
     /// Writes all of `bytes`; the error names the target.

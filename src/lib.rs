@@ -9,5 +9,6 @@ pub mod pg;
 pub mod report;
 pub mod spool;
 pub mod store;
+pub mod tool;
 
 pub use failure::{Failure, Outcome};

@@ -120,6 +120,11 @@ pub struct Pushgateway {
 }
 
 pub fn load(path: &Path) -> Outcome<(Config, Vec<Warning>)> {
+    parse(&load_json(path)?)
+}
+
+/// The file as it stands, for who edits it.
+pub fn load_json(path: &Path) -> Outcome<Value> {
     let refused = |text: String| Failure::new(Class::Config, text);
     let file = path.display();
     let bytes = fs::read(path).map_err(|e| match e.kind() {
@@ -129,12 +134,11 @@ pub fn load(path: &Path) -> Outcome<(Config, Vec<Warning>)> {
             python_name(&e)
         )),
     })?;
-    let value = serde_json::from_slice(&bytes).map_err(|e| {
+    serde_json::from_slice(&bytes).map_err(|e| {
         refused(format!(
             "Configuration file '{file}' does not contain valid JSON: {e}"
         ))
-    })?;
-    parse(&value)
+    })
 }
 
 pub fn parse(value: &Value) -> Outcome<(Config, Vec<Warning>)> {
@@ -143,28 +147,40 @@ pub fn parse(value: &Value) -> Outcome<(Config, Vec<Warning>)> {
     Ok((config, notes.warnings.into_inner()))
 }
 
+/// Of sites by name, the one named, or the only one.
+pub fn choose<'a, T>(
+    sites: impl IntoIterator<Item = (&'a String, T)>,
+    name: Option<&str>,
+) -> Outcome<(&'a str, T)> {
+    let mut sites: Vec<(&str, T)> = sites.into_iter().map(|(k, v)| (k.as_str(), v)).collect();
+    let names: Vec<String> = sites.iter().map(|(name, _)| format!("'{name}'")).collect();
+    let (count, names) = (names.len(), names.join(", "));
+    let at = match name {
+        None => 0,
+        Some(name) => sites
+            .iter()
+            .position(|(known, _)| *known == name)
+            .unwrap_or(count),
+    };
+    let refused = |text: String| Err(Failure::new(Class::Config, text));
+    match (name, count) {
+        (_, 0) => refused("No backup sites defined in configuration".to_owned()),
+        (None, 2..) => refused(format!(
+            "Backup site not set and configuration file defines {count} sites: [{names}]"
+        )),
+        (Some(name), _) if at == count => refused(format!(
+            "Site '{name}' not defined in configuration file.  {count} other site{s} defined: \
+             [{names}]",
+            s = if count == 1 { " is" } else { "s are" },
+        )),
+        _ => Ok(sites.swap_remove(at)),
+    }
+}
+
 impl Config {
     /// The site a tool works on: the one named, or the only one.
     pub fn site(&self, name: Option<&str>) -> Outcome<&Site> {
-        let refused = |text: String| Err(Failure::new(Class::Config, text));
-        let names: Vec<String> = self.sites.keys().map(|name| format!("'{name}'")).collect();
-        let (count, names) = (names.len(), names.join(", "));
-        let mut all = self.sites.values();
-        match (name, all.next(), all.next()) {
-            (_, None, _) => refused("No backup sites defined in configuration".to_owned()),
-            (None, Some(only), None) => Ok(only),
-            (None, Some(_), Some(_)) => refused(format!(
-                "Backup site not set and configuration file defines {count} sites: [{names}]"
-            )),
-            (Some(name), Some(_), _) => match self.sites.get(name) {
-                Some(site) => Ok(site),
-                None => refused(format!(
-                    "Site '{name}' not defined in configuration file.  {count} other site{s} \
-                     defined: [{names}]",
-                    s = if count == 1 { " is" } else { "s are" },
-                )),
-            },
-        }
+        choose(&self.sites, name).map(|(_, site)| site)
     }
 
     /// The site and the sites it was moved from: where its backups may be.
