@@ -19,14 +19,15 @@ use std::time::Duration;
 use machine::Class;
 use serde_json::Value;
 
+use crate::codec::{Compression, Encoding};
 use crate::failure::{Failure, Outcome};
 use keys::Level;
 use read::{Found, Notes, Object, wrong};
 
 pub use read::Warning;
 pub use site::{
-    Ack, ActiveBackupMode, Activity, BasebackupMode, EncryptionFormat, KeyPair, Node,
-    PreferredNode, Secret, Site, TimeOfDay,
+    Ack, ActiveBackupMode, Activity, BasebackupMode, KeyPair, Node, PreferredNode, Secret, Site,
+    TimeOfDay,
 };
 pub use storage::Storage;
 
@@ -47,7 +48,7 @@ pub struct Config {
     /// None waits for ever.
     pub graceful_shutdown_compression_timeout: Option<Duration>,
     pub graceful_shutdown_upload_timeout: Option<Duration>,
-    pub compression: Compression,
+    pub compression: Compressing,
     pub transfer_threads: u32,
     pub restore_threads: u32,
     /// WAL segments fetched ahead of PostgreSQL; 0 for none.
@@ -79,16 +80,9 @@ pub struct Syslog {
     pub facility: String,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Algorithm {
-    Snappy,
-    Zstd,
-    Lzma,
-}
-
 #[derive(Clone, Copy, Debug)]
-pub struct Compression {
-    pub algorithm: Algorithm,
+pub struct Compressing {
+    pub algorithm: Compression,
     /// 0 is the algorithm's own default.
     pub level: i32,
     pub threads: u32,
@@ -181,6 +175,16 @@ impl Config {
     /// The site a tool works on: the one named, or the only one.
     pub fn site(&self, name: Option<&str>) -> Outcome<&Site> {
         choose(&self.sites, name).map(|(_, site)| site)
+    }
+
+    /// How objects of a site are written, with `threads` workers in one zstd frame.
+    pub fn encoding(&self, site: &Site, threads: u32) -> Outcome<Encoding> {
+        Ok(Encoding {
+            compression: self.compression.algorithm,
+            level: self.compression.level,
+            threads,
+            encryption: site.encryption()?,
+        })
     }
 
     /// The site and the sites it was moved from: where its backups may be.
@@ -319,20 +323,20 @@ fn syslog(global: &Object<'_>) -> Outcome<Option<Syslog>> {
     Ok(global.flag("syslog")?.or(false).then_some(syslog))
 }
 
-fn compression(global: &Object<'_>) -> Outcome<Compression> {
+fn compression(global: &Object<'_>) -> Outcome<Compressing> {
     let threads_default = cpus().saturating_add(1);
     let found = global.section("compression", Level::Compression, |section| {
         let threads: u32 = section.whole("thread_count", COUNT)?.or(threads_default);
-        Ok(Compression {
+        Ok(Compressing {
             algorithm: section
                 .one_of("algorithm", ALGORITHMS)?
-                .or(Algorithm::Snappy),
+                .or(Compression::Snappy),
             level: section.whole("level", "a whole number")?.or(0),
             threads: threads.max(1),
         })
     })?;
-    Ok(found.unwrap_or(Compression {
-        algorithm: Algorithm::Snappy,
+    Ok(found.unwrap_or(Compressing {
+        algorithm: Compression::Snappy,
         level: 0,
         threads: threads_default,
     }))
@@ -405,10 +409,10 @@ const LOG_LEVELS: &[(&str, LogLevel)] = &[
     ("ERROR", LogLevel::Error),
     ("CRITICAL", LogLevel::Critical),
 ];
-const ALGORITHMS: &[(&str, Algorithm)] = &[
-    ("snappy", Algorithm::Snappy),
-    ("zstd", Algorithm::Zstd),
-    ("lzma", Algorithm::Lzma),
+const ALGORITHMS: &[(&str, Compression)] = &[
+    ("snappy", Compression::Snappy),
+    ("zstd", Compression::Zstd),
+    ("lzma", Compression::Lzma),
 ];
 const FORMATS: &[(&str, StatsdFormat)] = &[
     ("telegraf", StatsdFormat::Telegraf),

@@ -11,6 +11,8 @@ use serde_json::Value;
 use super::keys::Level;
 use super::read::{Found, Notes, Object, wrong};
 use super::storage::{self, Storage};
+use crate::codec::keys::Keyring;
+use crate::codec::{Encryption, Envelope};
 use crate::failure::{Failure, Outcome};
 
 #[derive(Clone, Debug)]
@@ -43,13 +45,47 @@ pub struct Site {
     pub delta_retries_max: u32,
     pub delta_min_file_size_bytes: u64,
     pub delta_chunk_size_bytes: u64,
-    pub encryption_format: EncryptionFormat,
+    pub encryption_format: Envelope,
     pub encryption_key_id: Option<String>,
     pub encryption_keys: BTreeMap<String, KeyPair>,
     pub object_storage: Option<Storage>,
     pub pg_data_directory: Option<PathBuf>,
     /// Names of sites of the same configuration.
     pub moved_from: Vec<String>,
+}
+
+impl Site {
+    /// The storage, which all work on a site needs.
+    pub fn storage(&self) -> Outcome<&Storage> {
+        self.object_storage.as_ref().ok_or_else(|| {
+            let message = format!("Site '{}': object_storage is not set", self.name);
+            Failure::new(Class::Config, message)
+        })
+    }
+
+    pub fn keyring(&self) -> Outcome<Keyring> {
+        let mut keyring = Keyring::default();
+        for (id, pair) in &self.encryption_keys {
+            let public = pair.public.as_ref().map(Secret::reveal);
+            let private = pair.private.as_ref().map(Secret::reveal);
+            keyring.insert(id, public, private)?;
+        }
+        Ok(keyring)
+    }
+
+    /// How objects are encrypted, if they are.
+    pub(super) fn encryption(&self) -> Outcome<Option<Encryption>> {
+        let Some(key_id) = self.encryption_key_id.clone() else {
+            return Ok(None);
+        };
+        let key = self.keyring()?.public(&key_id)?.clone();
+        let envelope = self.encryption_format;
+        Ok(Some(Encryption {
+            key_id,
+            key,
+            envelope,
+        }))
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,12 +152,6 @@ const BASEBACKUP_MODES: &[(&str, BasebackupMode)] = &[
 pub enum Ack {
     Stored,
     Spooled,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EncryptionFormat {
-    AesGcm,
-    Pghoa1,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -241,7 +271,7 @@ pub(super) fn parse(name: &str, value: &Value, around: &Around<'_>) -> Outcome<S
             .or(500 << 20),
         encryption_format: site
             .one_of("encryption_format", ENCRYPTION_FORMATS)?
-            .or(EncryptionFormat::AesGcm),
+            .or(Envelope::AesGcm),
         encryption_key_id,
         encryption_keys,
         object_storage: object_storage(&site, name, around)?,
@@ -251,10 +281,8 @@ pub(super) fn parse(name: &str, value: &Value, around: &Around<'_>) -> Outcome<S
 }
 
 const ACKS: &[(&str, Ack)] = &[("stored", Ack::Stored), ("spooled", Ack::Spooled)];
-const ENCRYPTION_FORMATS: &[(&str, EncryptionFormat)] = &[
-    ("aes-gcm", EncryptionFormat::AesGcm),
-    ("pghoa1", EncryptionFormat::Pghoa1),
-];
+const ENCRYPTION_FORMATS: &[(&str, Envelope)] =
+    &[("aes-gcm", Envelope::AesGcm), ("pghoa1", Envelope::Pghoa1)];
 const COUNT: &str = "a whole number of at least 0";
 const COUNT_OR_NULL: &str = "a whole number of at least 0, or null";
 const SIZE: &str = "a number of bytes";
@@ -420,14 +448,4 @@ where
 fn named<T: PartialEq>(table: &[(&'static str, T)], value: T) -> &'static str {
     let found = table.iter().find(|(_, known)| *known == value);
     found.map_or("", |(name, _)| name)
-}
-
-impl Site {
-    /// The storage, which all work on a site needs.
-    pub fn storage(&self) -> Outcome<&Storage> {
-        self.object_storage.as_ref().ok_or_else(|| {
-            let message = format!("Site '{}': object_storage is not set", self.name);
-            Failure::new(Class::Config, message)
-        })
-    }
 }

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::keys::{self, Use};
 use super::*;
+use crate::codec::Envelope;
 
 fn message(value: &Value) -> String {
     parse(value).unwrap_err().message
@@ -16,12 +17,12 @@ fn defaults_are_pghoards_but_for_stream_and_aes_gcm() {
     let (config, warnings) = parse(&json!({"backup_sites": {"main": {}}})).unwrap();
     assert_eq!(warnings, []);
     assert_eq!(config.http_port, 16_000);
-    assert_eq!(config.compression.algorithm, Algorithm::Snappy);
+    assert_eq!(config.compression.algorithm, Compression::Snappy);
     let site = &config.sites["main"];
     assert_eq!(site.prefix, "main");
     assert_eq!(site.basebackup_mode, BasebackupMode::Stream);
     assert_eq!(site.basebackup_compression_threads, 2);
-    assert_eq!(site.encryption_format, EncryptionFormat::AesGcm);
+    assert_eq!(site.encryption_format, Envelope::AesGcm);
     assert_eq!(site.ack, Ack::Stored);
     assert_eq!(site.basebackup_count, Some(2));
     assert_eq!(site.basebackup_interval, Some(Duration::from_secs(86_400)));
