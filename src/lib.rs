@@ -10,5 +10,6 @@ pub mod report;
 pub mod spool;
 pub mod store;
 pub mod tool;
+pub mod work;
 
 pub use failure::{Failure, Outcome};

@@ -169,6 +169,8 @@ pub enum Event {
         bytes: u64,
         found: u64,
         missing: u64,
+        /// Objects that belong to nothing we know: never touched, only told.
+        unknown: u64,
         millis: u64,
     },
     AlertAcknowledged {
@@ -263,6 +265,7 @@ pub struct Finished {
     pub start_lsn: Lsn,
     pub end_lsn: Lsn,
     pub started_at: Millis,
+    pub ended_at: Millis,
     pub parts: u32,
     pub bytes_in: u64,
     pub bytes_out: u64,

@@ -36,6 +36,7 @@ pub fn backup(name: &str, at: Millis, reason: Why) -> (BackupName, Backup) {
         end: Some(start),
         end_lsn: None,
         started_at: at,
+        ended_at: None,
         parts: 0,
         bytes_in: 0,
         bytes_out: 0,

@@ -1,0 +1,175 @@
+//! The metadata of a backup's main object, both ways: PGHoard's keys, and the times as it writes
+//! them (`isoformat()` with a `T`, `str()` with a blank).
+
+use jiff::Timestamp;
+use machine::event::{Adopted, Why};
+use machine::projection::backups::{Backup, Content};
+use machine::{BackupName, Millis, Segment, SegmentSize};
+
+use crate::store::Metadata;
+
+/// What the site's configuration adds.
+pub struct Modes<'a> {
+    pub active_backup: &'a str,
+    pub basebackup: &'a str,
+}
+
+pub fn write(
+    site: &str,
+    modes: &Modes<'_>,
+    backup: &Backup,
+    content: &Content,
+    pg_version: Option<u32>,
+    size: SegmentSize,
+) -> Metadata {
+    let mut metadata = Metadata::new();
+    let mut add = |key: &str, value: String| metadata.insert(key.into(), value);
+    add("format", content.format.clone());
+    add("site", site.into());
+    add("active-backup-mode", modes.active_backup.into());
+    add("basebackup-mode", modes.basebackup.into());
+    add("backup-decision-time", iso(backup.decided_at));
+    add("backup-reason", reason(backup.reason).into());
+    if let Some(at) = backup.normalized_at {
+        add("normalized-backup-time", iso(at));
+    }
+    add("start-time", iso(content.started_at));
+    add("start-wal-segment", content.start.name(size));
+    if let Some(at) = content.ended_at {
+        add("end-time", iso(at).replace('T', " "));
+    }
+    if let Some(end) = content.end {
+        add("end-wal-segment", end.name(size));
+    }
+    if let Some(lsn) = content.end_lsn {
+        add("end-lsn", lsn.to_string());
+    }
+    if let Some(version) = pg_version {
+        add("pg-version", version.to_string());
+    }
+    add("parts", content.parts.to_string());
+    add("total-size-plain", content.bytes_in.to_string());
+    add("total-size-enc", content.bytes_out.to_string());
+    metadata
+}
+
+/// A backup as its main object's metadata describes it; `None` if it does not say where it starts.
+/// `parts` is what a listing showed, for objects that do not say themselves.
+pub fn read(
+    object: &str,
+    metadata: &Metadata,
+    parts: u32,
+    size: SegmentSize,
+    modified: Millis,
+) -> Option<Adopted> {
+    let text = |key: &str| metadata.get(key).map(String::as_str);
+    let segment = |key: &str| text(key).and_then(|name| Segment::from_name(name, size));
+    let number = |key: &str| text(key).and_then(|n| n.parse::<u64>().ok());
+    let started_at = text("start-time").and_then(millis).unwrap_or(modified);
+    let decided_at = text("backup-decision-time")
+        .and_then(millis)
+        .unwrap_or(started_at);
+    Some(Adopted {
+        backup: backup_name(object),
+        object: object.into(),
+        format: text("format").unwrap_or_default().into(),
+        start: segment("start-wal-segment")?,
+        end: segment("end-wal-segment"),
+        started_at,
+        decided_at,
+        normalized_at: text("normalized-backup-time").and_then(millis),
+        reason: match text("backup-reason") {
+            Some("requested") => Why::Operator,
+            _ => Why::Schedule,
+        },
+        parts: text("parts").and_then(|n| n.parse().ok()).unwrap_or(parts),
+        bytes_in: number("total-size-plain")
+            .or(number("original-file-size"))
+            .unwrap_or(0),
+        bytes_out: number("total-size-enc")
+            .or(number("Content-Length"))
+            .unwrap_or(0),
+    })
+}
+
+/// The backup that a main object's base name stands for.
+pub fn backup_name(object: &str) -> BackupName {
+    BackupName(
+        object
+            .strip_suffix(".00000000.pghoard")
+            .unwrap_or(object)
+            .into(),
+    )
+}
+
+fn reason(why: Why) -> &'static str {
+    match why {
+        Why::Schedule => "scheduled",
+        Why::Operator | Why::Hole => "requested",
+    }
+}
+
+/// `2026-11-22T09:28:13.130000+00:00`
+pub fn iso(at: Millis) -> String {
+    let at = i64::try_from(at.0)
+        .ok()
+        .and_then(|ms| Timestamp::from_millisecond(ms).ok());
+    let at = at.unwrap_or(Timestamp::MAX);
+    let fraction = if at.subsec_nanosecond() == 0 {
+        ""
+    } else {
+        "%.6f"
+    };
+    at.strftime(&format!("%Y-%m-%dT%H:%M:%S{fraction}+00:00"))
+        .to_string()
+}
+
+/// Any ISO form with an offset, blank or `T`; without an offset it is UTC.
+pub fn millis(text: &str) -> Option<Millis> {
+    let text = text.trim().replacen(' ', "T", 1);
+    let at = text
+        .parse::<Timestamp>()
+        .or_else(|_| format!("{text}Z").parse::<Timestamp>())
+        .ok()?;
+    u64::try_from(at.as_millisecond()).ok().map(Millis)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_and_written_as_pghoard_does() {
+        for (text, ms, back) in [
+            (
+                "2026-11-22T09:27:26+00:00",
+                1_795_339_646_000,
+                "2026-11-22T09:27:26+00:00",
+            ),
+            (
+                "2026-11-22 09:28:18.467505+00:00",
+                1_795_339_698_467,
+                "2026-11-22T09:28:18.467000+00:00",
+            ),
+            (
+                "2026-11-22T11:27:26.717615+02:00",
+                1_795_339_646_717,
+                "2026-11-22T09:27:26.717000+00:00",
+            ),
+            (
+                "2026-11-22T09:27:26Z",
+                1_795_339_646_000,
+                "2026-11-22T09:27:26+00:00",
+            ),
+            (
+                "2026-11-22T09:27:26",
+                1_795_339_646_000,
+                "2026-11-22T09:27:26+00:00",
+            ),
+        ] {
+            assert_eq!(millis(text), Some(Millis(ms)), "{text}");
+            assert_eq!(iso(Millis(ms)), back);
+        }
+        assert_eq!(millis("yesterday"), None);
+    }
+}

@@ -1,0 +1,37 @@
+//! Tasks that touch the world, once each. Every one may run twice, be killed anywhere, or have
+//! succeeded while reporting failure; it reports what it did by events and nothing else.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::codec::Encoding;
+use crate::codec::digest::Algorithm;
+use crate::codec::keys::Keyring;
+use crate::store::Store;
+
+pub mod delete;
+pub mod label;
+pub mod reconcile;
+pub mod upload;
+
+/// Where a site's objects go, and in which form.
+#[derive(Clone)]
+pub struct Place {
+    pub site: String,
+    /// First part of every key, without a slash at its end.
+    pub prefix: String,
+    pub store: Arc<dyn Store>,
+    pub encoding: Encoding,
+    pub keys: Keyring,
+    pub hash: Algorithm,
+    /// This machine's name, for the metadata.
+    pub host: String,
+    /// Encoded files on their way; emptied at every start.
+    pub scratch: PathBuf,
+}
+
+impl Place {
+    pub fn key(&self, below: &str) -> String {
+        format!("{}/{below}", self.prefix)
+    }
+}

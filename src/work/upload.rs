@@ -1,0 +1,210 @@
+//! A spooled file into the store.
+//!
+//! Same name, same content: success. Same name, other content: refused, both kept (S-16, S-17).
+//! A put that failed may have succeeded; the next try then finds the same content and says so.
+//!
+//! Budget: small files in memory, others through one scratch file and one read of the spool; one
+//! put, and a look-up and a get only where the name is taken.
+
+use std::fs::File as Disk;
+use std::io::{self, BufWriter, Read, Write};
+use std::path::PathBuf;
+use std::time::Instant;
+
+use machine::event::How;
+use machine::{Class, Event, File, SegmentSize};
+
+use crate::codec::digest::{Algorithm, Digest};
+use crate::codec::{Encoded, Encoder, decoder};
+use crate::failure::{Failure, Outcome};
+use crate::spool::{DiskFile, Spool};
+use crate::store::{Body, Metadata, Put};
+use crate::work::Place;
+
+/// Encoded files up to this size stay in memory.
+const MEMORY_BYTES: u64 = 256 << 10;
+const BLOCK: usize = 128 << 10;
+
+pub struct Upload<'a> {
+    pub place: &'a Place,
+    pub spool: &'a Spool,
+    pub file: &'a File,
+    pub entry: u64,
+    pub size: SegmentSize,
+    /// What PGHoard keeps beside this kind of object, beyond what the upload itself knows.
+    pub metadata: Metadata,
+}
+
+impl Upload<'_> {
+    pub fn run(self, emit: &mut dyn FnMut(Event)) -> Outcome<()> {
+        let started = Instant::now();
+        let key = self.place.key(&self.file.key(self.size));
+        let plain = self.spool.open(self.file, self.size)?;
+        let encoded = self.encode(&*plain, &key)?;
+        let metadata = self.metadata(&encoded);
+        let put = self
+            .place
+            .store
+            .put(&key, encoded.body.as_body(), &metadata, Put::Create);
+        let how = match put {
+            Ok(()) => How::Written,
+            Err(failure) if failure.class == Class::Conflict => {
+                let theirs = self.digest_of_stored(&key)?;
+                if theirs != encoded.digest {
+                    let (file, ours) = (self.file.clone(), encoded.digest);
+                    emit(Event::Conflicted { file, ours, theirs });
+                    return Ok(());
+                }
+                How::AlreadyThere
+            }
+            Err(failure) => return Err(failure),
+        };
+        emit(Event::Stored {
+            file: self.file.clone(),
+            entry: Some(self.entry),
+            bytes_in: encoded.sizes.bytes_in,
+            bytes_out: encoded.sizes.bytes_out,
+            digest: encoded.digest,
+            millis: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            how,
+        });
+        Ok(())
+    }
+
+    fn encode(&self, plain: &dyn DiskFile, key: &str) -> Outcome<Ready> {
+        let told = |error: &io::Error| Failure::from_io(error, key);
+        let small = plain.size().map_err(|e| told(&e))? <= MEMORY_BYTES;
+        let body = if small {
+            Content::Memory(Vec::new())
+        } else {
+            self.scratch()?
+        };
+        let mut encoder = Encoder::new(body, &self.place.encoding)?;
+        let mut digest = Digest::new(self.place.hash);
+        let mut block = vec![0; BLOCK];
+        let mut at = 0;
+        loop {
+            let n = plain.read_at(at, &mut block).map_err(|e| told(&e))?;
+            let Some(bytes) = block.get(..n).filter(|bytes| !bytes.is_empty()) else {
+                break;
+            };
+            digest.update(bytes);
+            encoder.write_all(bytes).map_err(|e| told(&e))?;
+            at = at.saturating_add(u64::try_from(n).unwrap_or(u64::MAX));
+        }
+        let (mut body, sizes) = encoder.finish()?;
+        body.flush().map_err(|e| told(&e))?;
+        Ok(Ready {
+            body,
+            sizes,
+            digest: digest.hex(),
+        })
+    }
+
+    fn scratch(&self) -> Outcome<Content> {
+        let name = self.file.spool_name(self.size);
+        let path = self.place.scratch.join(format!("{name}.{}", self.entry));
+        let file = Disk::create(&path).map_err(|e| Failure::io(&e, path.display()))?;
+        Ok(Content::Scratch {
+            writer: BufWriter::with_capacity(BLOCK, file),
+            path,
+        })
+    }
+
+    fn metadata(&self, encoded: &Ready) -> Metadata {
+        let encoding = &self.place.encoding;
+        let mut metadata = self.metadata.clone();
+        let mut add = |key: &str, value: String| metadata.insert(key.into(), value);
+        add("compression-algorithm", encoding.compression.name().into());
+        add("compression-level", encoding.level.to_string());
+        add("original-file-size", encoded.sizes.bytes_in.to_string());
+        add("host", self.place.host.clone());
+        add("hash", encoded.digest.clone());
+        add("hash-algorithm", self.place.hash.name().into());
+        if let Some(encryption) = &encoding.encryption {
+            add("encryption-key-id", encryption.key_id.clone());
+        }
+        metadata
+    }
+
+    /// The plain digest of what is stored under our name: from its metadata, or by reading it.
+    fn digest_of_stored(&self, key: &str) -> Outcome<String> {
+        let store = &self.place.store;
+        let object = store.look(key)?.ok_or_else(|| {
+            Failure::new(Class::NotFound, format!("'{key}' was there and is gone"))
+        })?;
+        let same = object.metadata.get("hash-algorithm").map(String::as_str)
+            == Some(self.place.hash.name());
+        if let Some(hash) = object.metadata.get("hash").filter(|_| same) {
+            return Ok(hash.to_ascii_lowercase());
+        }
+        let (object, body) = store.get(key)?;
+        let plain = decoder(
+            body,
+            object.entry.size_bytes,
+            &object.metadata,
+            &self.place.keys,
+        )?;
+        digest(plain, self.place.hash).map_err(|e| Failure::from_io(&e, key))
+    }
+}
+
+fn digest(mut plain: impl Read, algorithm: Algorithm) -> io::Result<String> {
+    let mut digest = Digest::new(algorithm);
+    let mut block = vec![0; BLOCK];
+    loop {
+        match plain.read(&mut block)? {
+            0 => return Ok(digest.hex()),
+            n => digest.update(block.get(..n).unwrap_or_default()),
+        }
+    }
+}
+
+struct Ready {
+    body: Content,
+    sizes: Encoded,
+    digest: String,
+}
+
+/// The encoded bytes; a scratch file that the store did not take goes with it.
+enum Content {
+    Memory(Vec<u8>),
+    Scratch {
+        writer: BufWriter<Disk>,
+        path: PathBuf,
+    },
+}
+
+impl Content {
+    fn as_body(&self) -> Body<'_> {
+        match self {
+            Content::Memory(bytes) => Body::Bytes(bytes),
+            Content::Scratch { path, .. } => Body::Scratch(path),
+        }
+    }
+}
+
+impl Write for Content {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Content::Memory(all) => all.write(bytes),
+            Content::Scratch { writer, .. } => writer.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Content::Memory(_) => Ok(()),
+            Content::Scratch { writer, .. } => writer.flush(),
+        }
+    }
+}
+
+impl Drop for Content {
+    fn drop(&mut self) {
+        if let Content::Scratch { path, .. } = self {
+            // Gone already where the store moved it; scratch is emptied at start anyway.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
