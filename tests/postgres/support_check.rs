@@ -6,6 +6,7 @@ use std::path::Path;
 use crate::support::postgres::{Options, Server, install, lsn, lsn_text};
 use crate::support::process::Scratch;
 use crate::support::tls::Certificates;
+use crate::support::{PATIENCE, wait_until};
 
 #[test]
 fn postgres_13() {
@@ -61,9 +62,14 @@ fn check(major: u32) {
         if tls.is_some() { "on" } else { "off" }
     );
 
-    primary.sql("create table rows as select generate_series(1, 1000) as n");
     let mut standby = Server::standby_of(&primary);
     assert!(standby.in_recovery());
+    primary.sql("create table rows as select generate_series(1, 1000) as n");
+    wait_until("the standby to stream", PATIENCE, || {
+        standby
+            .try_sql("select count(*) from rows")
+            .is_ok_and(|rows| rows == ["1000"])
+    });
     primary.kill9();
     primary.destroy_data();
     standby.promote();

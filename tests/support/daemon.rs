@@ -3,9 +3,9 @@
 //! file, alert files), never through the library.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::{env, fs};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};

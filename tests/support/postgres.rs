@@ -136,16 +136,27 @@ impl Server {
         self.append("postgresql.conf", &self.base_conf());
     }
 
+    /// One more line for postgresql.conf, read at the next start.
+    pub fn configure(&self, line: &str) {
+        self.append("postgresql.conf", line);
+    }
+
     /// A streaming standby made by PostgreSQL's own pg_basebackup.
     pub fn standby_of(primary: &Server) -> Server {
         let mut standby = Server::empty(primary.install);
         let mut copy = command(primary.install.tools.join("pg_basebackup"), standby.home());
-        copy.args(["-X", "stream", "-c", "fast", "-R", "-U", "postgres", "-h"]);
-        copy.arg(primary.home())
-            .arg("-p")
-            .arg(primary.port.to_string());
-        copy.arg("-D").arg(&standby.data);
+        copy.args(["-X", "stream", "-c", "fast", "-U", "postgres", "-h"])
+            .arg(primary.home());
+        copy.arg("-p")
+            .arg(primary.port.to_string())
+            .arg("-D")
+            .arg(&standby.data);
         run(copy).ok();
+        // Not by its -R: a newer pg_basebackup writes parameters an older server does not know.
+        let (host, port) = (primary.home().display(), primary.port);
+        let line = format!("primary_conninfo='host={host} port={port} user=postgres'");
+        standby.append("postgresql.conf", &line);
+        fs::write(standby.data.join("standby.signal"), "").unwrap();
         standby.move_in();
         standby.up();
         standby
@@ -241,6 +252,7 @@ impl Server {
         let Some(mut postgres) = self.process.take() else {
             return;
         };
+        postgres.signal(Signal::SIGSTOP); // it forks no more, so the list is complete
         let orphans = process::children(postgres.pid());
         let shared = self.shared_memory();
         postgres.kill9();
