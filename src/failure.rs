@@ -31,14 +31,17 @@ impl Failure {
         self
     }
 
+    /// The same failure with the thing it befell in front.
+    pub fn about(mut self, thing: impl fmt::Display) -> Failure {
+        self.message = format!("{thing}: {}", self.message);
+        self
+    }
+
     /// What a reader or writer of ours reported: the failure it wraps, wherever in the chain of
     /// causes, else an I/O error classified by its kind.
     pub fn from_io(error: &io::Error, thing: impl fmt::Display) -> Failure {
         match Failure::within(error) {
-            Some(failure) => Failure {
-                message: format!("{thing}: {}", failure.message),
-                ..failure
-            },
+            Some(failure) => failure.about(thing),
             None => Failure::io(error, thing),
         }
     }

@@ -31,7 +31,8 @@ const LZMA_BYTES_MAX: u64 = 128 * 1024 * 1024;
 /// it saw the end.
 ///
 /// Here already, before anything is returned: the key must be there, the header be sound and the
-/// first bytes be authentic (for `pghoa1` only if they are the last as well).
+/// first bytes be authentic (for `pghoa1` only if they are the last as well). The failures do not
+/// name the object, which the codec does not know: [`Failure::about`] does.
 pub fn decoder(
     source: impl Read + Send + 'static,
     stored_size: u64,

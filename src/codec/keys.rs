@@ -148,10 +148,7 @@ impl Keyring {
         public_pem: Option<&str>,
         private_pem: Option<&str>,
     ) -> Outcome<()> {
-        let named = |failure: Failure| Failure {
-            message: format!("encryption key '{id}': {}", failure.message),
-            ..failure
-        };
+        let named = |failure: Failure| failure.about(format!("encryption key '{id}'"));
         let pair = Pair {
             public: public_pem
                 .map(PublicKey::from_pem)
