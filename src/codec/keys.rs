@@ -196,13 +196,21 @@ impl Keyring {
 
     /// What reading needs.
     pub fn private(&self, id: &str) -> Outcome<&PrivateKey> {
-        self.0.get(id).and_then(|pair| pair.private.as_ref()).ok_or_else(|| {
-            Failure::new(
-                Class::Config,
-                format!("file is encrypted with key '{id}' but that key's private part is not configured"),
-            )
-            .hint(format!("add \"encryption_keys\": {{\"{id}\": {{\"private\": ...}}}} to the site"))
-        })
+        self.0
+            .get(id)
+            .and_then(|pair| pair.private.as_ref())
+            .ok_or_else(|| {
+                Failure::new(
+                    Class::Config,
+                    format!(
+                        "file is encrypted with key '{id}' but that key's private part is not \
+                     configured"
+                    ),
+                )
+                .hint(format!(
+                    "add \"encryption_keys\": {{\"{id}\": {{\"private\": ...}}}} to the site"
+                ))
+            })
     }
 }
 

@@ -21,13 +21,13 @@ use aes::Aes128;
 use ctr::Ctr128BE;
 use ctr::cipher::{KeyIvInit, StreamCipher};
 use hmac::{Hmac, KeyInit, Mac};
+use machine::Class;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use super::keys::{Padding, PrivateKey, PublicKey};
 use super::{count, damaged};
 use crate::failure::{Failure, Outcome};
-use machine::Class;
 
 pub const MAGIC: &[u8; 6] = b"pghoa1";
 const SECRET_BYTES: usize = 64;

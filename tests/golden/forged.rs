@@ -56,7 +56,7 @@ fn every_changed_bit_of_a_small_encrypted_object_is_refused() {
 }
 
 #[test]
-fn every_missing_or_added_end_of_a_small_encrypted_object_is_refused() {
+fn s18_every_missing_or_added_end_of_a_small_encrypted_object_is_refused() {
     let keys = keyring();
     for (name, stored, metadata) in small_objects(&keys) {
         let size: u64 = stored.len().try_into().unwrap();
@@ -176,7 +176,7 @@ fn an_emptied_object_is_refused_when_anything_tells() {
 
 /// Without encryption the codecs' own checks and the metadata are what there is.
 #[test]
-fn a_plain_object_that_ends_early_or_goes_on_is_refused() {
+fn s18_a_plain_object_that_ends_early_or_goes_on_is_refused() {
     let keys = keyring();
     for compression in ["snappy", "zstd", "lzma"] {
         let object = path(&format!("units/{compression}/mixed.bin"));
@@ -243,57 +243,59 @@ fn streams_in_several_pieces_are_read_through() {
     assert_eq!(decode(skipping, &bare, &keys).unwrap(), b"x");
 }
 
+/// A key of the metadata of `units/zstd-enc/hello.txt` with another value, and what comes of it.
+const WRONG_METADATA: [((&str, &str), Class, &str); 8] = [
+    (
+        ("encryption-key-id", "gone"),
+        Class::Config,
+        "file is encrypted with key 'gone' but that key's private part is not configured",
+    ),
+    (
+        ("encryption-key-id", SMALL_KEY),
+        Class::Corrupt,
+        "the file key cannot be unwrapped: wrong private key or damaged header",
+    ),
+    (
+        ("compression-algorithm", "lz4"),
+        Class::Config,
+        "compression algorithm 'lz4' is not snappy, zstd or lzma",
+    ),
+    (
+        ("original-file-size", "big"),
+        Class::Corrupt,
+        "metadata 'original-file-size' is 'big', expected a number",
+    ),
+    (
+        ("original-file-size", "14"),
+        Class::Corrupt,
+        "object: it holds more than the announced 14 bytes",
+    ),
+    (
+        ("original-file-size", "16"),
+        Class::Corrupt,
+        "object: it holds 15 bytes, expected the announced 16",
+    ),
+    (
+        ("hash", "00"),
+        Class::Corrupt,
+        "object: its sha1 digest is dbd9c17c41c9c1e5846de1a19b74af9f65f1db71, expected the \
+         announced 00",
+    ),
+    (
+        ("hash-algorithm", "crc32"),
+        Class::Config,
+        "hash algorithm 'crc32' is not one of sha1, sha224, sha256, sha384, sha512, md5, \
+         blake2b, blake2s",
+    ),
+];
+
 /// What is wrong, in one line that names it.
 #[test]
 fn every_refusal_says_what_is_wrong() {
     let keys = keyring();
     let object = path("units/zstd-enc/hello.txt");
     let (stored, good) = (fs::read(&object).unwrap(), metadata(&object));
-    let cases = [
-        (
-            ("encryption-key-id", "gone"),
-            Class::Config,
-            "file is encrypted with key 'gone' but that key's private part is not configured",
-        ),
-        (
-            ("encryption-key-id", SMALL_KEY),
-            Class::Corrupt,
-            "the file key cannot be unwrapped: wrong private key or damaged header",
-        ),
-        (
-            ("compression-algorithm", "lz4"),
-            Class::Config,
-            "compression algorithm 'lz4' is not snappy, zstd or lzma",
-        ),
-        (
-            ("original-file-size", "big"),
-            Class::Corrupt,
-            "metadata 'original-file-size' is 'big', expected a number",
-        ),
-        (
-            ("original-file-size", "14"),
-            Class::Corrupt,
-            "object: it holds more than the announced 14 bytes",
-        ),
-        (
-            ("original-file-size", "16"),
-            Class::Corrupt,
-            "object: it holds 15 bytes, expected the announced 16",
-        ),
-        (
-            ("hash", "00"),
-            Class::Corrupt,
-            "object: its sha1 digest is dbd9c17c41c9c1e5846de1a19b74af9f65f1db71, expected the \
-             announced 00",
-        ),
-        (
-            ("hash-algorithm", "crc32"),
-            Class::Config,
-            "hash algorithm 'crc32' is not one of sha1, sha224, sha256, sha384, sha512, md5, \
-             blake2b, blake2s",
-        ),
-    ];
-    for ((key, value), class, message) in cases {
+    for ((key, value), class, message) in WRONG_METADATA {
         let mut metadata = good.clone();
         metadata.insert(key.to_owned(), value.to_owned());
         let failure = decode(stored.clone(), &metadata, &keys).unwrap_err();

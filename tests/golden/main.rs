@@ -14,9 +14,9 @@ use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
 
 use pghoard::Failure;
+use pghoard::codec;
 use pghoard::codec::digest::Algorithm;
 use pghoard::codec::keys::Keyring;
-use pghoard::codec::{self};
 use pghoard::store::Metadata;
 use serde_json::Value;
 

@@ -172,7 +172,11 @@ fn encodings() -> impl Strategy<Value = (Compression, Option<Envelope>, u32)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 120, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 120,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
     #[test]
     fn what_is_written_reads_back_the_same(
         (compression, envelope, threads) in encodings(),
