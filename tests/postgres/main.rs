@@ -8,6 +8,7 @@
 )]
 
 mod support_check;
+mod wire;
 
 #[path = "../support/mod.rs"]
 mod support;
