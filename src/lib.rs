@@ -7,6 +7,7 @@ pub mod failure;
 pub mod journal;
 pub mod pg;
 pub mod report;
+pub mod source;
 pub mod spool;
 pub mod store;
 pub mod tool;

@@ -273,7 +273,7 @@ impl Connection {
         }
     }
 
-    pub(super) fn violation(&self, expected: &str) -> Fault {
+    pub fn violation(&self, expected: &str) -> Fault {
         Fault::protocol(&self.server, expected)
     }
 

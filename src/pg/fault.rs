@@ -145,6 +145,7 @@ impl SqlState {
     pub const UNDEFINED_OBJECT: SqlState = SqlState(*b"42704");
     pub const OBJECT_IN_USE: SqlState = SqlState(*b"55006");
     pub const UNDEFINED_FILE: SqlState = SqlState(*b"58P01");
+    pub const NO_SUCH_DATABASE: SqlState = SqlState(*b"3D000");
 
     fn new(text: &str) -> Option<SqlState> {
         let code = <[u8; 5]>::try_from(text.as_bytes()).ok()?;

@@ -1,0 +1,44 @@
+//! Bytes in: WAL and base backups from PostgreSQL.
+
+pub mod probe;
+pub mod receive;
+
+use std::time::Instant;
+
+use crate::pg::connection::{Connection, Mode};
+use crate::pg::conninfo::Conninfo;
+use crate::pg::fault::{Answer, SqlState};
+
+/// A connection for SQL. A node that names no database is asked for `postgres` where none has the
+/// user's name: a replication user seldom owns a database.
+pub async fn plain(info: &Conninfo, deadline: Instant) -> Answer<Connection> {
+    match Connection::connect(info, Mode::Plain, deadline).await {
+        Err(fault) if fault.is(SqlState::NO_SUCH_DATABASE) && info.dbname == info.user => {
+            let info = Conninfo {
+                dbname: "postgres".into(),
+                ..info.clone()
+            };
+            Connection::connect(&info, Mode::Plain, deadline).await
+        }
+        other => other,
+    }
+}
+
+/// Asks a primary to finish its current WAL segment; answers where it stood.
+pub fn switch_wal(info: &Conninfo, deadline: Instant) -> crate::failure::Outcome<machine::Lsn> {
+    smol::block_on(async {
+        let mut plain = plain(info, deadline).await?;
+        let rows = plain
+            .simple_query("SELECT pg_catalog.pg_switch_wal()", deadline)
+            .await;
+        let rows = rows.map_err(|fault| match fault.failure.class {
+            machine::Class::Denied => {
+                fault.hint("grant execute on function pg_switch_wal to the backup user")
+            }
+            _ => fault,
+        })?;
+        let at = rows.first().and_then(|row| row.parse(0));
+        at.ok_or_else(|| plain.violation("the answer to pg_switch_wal"))
+    })
+    .map_err(|fault: crate::pg::fault::Fault| fault.failure)
+}
