@@ -8,6 +8,7 @@ pub mod journal;
 pub mod pg;
 pub mod report;
 pub mod source;
+pub mod restore;
 pub mod spool;
 pub mod store;
 pub mod tool;

@@ -1,0 +1,262 @@
+//! Which backup: what the store has, and which of it a target asks for.
+
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+use machine::{Lsn, Segment, SegmentSize};
+
+use super::refused;
+use crate::config::Site;
+use crate::failure::Outcome;
+use crate::store::{Metadata, Object, Store};
+
+/// A basebackup as its main object's metadata describes it.
+#[derive(Clone, Debug)]
+pub struct Backup<'a> {
+    pub site: &'a Site,
+    pub object: Object,
+}
+
+impl Backup<'_> {
+    pub fn key(&self) -> &str {
+        &self.object.entry.key
+    }
+
+    pub fn metadata(&self) -> &Metadata {
+        &self.object.metadata
+    }
+
+    fn text(&self, name: &str) -> Option<&str> {
+        self.object.metadata.get(name).map(String::as_str)
+    }
+
+    /// When it began; a backup without a readable time counts as the oldest.
+    pub fn start_time(&self) -> Option<Timestamp> {
+        time(self.text("start-time")?)
+    }
+
+    fn end_time(&self) -> Option<Timestamp> {
+        self.text("end-time").and_then(time).or(self.start_time())
+    }
+
+    /// The last segment it needs, or the first one where no other is known.
+    fn end_segment(&self, size: SegmentSize) -> Option<Segment> {
+        let name = self
+            .text("end-wal-segment")
+            .or(self.text("start-wal-segment"))?;
+        Segment::from_name(name, size)
+    }
+}
+
+/// What recovery is to reach.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Goal {
+    End,
+    Immediate,
+    Name(String),
+    Time(Timestamp),
+    Xid(String),
+    Lsn(Lsn),
+}
+
+/// The backups of one site, as its store lists them, sorted by key.
+pub fn backups<'a>(site: &'a Site, store: &dyn Store) -> Outcome<Vec<Backup<'a>>> {
+    let mut keys = Vec::new();
+    let folder = format!("{}/basebackup", site.prefix);
+    store.list(&folder, &mut |entry| {
+        keys.push(entry.key);
+        Ok(())
+    })?;
+    let mut found = Vec::new();
+    for key in keys {
+        // Deleted since it was listed: not a backup any more.
+        if let Some(object) = store.look(&key)? {
+            found.push(Backup { site, object });
+        }
+    }
+    Ok(found)
+}
+
+/// The WAL segment size of a site's cluster, read off the segment a backup begins with.
+pub fn segment_size(backup: &Backup<'_>, store: &dyn Store) -> Outcome<SegmentSize> {
+    let Some(name) = backup.text("start-wal-segment") else {
+        return Ok(SegmentSize::DEFAULT);
+    };
+    let object = store.look(&format!("{}/xlog/{name}", backup.site.prefix))?;
+    let size = object.and_then(|object| {
+        let bytes = object.metadata.get("original-file-size")?.parse().ok()?;
+        SegmentSize::new(bytes)
+    });
+    Ok(size.unwrap_or(SegmentSize::DEFAULT))
+}
+
+/// The backup to restore: the newest one that the goal allows, or the one that was named.
+pub fn choose<'b, 'a>(
+    backups: &'b [Backup<'a>],
+    wanted: &str,
+    goal: &Goal,
+    size: SegmentSize,
+) -> Outcome<&'b Backup<'a>> {
+    if backups.is_empty() {
+        return Err(refused("No applicable basebackups found, exiting"));
+    }
+    let chosen = match goal {
+        Goal::Time(time) => newest(backups, |b| b.end_time().is_some_and(|end| end <= *time)),
+        Goal::Lsn(lsn) => before(backups, *lsn, size),
+        Goal::End | Goal::Immediate | Goal::Name(_) | Goal::Xid(_) => match wanted {
+            "latest" => newest(backups, |_| true),
+            key => backups.iter().find(|b| b.key() == key),
+        },
+    };
+    chosen.ok_or_else(|| match goal {
+        Goal::Time(_) | Goal::Lsn(_) => refused("No applicable basebackups found, exiting")
+            .hint("every basebackup ends after the recovery target"),
+        _ => refused("No applicable basebackup found, exiting"),
+    })
+}
+
+/// The backups that are candidates for a goal, for the list that is shown.
+pub fn candidates<'a>(backups: &[Backup<'a>], goal: &Goal) -> Vec<Backup<'a>> {
+    let fits = |backup: &&Backup<'_>| match goal {
+        Goal::Time(time) => backup.end_time().is_some_and(|end| end <= *time),
+        Goal::End | Goal::Immediate | Goal::Name(_) | Goal::Xid(_) | Goal::Lsn(_) => true,
+    };
+    backups.iter().filter(fits).cloned().collect()
+}
+
+/// A backup that ends in the very segment of the target is taken only if there is no other: the
+/// metadata does not say where in the segment it ends.
+fn before<'b, 'a>(
+    backups: &'b [Backup<'a>],
+    lsn: Lsn,
+    size: SegmentSize,
+) -> Option<&'b Backup<'a>> {
+    let end = |backup: &Backup<'_>| backup.end_segment(size);
+    newest(backups, |b| {
+        end(b).is_some_and(|segment| segment.end(size) <= lsn)
+    })
+    .or_else(|| newest(backups, |b| end(b).is_some_and(|s| s.start(size) <= lsn)))
+}
+
+fn newest<'b, 'a>(
+    backups: &'b [Backup<'a>],
+    fits: impl Fn(&Backup<'_>) -> bool,
+) -> Option<&'b Backup<'a>> {
+    let fitting = backups.iter().filter(|backup| fits(backup));
+    fitting.max_by_key(|backup| (backup.start_time(), backup.key()))
+}
+
+/// A moment as people and PGHoard write it: ISO 8601, `T` or a space, without a zone UTC.
+pub fn time(text: &str) -> Option<Timestamp> {
+    let text = text.trim();
+    let text = ["UTC", "GMT", "Z"]
+        .iter()
+        .find_map(|zone| text.strip_suffix(zone))
+        .map_or(text, str::trim_end);
+    if let Ok(time) = text.parse::<Timestamp>() {
+        return Some(time);
+    }
+    let local: DateTime = text.parse().ok()?;
+    let zoned = local.to_zoned(TimeZone::UTC).ok()?;
+    Some(zoned.timestamp())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::config;
+    use crate::store::Entry;
+
+    #[test]
+    fn times_are_read_as_utc_unless_they_say_otherwise() {
+        for (text, expected) in [
+            ("2026-11-22T09:27:26+00:00", Some("2026-11-22T09:27:26Z")),
+            (
+                "2026-11-22 09:16:40.468438+00:00",
+                Some("2026-11-22T09:16:40.468438Z"),
+            ),
+            ("2026-11-22T11:27:26+02:00", Some("2026-11-22T09:27:26Z")),
+            ("2026-11-22 11:27:26+02", Some("2026-11-22T09:27:26Z")),
+            ("2026-11-22 09:27:26", Some("2026-11-22T09:27:26Z")),
+            ("2026-11-22T09:27:26Z", Some("2026-11-22T09:27:26Z")),
+            ("2026-11-22 09:27 UTC", Some("2026-11-22T09:27:00Z")),
+            ("2026-11-22", Some("2026-11-22T00:00:00Z")),
+            ("13am", None),
+            ("", None),
+            ("2026-13-22", None),
+        ] {
+            let found = time(text).map(|time| time.to_string());
+            assert_eq!(found.as_deref(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_goal_chooses() {
+        let config = config::parse(&json!({"backup_sites": {"s": {}}}))
+            .unwrap()
+            .0;
+        let rows = [
+            (
+                "s/basebackup/c",
+                "2026-01-03T00:00:00+00:00",
+                "000000010000000000000030",
+            ),
+            (
+                "s/basebackup/a",
+                "2026-01-01T00:00:00+00:00",
+                "000000010000000000000010",
+            ),
+            (
+                "s/basebackup/b",
+                "2026-01-02T00:00:00+00:00",
+                "000000010000000000000020",
+            ),
+        ];
+        let backups: Vec<Backup<'_>> = rows
+            .iter()
+            .map(|(key, start, end)| backup(&config.sites["s"], key, start, end))
+            .collect();
+        let at = |text| Goal::Time(time(text).unwrap());
+        let lsn = |text: &str| Goal::Lsn(text.parse().unwrap());
+        for (wanted, goal, expected) in [
+            ("latest", Goal::End, Some("c")),
+            ("s/basebackup/a", Goal::Immediate, Some("a")),
+            ("s/basebackup/x", Goal::End, None),
+            ("latest", at("2026-01-02 00:00:05"), Some("b")),
+            ("s/basebackup/c", at("2026-01-02 00:00:04"), Some("a")),
+            ("latest", at("2025-01-02 00:00:04"), None),
+            ("latest", lsn("0/40000000"), Some("c")),
+            ("latest", lsn("0/30000010"), Some("b")),
+            ("latest", lsn("0/10000010"), Some("a")),
+            ("latest", lsn("0/0F000010"), None),
+        ] {
+            let chosen = choose(&backups, wanted, &goal, SegmentSize::DEFAULT).ok();
+            let found = chosen.map(|b| b.key().trim_start_matches("s/basebackup/"));
+            assert_eq!(found, expected, "{wanted} {goal:?}");
+        }
+    }
+
+    fn backup<'a>(site: &'a Site, key: &str, start: &str, end: &str) -> Backup<'a> {
+        let end_time = start.replace("T00:00:00", " 00:00:05");
+        let pairs = [
+            ("start-time", start),
+            ("end-time", &end_time),
+            ("end-wal-segment", end),
+        ];
+        let metadata = pairs
+            .iter()
+            .map(|(k, v)| ((*k).into(), (*v).into()))
+            .collect();
+        let entry = Entry {
+            key: key.to_owned(),
+            size_bytes: 0,
+            modified_ms: 0,
+        };
+        Backup {
+            site,
+            object: Object { entry, metadata },
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! All objects of a backup at once: a few workers, each with a thread that decodes ahead.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use machine::Class;
+
+use super::layout::{Content, Job};
+use super::progress::Progress;
+use super::target::Places;
+use super::unpack::{Unpacked, Unpacker};
+use super::{Source, at, corrupt, pipe};
+use crate::codec;
+use crate::codec::digest::{Algorithm, Digest};
+use crate::failure::{Failure, Outcome};
+
+/// Fetches the largest first; the first failure stops all.
+pub fn all(
+    jobs: &[Job],
+    threads: u32,
+    source: &Source<'_>,
+    places: &Places,
+    progress: &Arc<Progress>,
+) -> Outcome<Unpacked> {
+    let mut order: Vec<&Job> = jobs.iter().collect();
+    order.sort_by_key(|job| std::cmp::Reverse(job.stored_bytes));
+    let next = AtomicUsize::new(0);
+    let worker = || {
+        let mut unpacker = Unpacker::new(places);
+        while let Some(job) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
+            one(job, source, &mut unpacker, progress).map_err(|failure| {
+                progress.stop.store(true, Ordering::Relaxed);
+                at(&job.key, failure)
+            })?;
+        }
+        Ok(unpacker.done)
+    };
+    let count = usize::try_from(threads).unwrap_or(1).min(jobs.len());
+    let outcomes: Vec<Outcome<Unpacked>> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..count).map(|_| scope.spawn(worker)).collect();
+        let died = |_| Err(Failure::new(Class::Internal, "a worker died"));
+        let joined = workers.into_iter().map(|w| w.join().unwrap_or_else(died));
+        joined.collect()
+    });
+    let mut all = Unpacked::default();
+    let mut failure: Option<Failure> = None;
+    for outcome in outcomes {
+        match outcome {
+            Ok(done) => all.merge(done),
+            // Those that were stopped say nothing new.
+            Err(new) => match &failure {
+                Some(old) if old.class != Class::Interrupted => {}
+                Some(_) | None => failure = Some(new),
+            },
+        }
+    }
+    match failure {
+        Some(failure) => Err(failure),
+        None => Ok(all),
+    }
+}
+
+fn one(
+    job: &Job,
+    source: &Source<'_>,
+    unpacker: &mut Unpacker<'_>,
+    progress: &Arc<Progress>,
+) -> Outcome<()> {
+    let (object, body) = source.store.get(&job.key)?;
+    let stored = object.entry.size_bytes;
+    let body = Metered {
+        body,
+        progress: Arc::clone(progress),
+    };
+    let decoder = || codec::decoder(body, stored, &object.metadata, source.keys);
+    match &job.content {
+        Content::Archive(naming) => {
+            if stored != job.stored_bytes {
+                let announced = job.stored_bytes;
+                return Err(corrupt(format!(
+                    "it has {stored} bytes, the backup announces {announced}"
+                )));
+            }
+            unpacker.archive(pipe::ahead(decoder()?), *naming)
+        }
+        // PGHoard's announcement can be wrong here: the object may have been stored anew with
+        // another compression. Its digest cannot.
+        Content::File { path, digest } => {
+            let mut hashed = Hashed {
+                source: decoder()?,
+                digest: Digest::new(Algorithm::Blake2s),
+            };
+            unpacker.file(path, &mut hashed)?;
+            match hashed.digest.hex() == *digest {
+                true => Ok(()),
+                false => Err(corrupt("its content has another digest than its name")),
+            }
+        }
+    }
+}
+
+/// Counts what comes from the store, and ends early when another worker has failed.
+struct Metered {
+    body: Box<dyn Read + Send>,
+    progress: Arc<Progress>,
+}
+
+impl Read for Metered {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.progress.stop.load(Ordering::Relaxed) {
+            return Err(Failure::new(Class::Interrupted, "stopped by another failure").into());
+        }
+        let count = self.body.read(buffer)?;
+        let bytes = u64::try_from(count).unwrap_or(0);
+        self.progress.done_bytes.fetch_add(bytes, Ordering::Relaxed);
+        Ok(count)
+    }
+}
+
+struct Hashed {
+    source: Box<dyn Read + Send>,
+    digest: Digest,
+}
+
+impl Read for Hashed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.source.read(buffer)?;
+        self.digest.update(buffer.get(..count).unwrap_or(&[]));
+        Ok(count)
+    }
+}

@@ -1,0 +1,270 @@
+//! From a backup's main object to everything that has to be fetched.
+//!
+//! Formats, by the metadata key `format` (PGHoard `pghoard/common.py`, `BaseBackupFormat`):
+//! - none: the object is the tar of `pg_basebackup`, names relative to PGDATA;
+//! - `pghoard-bb-v1`: one tar with `pgdata/` and `tablespaces/NAME/`, tablespaces in metadata;
+//! - `pghoard-bb-v2`: a small main tar with `.pghoard_tar_metadata.json`, and numbered chunks;
+//! - `pghoard-delta-v1`, `-v2`: the same with bundles, content-addressed files and tiny files kept
+//!   in the manifest.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::PathBuf;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use machine::Class;
+use serde::Deserialize;
+
+use super::{Backup, Source, corrupt};
+use crate::failure::{Failure, Outcome};
+use crate::store::Metadata;
+
+/// What a backup consists of.
+#[derive(Debug)]
+pub struct Layout {
+    pub tablespaces: Vec<Tablespace>,
+    pub jobs: Vec<Job>,
+    /// The main object of formats that have one, plain.
+    pub main: Option<Vec<u8>>,
+    pub tiny: Vec<Tiny>,
+    /// Folders of a delta backup, relative to PGDATA.
+    pub folders: Vec<String>,
+    /// Files that a delta backup promises: relative path and size.
+    pub promised: Vec<(String, u64)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tablespace {
+    pub name: String,
+    pub oid: u32,
+    /// On the machine the backup was taken on.
+    pub path: PathBuf,
+}
+
+/// One object to fetch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Job {
+    pub key: String,
+    pub content: Content,
+    /// As announced; for the order of work and the progress.
+    pub stored_bytes: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    Archive(Naming),
+    /// One file, relative to PGDATA, whose content has this BLAKE2s digest.
+    File {
+        path: String,
+        digest: String,
+    },
+}
+
+/// What the names of an archive's members are relative to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Naming {
+    /// PGDATA.
+    Bare,
+    /// `pgdata/...` and `tablespaces/NAME/...`.
+    Prefixed,
+}
+
+/// A file whose content is in the manifest itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tiny {
+    pub path: String,
+    pub content: Vec<u8>,
+}
+
+/// The member of the main tar that describes the rest.
+pub const DESCRIPTION: &str = ".pghoard_tar_metadata.json";
+
+pub fn read(backup: &Backup<'_>, source: &Source<'_>) -> Outcome<Layout> {
+    let format = backup.metadata().get("format").map(String::as_str);
+    match format {
+        None => Ok(single(backup, Naming::Bare, Vec::new())),
+        Some("pghoard-bb-v1") => {
+            let tablespaces = v1_tablespaces(backup.metadata())?;
+            Ok(single(backup, Naming::Prefixed, tablespaces))
+        }
+        Some("pghoard-bb-v2") => described(backup, source, "basebackup_chunk", Naming::Prefixed),
+        Some("pghoard-delta-v1" | "pghoard-delta-v2") => {
+            described(backup, source, "basebackup_delta_chunk", Naming::Bare)
+        }
+        Some(other) => Err(Failure::new(
+            Class::Unsupported,
+            format!("{}: unknown basebackup format '{other}'", backup.key()),
+        )),
+    }
+}
+
+fn single(backup: &Backup<'_>, naming: Naming, tablespaces: Vec<Tablespace>) -> Layout {
+    Layout {
+        tablespaces,
+        jobs: vec![Job {
+            key: backup.key().to_owned(),
+            content: Content::Archive(naming),
+            stored_bytes: backup.object.entry.size_bytes,
+        }],
+        main: None,
+        tiny: Vec::new(),
+        folders: Vec::new(),
+        promised: Vec::new(),
+    }
+}
+
+/// `tablespace-name-OID` and `tablespace-path-OID`.
+fn v1_tablespaces(metadata: &Metadata) -> Outcome<Vec<Tablespace>> {
+    let names = metadata.iter().filter_map(|(key, name)| {
+        let oid = key.strip_prefix("tablespace-name-")?;
+        Some((oid, name))
+    });
+    names
+        .map(|(digits, name)| {
+            let path = metadata.get(&format!("tablespace-path-{digits}"));
+            let oid = digits.parse().ok();
+            let (Some(path), Some(oid)) = (path, oid) else {
+                return Err(corrupt(format!(
+                    "tablespace '{name}' has no path or no number"
+                )));
+            };
+            Ok(Tablespace {
+                name: name.clone(),
+                oid,
+                path: PathBuf::from(path),
+            })
+        })
+        .collect()
+}
+
+/// The parts of `.pghoard_tar_metadata.json` that a restore needs.
+#[derive(Deserialize)]
+struct Description {
+    #[serde(default)]
+    tablespaces: BTreeMap<String, Place>,
+    #[serde(default)]
+    chunks: Vec<Chunk>,
+    manifest: Option<Delta>,
+}
+
+#[derive(Deserialize)]
+struct Place {
+    path: PathBuf,
+    oid: u32,
+}
+
+#[derive(Deserialize)]
+struct Chunk {
+    chunk_filename: String,
+    result_size: u64,
+}
+
+#[derive(Deserialize)]
+struct Delta {
+    snapshot_result: SnapshotResult,
+}
+
+#[derive(Deserialize)]
+struct SnapshotResult {
+    state: SnapshotState,
+}
+
+#[derive(Deserialize)]
+struct SnapshotState {
+    files: Vec<SnapshotFile>,
+    #[serde(default)]
+    empty_dirs: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct SnapshotFile {
+    relative_path: String,
+    file_size: u64,
+    #[serde(default)]
+    stored_file_size: u64,
+    #[serde(default)]
+    hexdigest: String,
+    content_b64: Option<String>,
+    #[serde(default)]
+    should_be_bundled: bool,
+    #[serde(default)]
+    missing_ok: bool,
+}
+
+fn described(
+    backup: &Backup<'_>,
+    source: &Source<'_>,
+    folder: &str,
+    naming: Naming,
+) -> Outcome<Layout> {
+    let main = source.read(backup.key())?;
+    let text = member(&main, DESCRIPTION)
+        .map_err(|e| Failure::from_io(&e, backup.key()))?
+        .ok_or_else(|| corrupt(format!("{}: it has no {DESCRIPTION}", backup.key())))?;
+    let description: Description = serde_json::from_slice(&text)
+        .map_err(|e| corrupt(format!("{}: {DESCRIPTION}: {e}", backup.key())))?;
+    let prefix = &backup.site.prefix;
+    let jobs = description.chunks.into_iter().map(|chunk| Job {
+        key: format!("{prefix}/{folder}/{}", chunk.chunk_filename),
+        content: Content::Archive(naming),
+        stored_bytes: chunk.result_size,
+    });
+    let tablespaces = description.tablespaces.into_iter();
+    let mut layout = Layout {
+        jobs: jobs.collect(),
+        tablespaces: tablespaces
+            .map(|(name, Place { path, oid })| Tablespace { name, oid, path })
+            .collect(),
+        main: Some(main),
+        tiny: Vec::new(),
+        folders: Vec::new(),
+        promised: Vec::new(),
+    };
+    if let Some(delta) = description.manifest {
+        add_delta(&mut layout, delta.snapshot_result.state, prefix)
+            .map_err(|failure| super::at(backup.key(), failure))?;
+    }
+    Ok(layout)
+}
+
+fn add_delta(layout: &mut Layout, state: SnapshotState, prefix: &str) -> Outcome<()> {
+    layout.folders = state.empty_dirs;
+    for file in state.files {
+        let path = file.relative_path;
+        if !file.missing_ok || file.content_b64.is_some() || !file.hexdigest.is_empty() {
+            layout.promised.push((path.clone(), file.file_size));
+        }
+        match file.content_b64 {
+            Some(text) => {
+                let content = STANDARD.decode(text);
+                let content = content.map_err(|e| corrupt(format!("{path}: {e}")))?;
+                layout.tiny.push(Tiny { path, content });
+            }
+            None if file.should_be_bundled || file.hexdigest.is_empty() => {}
+            None => layout.jobs.push(Job {
+                key: format!("{prefix}/basebackup_delta/{}", file.hexdigest),
+                content: Content::File {
+                    path,
+                    digest: file.hexdigest,
+                },
+                stored_bytes: file.stored_file_size,
+            }),
+        }
+    }
+    Ok(())
+}
+
+/// The content of one member of a tar in memory.
+pub fn member(tar: &[u8], name: &str) -> std::io::Result<Option<Vec<u8>>> {
+    let mut archive = tar::Archive::new(tar);
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        if &*entry.path_bytes() == name.as_bytes() {
+            let mut content = Vec::new();
+            entry.read_to_end(&mut content)?;
+            return Ok(Some(content));
+        }
+    }
+    Ok(None)
+}
