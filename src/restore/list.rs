@@ -7,6 +7,7 @@ use std::fmt::Write;
 
 use jiff::Timestamp;
 
+use super::Backup;
 use super::choose;
 use crate::store::Metadata;
 
@@ -15,6 +16,16 @@ pub struct Row<'a> {
     pub name: &'a str,
     pub size_bytes: u64,
     pub metadata: &'a Metadata,
+}
+
+impl<'a> From<&'a Backup<'_>> for Row<'a> {
+    fn from(backup: &'a Backup<'_>) -> Row<'a> {
+        Row {
+            name: backup.key(),
+            size_bytes: backup.object.entry.size_bytes,
+            metadata: backup.metadata(),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -254,10 +254,7 @@ impl<'a> Unpacker<'a> {
                 self.folder(parent, 0o700)?;
             }
             match DirBuilder::new().mode(0o700).create(path) {
-                Ok(()) => match self.places.owner {
-                    Some(owner) => owner.give(path)?,
-                    None => {}
-                },
+                Ok(()) => self.places.owner.map_or(Ok(()), |owner| owner.give(path))?,
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(e) => return Err(told(e)),
             }

@@ -21,6 +21,7 @@ use pghoard::store::Metadata;
 use serde_json::Value;
 
 mod forged;
+mod restore;
 mod written;
 
 /// Of `worked-example-1024/`; small, so that exhaustive tests are quick.
