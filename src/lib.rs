@@ -1,7 +1,9 @@
 //! PGHoard, the PostgreSQL backup appliance.
 
+pub mod clock;
 pub mod codec;
 pub mod config;
+pub mod daemon;
 pub mod durable;
 pub mod failure;
 pub mod journal;

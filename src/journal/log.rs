@@ -16,6 +16,9 @@ use redb::{
 use crate::failure::{Failure, Outcome};
 use crate::journal::encoding::{Chain, GENESIS, decode, encode};
 
+/// The log's name in `backup_location`.
+pub const FILE_NAME: &str = "events.redb";
+
 const EVENTS: TableDefinition<u64, &[u8]> = TableDefinition::new("events");
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 

@@ -6,9 +6,9 @@
 use machine::breaks::{Rule, holds};
 use machine::decide::{Busy, decide};
 use machine::policy::Policy;
-use machine::{Command, Event, File, Millis, Site, State, Task, TaskId};
+use machine::{Class, Command, Event, File, Millis, Site, State, Task, TaskId};
 
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use crate::journal::log::Log;
 
 /// What a task tells: facts that happened, and whether it has ended with them.
@@ -73,7 +73,8 @@ pub struct Loop<W> {
     pub state: State,
     pub policy: Policy,
     pub busy: Busy,
-    log: Log,
+    /// `None` only between a failure of the storage and the next successful opening.
+    log: Option<Log>,
     /// Reports not yet known to be committed: the storage failed under them.
     owed: Vec<Report>,
 }
@@ -85,7 +86,7 @@ impl<W: World> Loop<W> {
             state,
             policy,
             busy: Busy::new(),
-            log,
+            log: Some(log),
             owed: Vec::new(),
         }
     }
@@ -104,14 +105,17 @@ impl<W: World> Loop<W> {
         Ok(())
     }
 
-    /// Goes on with a log that was opened again. What it holds beyond our state was committed
-    /// though the commit reported an error: then it is owed no more.
-    pub fn reopen(&mut self, log: Log, state: State) {
+    /// Closes the log and goes on with what `open` makes of it. What it holds beyond our state was
+    /// committed though the commit reported an error: then it is owed no more.
+    pub fn reopen(&mut self, open: impl FnOnce() -> Outcome<(Log, State)>) -> Outcome<()> {
+        self.log = None;
+        let (log, state) = open()?;
         if state.seq > self.state.seq {
             self.retire();
             self.owed.clear();
         }
-        (self.log, self.state) = (log, state);
+        (self.log, self.state) = (Some(log), state);
+        Ok(())
     }
 
     fn commit_owed(&mut self) -> Outcome<()> {
@@ -144,7 +148,10 @@ impl<W: World> Loop<W> {
     /// Commits, folds, then lets go of the spool files that this ended.
     fn append(&mut self, events: Vec<(Option<Site>, Event)>) -> Outcome<()> {
         let now = self.world.now();
-        let committed = self.log.append(now, self.state.run, events)?;
+        let Some(log) = &mut self.log else {
+            return Err(Failure::new(Class::Internal, "the event log is closed"));
+        };
+        let committed = log.append(now, self.state.run, events)?;
         for envelope in committed {
             self.state.apply(&envelope);
             let Some(site) = &envelope.site else { continue };

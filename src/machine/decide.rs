@@ -34,8 +34,10 @@ pub fn decide(state: &State, policy: &Policy, busy: &Busy, now: Millis) -> Vec<C
     for (name, site_policy) in &policy.sites {
         let empty = SiteState::default();
         let site = state.sites.get(name).unwrap_or(&empty);
-        if !site_policy.active {
+        if !site_policy.active || policy.draining {
             stop_all(&mut out, name, busy);
+        }
+        if !site_policy.active {
             continue;
         }
         let turn = Turn {
@@ -47,6 +49,10 @@ pub fn decide(state: &State, policy: &Policy, busy: &Busy, now: Millis) -> Vec<C
             busy,
             now,
         };
+        if policy.draining {
+            turn.store(&mut out);
+            continue;
+        }
         turn.interrupt(&mut out);
         turn.receive(&mut out);
         turn.store(&mut out);
@@ -62,7 +68,9 @@ pub fn decide(state: &State, policy: &Policy, busy: &Busy, now: Millis) -> Vec<C
 }
 
 fn stop_all(out: &mut Vec<Command>, site: &Site, busy: &Busy) {
-    let ours = busy.keys().filter(|id| id.site() == site);
+    let ours = busy
+        .keys()
+        .filter(|id| id.site() == site && !matches!(id, TaskId::Store(..)));
     out.extend(ours.cloned().map(Command::Stop));
 }
 

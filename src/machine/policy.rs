@@ -11,6 +11,8 @@ pub struct Policy {
     pub uploads_max: usize,
     /// No new basebackups while the maintenance file exists.
     pub maintenance: bool,
+    /// On the way out: what is spooled is stored, everything else stops.
+    pub draining: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,3 +1,4 @@
 //! One file a command.
 
 pub mod create_keys;
+pub mod pghoard;

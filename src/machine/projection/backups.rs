@@ -105,6 +105,10 @@ impl Backups {
                 self.bury(backup);
             }
             Event::BackupExpired { backup, .. } => self.bury(backup),
+            // A dead backup is remembered until its objects were removed, seen or unseen.
+            Event::Deleted { files, .. } => self.all.retain(|name, backup| {
+                backup.phase != Phase::Dead || !files.contains(&File::Main(name.clone()))
+            }),
             Event::BackupFound(adopted) => self.adopt(adopted, run),
             Event::Stored {
                 file: File::Main(backup),

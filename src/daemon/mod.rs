@@ -1,0 +1,216 @@
+//! The daemon: the real world around the loop.
+//!
+//! Threads: the loop (this one), one a running task, one for signals. Tasks report through one
+//! bounded channel; the loop alone writes the log and decides.
+//!
+//! - [`site`]: what a site's configuration amounts to: stores, spools, connections, policy.
+//! - [`world`]: tasks as threads.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use machine::event::Previous;
+use machine::{Class, Event, Site, State};
+use sha2::{Digest, Sha256};
+
+use crate::clock;
+use crate::config::Config;
+use crate::failure::{Failure, Outcome};
+use crate::journal::log::{self, Log};
+use crate::journal::run::{GROUP_MAX, Loop, Report};
+use crate::journal::start;
+
+pub mod signals;
+pub mod site;
+pub mod world;
+
+use site::SiteContext;
+use world::RealWorld;
+
+/// Reports that may wait for the loop; a task that reports more waits itself.
+const REPORTS_MAX: usize = 1_024;
+/// The loop turns at least this often: time itself makes things due.
+const TURN: Duration = Duration::from_secs(1);
+/// Given away when the disk is full, so that the log can say so.
+const BALLAST_BYTES: usize = 4 << 20;
+const REOPEN_PAUSE: Duration = Duration::from_secs(1);
+
+pub struct Daemon {
+    machine: Loop<RealWorld>,
+    reports: Receiver<Report>,
+    signals: Arc<signals::Signals>,
+    log_path: PathBuf,
+    drain: Option<Duration>,
+}
+
+impl Daemon {
+    /// Everything up to the first turn: opens stores, spools and the log, and says what is there.
+    pub fn start(config: &Arc<Config>) -> Outcome<Daemon> {
+        let spool_root = config.backup_location.as_deref().ok_or_else(|| {
+            Failure::new(Class::Config, "backup_location is not set")
+                .hint("name a directory for the event log and the WAL on its way")
+        })?;
+        fs::create_dir_all(spool_root).map_err(|e| Failure::io(&e, spool_root.display()))?;
+        let sites = site::open_all(config, spool_root)?;
+        let policy = site::policy(config, &sites);
+        let log_path = spool_root.join(log::FILE_NAME);
+        let (mut log, mut state, rebuilt) = open_or_rebuild(&log_path)?;
+        place_ballast(&log_path);
+
+        let run = state.run.saturating_add(1);
+        let mut next_entry = run << 32;
+        let mut events = vec![(None, started(config, &state))];
+        if let Some(reason) = rebuilt {
+            crate::report::error(&format!("{reason}; the log is rebuilt from the stores"));
+            events.push((None, Event::LogRebuilt { reason }));
+        }
+        for (name, site) in &sites {
+            let known = state.sites.get(name).cloned().unwrap_or_default();
+            let scan = start::scan(&known, &site.spool.scan()?, &mut next_entry);
+            for useless in &scan.useless {
+                site.spool.remove(useless)?;
+            }
+            events.extend(
+                scan.events
+                    .into_iter()
+                    .map(|event| (Some(name.clone()), event)),
+            );
+        }
+        let now = clock::now();
+        for group in events.chunks(GROUP_MAX) {
+            for envelope in log.append(now, run, group.to_vec())? {
+                state.apply(&envelope);
+            }
+        }
+        let (sender, reports) = sync_channel(REPORTS_MAX);
+        let entries = Arc::new(AtomicU64::new(next_entry.saturating_add(1)));
+        let signals = signals::watch(sender.clone())?;
+        let world = RealWorld::new(config, sites, sender, entries)?;
+        let drain = config.graceful_shutdown_upload_timeout;
+        let machine = Loop::new(world, policy, log, state);
+        Ok(Daemon {
+            machine,
+            reports,
+            signals,
+            log_path,
+            drain,
+        })
+    }
+
+    /// Turns until a signal says stop, then drains.
+    pub fn run(mut self) -> Outcome<()> {
+        while !self.signals.stop() {
+            self.look_around();
+            self.turn();
+        }
+        self.machine.policy.draining = true;
+        let began = Instant::now();
+        while !self.signals.stop_now() && self.drain.is_none_or(|limit| began.elapsed() < limit) {
+            self.turn();
+            if self.machine.busy.is_empty() {
+                break;
+            }
+        }
+        let reason = if self.machine.busy.is_empty() {
+            "asked to"
+        } else {
+            "asked to, in haste"
+        };
+        let goodbye = Report::outside(
+            None,
+            Event::Stopped {
+                reason: reason.into(),
+            },
+        );
+        self.machine.turn(vec![goodbye])
+    }
+
+    fn look_around(&mut self) {
+        self.machine.policy.maintenance = self.machine.world.config.maintenance_mode_file.exists();
+    }
+
+    fn turn(&mut self) {
+        let mut reports = Vec::new();
+        match self.reports.recv_timeout(TURN) {
+            Ok(report) => reports.push(report),
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+        }
+        reports.extend(self.reports.try_iter().take(GROUP_MAX));
+        if let Err(failure) = self.machine.turn(reports) {
+            crate::report::error(&failure.to_string());
+            self.reopen(&failure);
+        }
+    }
+
+    /// After a failure of its storage the log is opened again; nothing that was reported is lost.
+    fn reopen(&mut self, failure: &Failure) {
+        if failure.class == Class::DiskFull {
+            let _ = fs::remove_file(ballast(&self.log_path));
+        }
+        let path = self.log_path.clone();
+        let reopened = self.machine.reopen(|| {
+            let mut state = State::default();
+            let log = Log::open(&path, &mut |envelope| state.apply(envelope))?;
+            Ok((log, state))
+        });
+        if let Err(failure) = reopened {
+            crate::report::error(&failure.to_string());
+        }
+        thread::sleep(REOPEN_PAUSE);
+    }
+}
+
+fn started(config: &Config, state: &State) -> Event {
+    let previous = match (state.seq, state.stopped) {
+        (0, _) => Previous::Unknown,
+        (_, true) => Previous::Clean,
+        (_, false) => Previous::Crashed,
+    };
+    // Debug forms of secrets are blank, so the digest says only whether the settings changed.
+    let settings = Sha256::digest(format!("{config:?}").as_bytes());
+    Event::Started {
+        version: env!("CARGO_PKG_VERSION").into(),
+        host: site::host_name(),
+        previous,
+        config_digest: hex::encode(settings),
+    }
+}
+
+/// The log and its fold; a damaged one is set aside and an empty one begun.
+fn open_or_rebuild(path: &Path) -> Outcome<(Log, State, Option<String>)> {
+    let open = || -> Outcome<(Log, State)> {
+        let mut state = State::default();
+        let log = Log::open(path, &mut |envelope| state.apply(envelope))?;
+        Ok((log, state))
+    };
+    match open() {
+        Ok((log, state)) => Ok((log, state, None)),
+        Err(failure) if failure.class == Class::Corrupt => {
+            let aside = log::set_aside(path)?;
+            let (log, state) = open()?;
+            let reason = format!("{failure}; kept as '{}'", aside.display());
+            Ok((log, state, Some(reason)))
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
+fn ballast(log_path: &Path) -> PathBuf {
+    log_path.with_extension("ballast")
+}
+
+/// Best effort: on a disk without room for it there is nothing to give away.
+fn place_ballast(log_path: &Path) {
+    let path = ballast(log_path);
+    if !path.exists() {
+        let _ = fs::write(path, vec![0_u8; BALLAST_BYTES]);
+    }
+}
+
+pub(crate) type Sites = BTreeMap<Site, Arc<SiteContext>>;

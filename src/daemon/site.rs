@@ -1,0 +1,194 @@
+//! What a site's configuration amounts to: its store, spool and connections, and the policy that
+//! decide works by.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use machine::Site;
+use machine::policy::{self, Policy, SitePolicy};
+use serde_json::Value;
+
+use crate::codec::Encoding;
+use crate::config::{
+    self, ActiveBackupMode, Activity, BasebackupMode, Config, Node, PreferredNode,
+};
+use crate::daemon::Sites;
+use crate::failure::{Failure, Outcome};
+use crate::pg::conninfo::{Conninfo, Defaults, Place as Host};
+use crate::spool::{RealDisk, Spool};
+use crate::store::choose::{self, Missing};
+use crate::work::Place;
+
+pub struct SiteContext {
+    pub place: Place,
+    /// How a basebackup's chunks are encoded: as everything else, with more threads.
+    pub chunk_encoding: Encoding,
+    pub spool: Spool,
+    pub spool_directory: PathBuf,
+    pub nodes: Vec<Conninfo>,
+    pub config: config::Site,
+}
+
+/// PGHoard's folder for WAL on its way in.
+pub const SPOOL_FOLDER: &str = "xlog_incoming";
+const SCRATCH_FOLDER: &str = "scratch";
+/// A server that answered is looked at again after this long.
+const PROBE_INTERVAL: Duration = Duration::from_secs(30);
+
+pub fn open_all(config: &Config, root: &Path) -> Outcome<Sites> {
+    let mut sites = Sites::new();
+    for (name, site) in &config.sites {
+        if site.active == Activity::Active {
+            let about = |failure: Failure| Failure {
+                message: format!("site '{name}': {}", failure.message),
+                ..failure
+            };
+            let opened = open(config, site, root).map_err(about)?;
+            sites.insert(Site(name.clone()), Arc::new(opened));
+        }
+    }
+    Ok(sites)
+}
+
+fn open(config: &Config, site: &config::Site, root: &Path) -> Outcome<SiteContext> {
+    if site.basebackup_mode != BasebackupMode::Stream {
+        return Err(Failure::new(
+            machine::Class::Unsupported,
+            format!(
+                "basebackup_mode '{}' is not supported yet",
+                site.basebackup_mode.name()
+            ),
+        )
+        .hint("use \"stream\"; what the other modes wrote is restored all the same"));
+    }
+    let base = root.join(&site.prefix);
+    let (spool_directory, scratch) = (base.join(SPOOL_FOLDER), base.join(SCRATCH_FOLDER));
+    let io = |path: &Path| {
+        let told = path.display().to_string();
+        move |error: std::io::Error| Failure::io(&error, told)
+    };
+    if scratch.exists() {
+        fs::remove_dir_all(&scratch).map_err(io(&scratch))?;
+    }
+    fs::create_dir_all(&scratch).map_err(io(&scratch))?;
+    let disk = RealDisk::new(&spool_directory).map_err(io(&spool_directory))?;
+    let place = Place {
+        site: site.name.clone(),
+        prefix: site.prefix.clone(),
+        store: Arc::from(choose::store(site.storage()?, Missing::Create)?),
+        encoding: config.encoding(site, 1)?,
+        keys: site.keyring()?,
+        hash: config.hash_algorithm.parse()?,
+        host: host_name(),
+        scratch,
+    };
+    Ok(SiteContext {
+        place,
+        chunk_encoding: config.encoding(site, site.basebackup_compression_threads)?,
+        spool: Spool::new(Arc::new(disk)),
+        spool_directory,
+        nodes: site
+            .nodes
+            .iter()
+            .map(|node| conninfo(node, site))
+            .collect::<Outcome<_>>()?,
+        config: site.clone(),
+    })
+}
+
+fn conninfo(node: &Node, site: &config::Site) -> Outcome<Conninfo> {
+    let defaults = Defaults::of_process();
+    let mut info = match node {
+        Node::Text(text) => Conninfo::from_text(text.reveal(), &defaults)?,
+        Node::Connection {
+            connection_string,
+            slot,
+        } => {
+            let mut info = Conninfo::from_text(connection_string.reveal(), &defaults)?;
+            info.slot = slot.clone().or(info.slot);
+            info
+        }
+        Node::Parameters(map) => {
+            let text = |value: &config::Secret| Value::String(value.reveal().into());
+            let map = map
+                .iter()
+                .map(|(key, value)| (key.clone(), text(value)))
+                .collect();
+            Conninfo::from_map(&map, &defaults)?
+        }
+    };
+    info.application_name = site.application_name.clone();
+    Ok(info)
+}
+
+pub fn policy(config: &Config, sites: &Sites) -> Policy {
+    let mut policy = Policy {
+        uploads_max: usize::try_from(config.transfer_threads).unwrap_or(1).max(1),
+        ..Policy::default()
+    };
+    for (name, site) in sites {
+        policy.sites.insert(name.clone(), site_policy(site));
+    }
+    policy
+}
+
+fn site_policy(context: &SiteContext) -> SitePolicy {
+    let site = &context.config;
+    let ms = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+    let size = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
+    SitePolicy {
+        active: site.active == Activity::Active,
+        nodes: u32::try_from(context.nodes.len()).unwrap_or(u32::MAX),
+        streams: matches!(
+            site.active_backup_mode,
+            ActiveBackupMode::PgReceivexlog | ActiveBackupMode::Walreceiver
+        ),
+        slot: context.nodes.iter().any(|node| node.slot.is_some()),
+        ack: match site.ack {
+            config::Ack::Stored => policy::Ack::Stored,
+            config::Ack::Spooled => policy::Ack::Spooled,
+        },
+        preferred_node: preferred(&site.preferred_node, &context.nodes),
+        spool_limit_bytes: site
+            .spool_limit_bytes
+            .unwrap_or_else(|| half_the_disk(&context.spool_directory)),
+        interval_ms: site.basebackup_interval.map(ms),
+        hour: site.basebackup_time.map(|time| time.hour),
+        minute: site.basebackup_time.map(|time| time.minute),
+        count: site.basebackup_count.map(size),
+        count_min: size(site.basebackup_count_min),
+        age_max_ms: site.basebackup_age_max.map(ms),
+        reconcile_interval_ms: ms(site.reconcile_interval),
+        probe_interval_ms: ms(PROBE_INTERVAL),
+    }
+}
+
+fn preferred(wanted: &PreferredNode, nodes: &[Conninfo]) -> Option<u32> {
+    let index = match wanted {
+        PreferredNode::Primary => None,
+        PreferredNode::Index(index) => Some(*index),
+        PreferredNode::Name(name) => nodes.iter().position(|node| {
+            node.hosts.iter().any(|host| match &host.place {
+                Host::Network(network) => network == name || host.name == *name,
+                Host::Socket(path) => path == Path::new(name),
+            })
+        }),
+    };
+    index.and_then(|index| u32::try_from(index).ok())
+}
+
+/// Without a limit of its own the spool may take half of its file system.
+fn half_the_disk(directory: &Path) -> u64 {
+    let stat = nix::sys::statvfs::statvfs(directory);
+    stat.map_or(u64::MAX, |stat| {
+        stat.blocks().saturating_mul(stat.fragment_size()) / 2
+    })
+}
+
+pub fn host_name() -> String {
+    let name = nix::unistd::gethostname().ok();
+    name.and_then(|name| name.into_string().ok())
+        .unwrap_or_else(|| "localhost".into())
+}

@@ -1,0 +1,329 @@
+//! Tasks as threads. Each runs once, reports by events and ends with a closing report, whatever
+//! happens inside it: a panic is a failed task, never a silent one (S-70).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::SyncSender;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use machine::decide::Busy;
+use machine::policy::{Ack, Policy};
+use machine::{
+    Class, Event, File, Millis, SegmentSize, Site, SiteState, State, Task, TaskId, Timeline,
+};
+
+use crate::clock;
+use crate::config::{self, Config};
+use crate::daemon::Sites;
+use crate::daemon::site::SiteContext;
+use crate::failure::{Failure, Outcome};
+use crate::journal::run::{Report, World};
+use crate::source::probe::Probe;
+use crate::source::receive::{Marks, Receive};
+use crate::store::Metadata;
+use crate::work::reconcile::Known;
+use crate::work::upload::Upload;
+use crate::work::{delete, label, reconcile};
+
+pub struct RealWorld {
+    pub config: Arc<Config>,
+    sites: Sites,
+    reports: SyncSender<Report>,
+    entries: Arc<AtomicU64>,
+    /// Stop flags and numbers of what runs; receivers and basebackups look at them.
+    marks: BTreeMap<TaskId, Arc<Marks>>,
+}
+
+const SWITCH_DEADLINE: Duration = Duration::from_secs(20);
+
+impl RealWorld {
+    pub fn new(
+        config: &Arc<Config>,
+        sites: Sites,
+        reports: SyncSender<Report>,
+        entries: Arc<AtomicU64>,
+    ) -> Outcome<RealWorld> {
+        let config = Arc::clone(config);
+        Ok(RealWorld {
+            config,
+            sites,
+            reports,
+            entries,
+            marks: BTreeMap::new(),
+        })
+    }
+
+    /// Runs `job` on a thread of its own; what it answers closes the task.
+    fn spawn(&self, id: TaskId, job: impl FnOnce(&mut dyn FnMut(Event)) -> Ended + Send + 'static) {
+        let reports = self.reports.clone();
+        let inside = id.clone();
+        let body = move || {
+            let going = reports.clone();
+            let told = inside.clone();
+            // The loop only goes away with the process.
+            let mut emit = |event| drop(going.send(Report::going(&told, event)));
+            let ended = catch_unwind(AssertUnwindSafe(|| job(&mut emit)));
+            let closing = match ended {
+                Ok(Ended::With(events)) => events,
+                Ok(Ended::Badly(failure)) => vec![failed(&inside, failure)],
+                Err(_) => {
+                    let message = "a task of ours panicked; the log has the place";
+                    vec![failed(&inside, Failure::new(Class::Internal, message))]
+                }
+            };
+            drop(reports.send(Report::closing(&inside, closing)));
+        };
+        let spawned = thread::Builder::new().name(id.name().into()).spawn(body);
+        if let Err(error) = spawned {
+            let failure = Failure::io(&error, format!("no thread for {id}"));
+            drop(
+                self.reports
+                    .try_send(Report::closing(&id, vec![failed(&id, failure)])),
+            );
+        }
+    }
+
+    fn mark(&mut self, id: &TaskId) -> Arc<Marks> {
+        let marks = Arc::new(Marks::default());
+        self.marks.insert(id.clone(), Arc::clone(&marks));
+        marks
+    }
+
+    fn receive(&mut self, context: &SiteContext, task: &Task, site: &SiteState) {
+        let Task::Receive { node, start, .. } = task else {
+            return;
+        };
+        let Some(info) = info(context, *node) else {
+            return;
+        };
+        let marks = self.mark(&task.id());
+        self.acknowledge(&task.id(), site);
+        let receive = Receive {
+            node: *node,
+            info,
+            start: *start,
+            ack: match context.config.ack {
+                config::Ack::Stored => Ack::Stored,
+                config::Ack::Spooled => Ack::Spooled,
+            },
+            system_id: site.servers.system_id,
+            spool: context.spool.clone(),
+            marks,
+            entries: Arc::clone(&self.entries),
+        };
+        self.spawn(task.id(), move |emit| {
+            let mut last = Vec::new();
+            receive.run(&mut |event| match event {
+                Event::StreamEnded { .. } => last.push(event),
+                other => emit(other),
+            });
+            Ended::With(last)
+        });
+    }
+
+    /// What the running stream may tell its server: the frontier as the state has it.
+    fn acknowledge(&self, id: &TaskId, site: &SiteState) {
+        let timeline = site
+            .servers
+            .stream
+            .as_ref()
+            .map(|stream| stream.next.timeline);
+        if let (Some(marks), Some(timeline)) = (self.marks.get(id), timeline) {
+            let stored = site.ledger.acknowledged(timeline, &site.timelines);
+            marks.stored.store(stored.0, Ordering::SeqCst);
+        }
+    }
+}
+
+/// How a task came to its end.
+enum Ended {
+    With(Vec<Event>),
+    Badly(Failure),
+}
+
+/// Collects a task's events; on failure what happened before it is told as well.
+fn collect(job: impl FnOnce(&mut dyn FnMut(Event)) -> Outcome<()>, id: &TaskId) -> Ended {
+    let mut events = Vec::new();
+    if let Err(failure) = job(&mut |event| events.push(event)) {
+        events.push(failed(id, failure));
+    }
+    Ended::With(events)
+}
+
+fn failed(task: &TaskId, failure: Failure) -> Event {
+    let message = failure.to_string();
+    log::warn!("{task}: {message}");
+    match task {
+        TaskId::Probe(_, node) => Event::ServerLost {
+            node: *node,
+            class: failure.class,
+            message,
+        },
+        _ => Event::TaskFailed {
+            task: task.clone(),
+            class: failure.class,
+            message,
+        },
+    }
+}
+
+fn info(context: &SiteContext, node: u32) -> Option<crate::pg::conninfo::Conninfo> {
+    context.nodes.get(usize::try_from(node).ok()?).cloned()
+}
+
+impl World for RealWorld {
+    fn now(&mut self) -> Millis {
+        clock::now()
+    }
+
+    fn start(&mut self, task: &Task, state: &State) {
+        let id = task.id();
+        let Some(context) = self.sites.get(id.site()).cloned() else {
+            return;
+        };
+        let site = state.sites.get(id.site()).cloned().unwrap_or_default();
+        let size = site.ledger.segment_size.unwrap_or(SegmentSize::DEFAULT);
+        log::debug!("starting {id}");
+        match task.clone() {
+            Task::Receive { .. } => self.receive(&context, task, &site),
+            Task::Probe { node, .. } => {
+                let Some(info) = info(&context, node) else {
+                    return;
+                };
+                let entries = Arc::clone(&self.entries);
+                let held = histories(&site);
+                self.spawn(id, move |_| {
+                    let spool = &context.spool;
+                    let probe = Probe {
+                        node,
+                        info: &info,
+                        spool,
+                        held,
+                        entries: &entries,
+                    };
+                    Ended::With(probe.run())
+                });
+            }
+            Task::Store { file, entry, .. } => {
+                let metadata = metadata(&context, &site, &file, size);
+                self.spawn(id.clone(), move |_| {
+                    let (place, spool) = (&context.place, &context.spool);
+                    let upload = Upload {
+                        place,
+                        spool,
+                        file: &file,
+                        entry,
+                        size,
+                        metadata,
+                    };
+                    collect(|emit| upload.run(emit), &id)
+                });
+            }
+            Task::Take { backup, .. } => self.spawn(id, move |_| {
+                Ended::With(vec![Event::BackupFailed {
+                    backup,
+                    class: Class::Unsupported,
+                    message: "not built yet".into(),
+                }])
+            }),
+            Task::Switch { node, .. } => {
+                let Some(info) = info(&context, node) else {
+                    return;
+                };
+                self.spawn(id, move |_| {
+                    let deadline = Instant::now() + SWITCH_DEADLINE;
+                    match crate::source::switch_wal(&info, deadline) {
+                        Ok(at) => Ended::With(vec![Event::Switched { node, at }]),
+                        Err(failure) => Ended::Badly(failure),
+                    }
+                });
+            }
+            Task::DeleteBackup { backup, object, .. } => self.spawn(id.clone(), move |_| {
+                let object = object.as_deref();
+                collect(
+                    |emit| delete::backup(&context.place, &backup, object, emit),
+                    &id,
+                )
+            }),
+            Task::DeleteWal { ranges, .. } => self.spawn(id.clone(), move |_| {
+                collect(|emit| delete::wal(&context.place, &ranges, size, emit), &id)
+            }),
+            Task::Reconcile { .. } => self.spawn(id.clone(), move |_| {
+                let known = Known {
+                    ledger: site.ledger,
+                    backups: site.backups,
+                };
+                collect(|emit| reconcile::run(&context.place, &known, emit), &id)
+            }),
+        }
+    }
+
+    fn stop(&mut self, id: &TaskId) {
+        if let Some(marks) = self.marks.get(id) {
+            marks.stop.store(true, Ordering::SeqCst);
+        }
+    }
+
+    fn discard(&mut self, site: &Site, file: &File, state: &State) {
+        let Some(context) = self.sites.get(site) else {
+            return;
+        };
+        let size = state
+            .sites
+            .get(site)
+            .and_then(|site| site.ledger.segment_size);
+        let name = file.spool_name(size.unwrap_or(SegmentSize::DEFAULT));
+        if let Err(failure) = context.spool.remove(&name) {
+            // It is found again, and stored again, at the next start.
+            log::warn!("{failure}");
+        }
+    }
+
+    fn publish(&mut self, state: &State, _policy: &Policy, busy: &Busy) {
+        self.marks.retain(|id, _| busy.contains_key(id));
+        for (id, _) in busy
+            .iter()
+            .filter(|(id, _)| matches!(id, TaskId::Receive(_)))
+        {
+            if let Some(site) = state.sites.get(id.site()) {
+                self.acknowledge(id, site);
+            }
+        }
+    }
+}
+
+fn histories(site: &SiteState) -> BTreeSet<Timeline> {
+    let spooled = site.ledger.spool.keys().filter_map(|file| match file {
+        File::History(timeline) => Some(*timeline),
+        File::Wal(_) | File::Partial(_) | File::Part { .. } | File::Main(_) => None,
+    });
+    site.ledger
+        .histories
+        .iter()
+        .copied()
+        .chain(spooled)
+        .collect()
+}
+
+/// What PGHoard keeps beside an object of this kind.
+fn metadata(context: &SiteContext, site: &SiteState, file: &File, size: SegmentSize) -> Metadata {
+    let version = site.servers.up().map(|server| server.version).next();
+    if let File::Main(name) = file {
+        let backup = site.backups.all.get(name);
+        let content = backup.and_then(|backup| backup.content.as_ref());
+        if let Some((backup, content)) = backup.zip(content) {
+            let modes = label::Modes {
+                active_backup: context.config.active_backup_mode.name(),
+                basebackup: context.config.basebackup_mode.name(),
+            };
+            return label::write(&context.place.site, &modes, backup, content, version, size);
+        }
+    }
+    version
+        .map(|version| ("pg-version".into(), version.to_string()))
+        .into_iter()
+        .collect()
+}

@@ -1,0 +1,76 @@
+//! `pghoard`: the daemon. PGHoard's flags, messages and exit codes (0 stopped, 1 not started).
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Parser;
+
+use crate::config;
+use crate::daemon::Daemon;
+use crate::failure::Outcome;
+
+/// PostgreSQL backup daemon.
+#[derive(Parser)]
+#[command(
+    name = "pghoard",
+    version,
+    disable_version_flag = true,
+    infer_long_args = true
+)]
+struct Arguments {
+    /// Log in detail
+    #[arg(short = 'D', long)]
+    debug: bool,
+    /// Show the version
+    #[arg(long)]
+    version: bool,
+    /// Log lines without time and place
+    #[arg(short, long)]
+    short_log: bool,
+    /// Configuration file
+    #[arg(long, env = "PGHOARD_CONFIG", hide_env_values = true)]
+    config: Option<PathBuf>,
+    /// Configuration file, where --config is not given
+    config_file: Option<PathBuf>,
+}
+
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            drop(error.print());
+            return error.exit_code();
+        }
+    };
+    if arguments.version {
+        println!("{}", env!("CARGO_PKG_VERSION"));
+        return 0;
+    }
+    let Some(path) = arguments.config.or(arguments.config_file) else {
+        eprintln!(
+            "pghoard: config file path must be given with --config or via env PGHOARD_CONFIG"
+        );
+        return 1;
+    };
+    if !path.exists() {
+        eprintln!("pghoard: '{}' doesn't exist", path.display());
+        return 1;
+    }
+    match serve(&path) {
+        Ok(()) => 0,
+        Err(failure) => {
+            eprintln!("pghoard: {failure}");
+            1
+        }
+    }
+}
+
+fn serve(path: &std::path::Path) -> Outcome<()> {
+    let (config, warnings) = config::load(path)
+        .map_err(|failure| failure.about(format!("failed to load config {}", path.display())))?;
+    for warning in warnings {
+        log::warn!("{}: {}", warning.path, warning.message);
+    }
+    Daemon::start(&Arc::new(config))?.run()
+}
