@@ -21,6 +21,7 @@ pub mod progress;
 pub mod recovery;
 pub mod target;
 mod unpack;
+pub mod wal;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -33,9 +34,11 @@ use machine::Class;
 
 use crate::codec;
 use crate::codec::keys::Keyring;
+use crate::config::Site;
 use crate::durable;
 use crate::failure::{Failure, Outcome};
-use crate::store::Store;
+use crate::store::choose::Missing;
+use crate::store::{self, Store};
 use layout::{Layout, Naming};
 use progress::Progress;
 use recovery::{Recovery, Version};
@@ -44,6 +47,30 @@ use unpack::{CONTROL, CONTROL_UNFINISHED, Unpacked, Unpacker};
 
 pub use choose::Backup;
 pub use unpack::Link;
+
+/// A site with its store and keys at hand.
+pub struct Opened<'a> {
+    pub site: &'a Site,
+    pub store: Box<dyn Store>,
+    keys: Keyring,
+}
+
+impl<'a> Opened<'a> {
+    pub fn new(site: &'a Site) -> Outcome<Opened<'a>> {
+        Ok(Opened {
+            site,
+            store: store::choose::store(site.storage()?, Missing::Refuse)?,
+            keys: site.keyring()?,
+        })
+    }
+
+    pub fn source(&self) -> Source<'_> {
+        Source {
+            store: self.store.as_ref(),
+            keys: &self.keys,
+        }
+    }
+}
 
 /// What a restore is asked for, once the backup is chosen.
 #[derive(Clone, Debug)]

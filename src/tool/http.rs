@@ -1,0 +1,141 @@
+//! The daemon asked over HTTP, by tools that want one answer and then end.
+//!
+//! HTTP/1.0 on purpose: the reply ends with the connection and is never chunked, so there is
+//! nothing to parse but a status line and an empty line.
+
+use std::io::{Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use machine::Class;
+
+use crate::config::Secret;
+use crate::failure::{Failure, Outcome};
+
+#[derive(Clone, Debug)]
+pub struct Daemon {
+    pub host: String,
+    pub port: u16,
+    pub login: Option<(String, Secret)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    pub status: u16,
+    pub body: Vec<u8>,
+}
+
+/// A fetch of the daemon's may itself wait 30 s for the store.
+const ANSWER_WITHIN: Duration = Duration::from_secs(120);
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+
+/// A list of basebackups with their metadata is far smaller.
+const REPLY_BYTES_MAX: u64 = 64 << 20;
+
+impl Daemon {
+    pub fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Outcome<Reply> {
+        let failed = |e: std::io::Error| {
+            Failure::io(
+                &e,
+                format!("HTTP connection to {}:{} failed", self.host, self.port),
+            )
+        };
+        let unsafe_text = |text: &str| text.contains(|c: char| c.is_control());
+        let hostile = headers.iter().any(|(_, value)| unsafe_text(value));
+        if hostile || unsafe_text(path) || path.contains(' ') {
+            let message = format!("{path:?} cannot be asked for over HTTP");
+            return Err(Failure::new(Class::Config, message));
+        }
+        let mut request = format!("{method} {path} HTTP/1.0\r\nHost: {}\r\n", self.host);
+        if let Some((name, password)) = &self.login {
+            let login = STANDARD.encode(format!("{name}:{}", password.reveal()));
+            request.push_str(&format!("Authorization: Basic {login}\r\n"));
+        }
+        for (name, value) in headers {
+            request.push_str(&format!("{name}: {value}\r\n"));
+        }
+        request.push_str("Content-Length: 0\r\n\r\n");
+        let mut stream = self.connect()?;
+        stream
+            .set_read_timeout(Some(ANSWER_WITHIN))
+            .map_err(failed)?;
+        stream.write_all(request.as_bytes()).map_err(failed)?;
+        let mut reply = Vec::new();
+        stream
+            .take(REPLY_BYTES_MAX)
+            .read_to_end(&mut reply)
+            .map_err(failed)?;
+        parse(&reply).ok_or_else(|| {
+            let message = format!("{}:{} did not answer in HTTP", self.host, self.port);
+            Failure::new(Class::Network, message)
+        })
+    }
+
+    fn connect(&self) -> Outcome<TcpStream> {
+        let failed = |e: std::io::Error| {
+            Failure::io(
+                &e,
+                format!("HTTP connection to {}:{} failed", self.host, self.port),
+            )
+        };
+        let addresses = (self.host.as_str(), self.port)
+            .to_socket_addrs()
+            .map_err(failed)?;
+        let mut last = std::io::Error::from(std::io::ErrorKind::NotFound);
+        for address in addresses {
+            match TcpStream::connect_timeout(&address, CONNECT_WITHIN) {
+                Ok(stream) => return Ok(stream),
+                Err(e) => last = e,
+            }
+        }
+        Err(failed(last))
+    }
+}
+
+fn parse(reply: &[u8]) -> Option<Reply> {
+    let end = reply.windows(4).position(|window| window == b"\r\n\r\n")?;
+    let (head, body) = (reply.get(..end)?, reply.get(end + 4..)?);
+    let line = std::str::from_utf8(head).ok()?.lines().next()?;
+    let rest = line.strip_prefix("HTTP/1.")?;
+    let status = rest.split(' ').nth(1)?.parse().ok()?;
+    let body = body.to_vec();
+    Some(Reply { status, body })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replies_are_a_status_and_a_body() {
+        let reply = parse(b"HTTP/1.1 201 Created\r\nA: b\r\n\r\nbody").unwrap();
+        assert_eq!((reply.status, reply.body.as_slice()), (201, &b"body"[..]));
+        for bad in [
+            "",
+            "HTTP/1.1 201 Created\r\n",
+            "SSH-2.0\r\n\r\n",
+            "HTTP/1.1 x\r\n\r\n",
+        ] {
+            assert_eq!(parse(bad.as_bytes()), None);
+        }
+    }
+
+    #[test]
+    fn nobody_there_is_a_network_failure_without_the_password() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(listener);
+        let daemon = Daemon {
+            host: "127.0.0.1".to_owned(),
+            port,
+            login: Some(("u".to_owned(), Secret::new("hush"))),
+        };
+        let failure = daemon.ask("GET", "/status", &[]).unwrap_err();
+        assert_eq!(failure.class, Class::Network);
+        assert!(!format!("{failure} {daemon:?}").contains("hush"));
+        assert!(daemon.ask("GET", "/a b", &[]).is_err());
+        assert!(daemon.ask("GET", "/a", &[("x", "a\r\nb: c")]).is_err());
+    }
+}

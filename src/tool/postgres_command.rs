@@ -1,0 +1,367 @@
+//! `pghoard_postgres_command`: what PostgreSQL runs to archive and to fetch WAL.
+//!
+//! PostgreSQL's reading of our exit code decides whether a server ends recovery, so it is exact:
+//!
+//! | code | when |
+//! |---|---|
+//! | 0 | done |
+//! | 1 | a standby could not know within `--retry-deadline`; it asks again |
+//! | 2 | archive: no answer; wrong command line |
+//! | 3 | archive: refused |
+//! | 4 | restore: confirmed to be absent, the end of the archive |
+//! | 255 | restore: could not know, or wrong command line; ends a one-shot recovery with an error |
+//!
+//! PostgreSQL takes 1 to 125 for "no such file" (`RestoreArchivedFile`), which ends recovery; so
+//! PGHoard's 5 is 255 here. A standby would stop at 255, so it retries and then says 1, which only
+//! makes it ask again. With `--config` the store is read directly, without a daemon.
+
+use std::env;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::error::ErrorKind;
+use clap::{Parser, ValueEnum};
+use machine::Class;
+
+use super::http::Daemon;
+use crate::config::{self, Secret};
+use crate::failure::{Failure, Outcome};
+use crate::restore::Opened;
+use crate::restore::wal::{self, Delivery, Places, Shelf};
+
+#[derive(Parser)]
+#[command(name = "pghoard_postgres_command", infer_long_args = true)]
+/// Archive or fetch WAL for PostgreSQL
+struct Flags {
+    #[arg(long, default_value = "127.0.0.1")]
+    host: String,
+    #[arg(long, default_value_t = 16000)]
+    port: u16,
+    #[arg(long)]
+    username: Option<String>,
+    #[arg(long)]
+    password: Option<String>,
+    #[arg(long)]
+    site: String,
+    /// Name of the WAL or history file, %f of PostgreSQL
+    #[arg(long)]
+    xlog: String,
+    /// Where to put it, %p of PostgreSQL; without it only ask
+    #[arg(long)]
+    output: Option<PathBuf>,
+    #[arg(long, value_enum)]
+    mode: Mode,
+    /// Configuration file: restore straight from the store, without a daemon
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Seconds for which a standby's request is repeated
+    #[arg(long, default_value_t = 60)]
+    retry_deadline: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Mode {
+    Archive,
+    Restore,
+}
+
+const DONE: i32 = 0;
+const ASK_AGAIN: i32 = 1;
+const UNEXPECTED: i32 = 2;
+const ARCHIVE_FAILED: i32 = 3;
+const NOT_FOUND: i32 = 4;
+const ABORT: i32 = 255;
+
+/// The command; the first argument is its name. Gives the exit code.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> i32 {
+    let args: Vec<OsString> = args.into_iter().collect();
+    if args.iter().skip(1).any(|arg| arg == "--version") {
+        println!("{}", env!("CARGO_PKG_VERSION"));
+        return DONE;
+    }
+    let flags = match Flags::try_parse_from(&args) {
+        Ok(flags) => flags,
+        Err(refused) => {
+            // Nothing is left to do if this cannot be printed.
+            let _unsaid = refused.print();
+            return match refused.kind() {
+                ErrorKind::DisplayHelp => DONE,
+                _ => usage_code(&args),
+            };
+        }
+    };
+    match flags.mode {
+        Mode::Archive => archive(&flags),
+        Mode::Restore => restore(&flags),
+    }
+}
+
+/// Whoever does not clearly archive may be recovering.
+fn usage_code(args: &[OsString]) -> i32 {
+    let archiving = |arg: &OsString| arg == "archive" || arg == "--mode=archive";
+    match args.iter().any(archiving) {
+        true => UNEXPECTED,
+        false => ABORT,
+    }
+}
+
+fn say(message: impl std::fmt::Display) {
+    eprintln!("pghoard_postgres_command: ERROR: {message}");
+}
+
+impl Flags {
+    fn daemon(&self) -> Daemon {
+        let password = self.password.clone().map(Secret::new);
+        Daemon {
+            host: self.host.clone(),
+            port: self.port,
+            login: self.username.clone().zip(password),
+        }
+    }
+
+    fn path(&self) -> String {
+        format!("/{}/archive/{}", self.site, self.xlog)
+    }
+}
+
+fn archive(flags: &Flags) -> i32 {
+    let name = &flags.xlog;
+    if name.ends_with(".backup") {
+        println!("Ignoring request to archive backup label '{name}': PGHoard does not use them");
+        return DONE;
+    }
+    match flags.daemon().ask("PUT", &flags.path(), &[]) {
+        Ok(reply) if reply.status == 201 => DONE,
+        Ok(reply) => {
+            say(format!("Archival failed with HTTP status {}", reply.status));
+            ARCHIVE_FAILED
+        }
+        Err(failure) => {
+            say(failure);
+            UNEXPECTED
+        }
+    }
+}
+
+fn restore(flags: &Flags) -> i32 {
+    // PostgreSQL runs us in its data directory.
+    let standby = Path::new("standby.signal").exists();
+    let deadline = Instant::now() + Duration::from_secs(flags.retry_deadline);
+    let mut pause = PAUSE_MIN;
+    loop {
+        let failure = match fetch(flags, standby) {
+            Ok(Answer::Here) => return DONE,
+            Ok(Answer::Absent) => {
+                say(format!("'{}' not found from archive", flags.xlog));
+                return NOT_FOUND;
+            }
+            Err(failure) => failure,
+        };
+        say(&failure);
+        if !standby {
+            return ABORT;
+        }
+        if Instant::now() + pause > deadline {
+            return ASK_AGAIN;
+        }
+        thread::sleep(pause);
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    Here,
+    Absent,
+}
+
+fn fetch(flags: &Flags, standby: bool) -> Outcome<Answer> {
+    let output = flags.output.as_ref().map(std::path::absolute).transpose();
+    let output = output.map_err(|e| Failure::io(&e, "--output"))?;
+    match &flags.config {
+        Some(config) => from_store(flags, config, output.as_deref(), standby),
+        None => from_daemon(flags, output.as_deref()),
+    }
+}
+
+fn from_daemon(flags: &Flags, output: Option<&Path>) -> Outcome<Answer> {
+    let daemon = flags.daemon();
+    let (reply, done) = match output {
+        None => (daemon.ask("HEAD", &flags.path(), &[])?, 200),
+        Some(output) => {
+            let target = output.to_str().ok_or_else(|| {
+                let message = format!("{}: expected UTF-8", output.display());
+                Failure::new(Class::Config, message)
+            })?;
+            let header = [("x-pghoard-target-path", target)];
+            (daemon.ask("GET", &flags.path(), &header)?, 201)
+        }
+    };
+    match reply.status {
+        404 => Ok(Answer::Absent),
+        status if status == done && output.is_none_or(Path::exists) => Ok(Answer::Here),
+        status if status == done => Err(Failure::new(
+            Class::Internal,
+            "the daemon answered that it wrote the file, but it is not there",
+        )
+        .hint("the daemon must run on this machine; --config reads the store without it")),
+        status => Err(Failure::new(
+            Class::Unsupported,
+            format!("Restore failed with HTTP status {status}"),
+        )),
+    }
+}
+
+fn from_store(flags: &Flags, path: &Path, output: Option<&Path>, standby: bool) -> Outcome<Answer> {
+    let (config, _) = config::load(path)?;
+    let site = config.site(Some(&flags.site))?;
+    let opened = config.related(site).into_iter().map(Opened::new);
+    let opened: Vec<Opened<'_>> = opened.collect::<Outcome<_>>()?;
+    let spool = config.backup_location.as_ref();
+    let places = Places {
+        stores: opened
+            .iter()
+            .map(|opened| Shelf {
+                prefix: opened.site.prefix.clone(),
+                source: opened.source(),
+            })
+            .collect(),
+        spool: spool.map(|folder| folder.join(&site.prefix).join("xlog_incoming")),
+    };
+    let Some(output) = output else {
+        return Ok(match wal::exists(&places, &flags.xlog)? {
+            true => Answer::Here,
+            false => Answer::Absent,
+        });
+    };
+    match wal::fetch(&places, &flags.xlog, output)? {
+        Delivery::Full => Ok(Answer::Here),
+        Delivery::Partial { bytes } => {
+            eprintln!(
+                "pghoard_postgres_command: '{}' is the unfinished segment of the spool, with \
+                 {bytes} bytes of WAL",
+                flags.xlog
+            );
+            Ok(Answer::Here)
+        }
+        Delivery::Absent => {
+            // A standby asks every few seconds, and its archive has no last position.
+            if !standby && let Some(lsn) = wal::reach(&places, &flags.xlog)? {
+                eprintln!("pghoard_postgres_command: the WAL within reach ends at {lsn}");
+            }
+            Ok(Answer::Absent)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::store::local::Local;
+    use crate::store::{Body, Metadata, Put, Store};
+
+    fn code(words: &[&str]) -> i32 {
+        run(["pghoard_postgres_command"]
+            .iter()
+            .chain(words)
+            .map(OsString::from))
+    }
+
+    #[test]
+    fn s40_a_wrong_command_line_is_no_end_of_archive() {
+        for (words, expected) in [
+            (&["--mode", "restore"][..], 255),
+            (&[], 255),
+            (&["--mode", "archive"], 2),
+            (&["--mode=archive", "--unknown"], 2),
+            (
+                &[
+                    "--mode", "restore", "--site", "s", "--xlog", "x", "--port", "y",
+                ],
+                255,
+            ),
+            (&["--help"], 0),
+            (&["--version"], 0),
+        ] {
+            assert_eq!(code(words), expected, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn the_daemons_answers_become_exit_codes() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = folder.path().join("RECOVERYXLOG");
+        let out = output.to_str().unwrap();
+        for (mode, reply, file, expected) in [
+            ("archive", "201 Created", "000000010000000000000001", 0),
+            ("archive", "500 Internal", "000000010000000000000001", 3),
+            ("archive", "", "000000010000000000000001", 2),
+            ("archive", "", "000000010000000000000001.00000028.backup", 0),
+            ("restore", "404 Not Found", "000000010000000000000001", 4),
+            ("restore", "503 Busy", "000000010000000000000001", 255),
+            ("restore", "", "000000010000000000000001", 255),
+            ("restore", "201 Created", "000000010000000000000001", 255),
+        ] {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let port = listener.local_addr().unwrap().port().to_string();
+            let answered = format!("HTTP/1.1 {reply}\r\ncontent-length: 0\r\n\r\n");
+            let server = (!reply.is_empty()).then(|| {
+                thread::spawn(move || {
+                    let (mut stream, _) = listener.accept().unwrap();
+                    let mut request = [0; 4096];
+                    let count = stream.read(&mut request).unwrap();
+                    stream.write_all(answered.as_bytes()).unwrap();
+                    String::from_utf8(request[..count].to_vec()).unwrap()
+                })
+            });
+            let what = ["--mode", mode, "--site", "s", "--xlog", file];
+            let words = [&what[..], &["--port", &port, "--output", out]].concat();
+            assert_eq!(code(&words), expected, "{mode} {reply}");
+            if let Some(server) = server {
+                let request = server.join().unwrap();
+                let header = request.contains(&format!("x-pghoard-target-path: {out}\r\n"));
+                assert_eq!(header, mode == "restore");
+                assert!(request.contains(&format!(" /s/archive/{file} HTTP/1.0\r\n")));
+            }
+        }
+    }
+
+    #[test]
+    fn with_a_configuration_the_store_answers() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let store = Local::create(&path("store")).unwrap();
+        let history = b"1\t0/300000\tx\n";
+        let key = "main/timeline/00000002.history";
+        store
+            .put(key, Body::Bytes(history), &Metadata::new(), Put::Create)
+            .unwrap();
+        let storage = json!({"storage_type": "local", "directory": path("store")});
+        let config = json!({"backup_sites": {"main": {"object_storage": storage}}});
+        fs::write(path("c.json"), config.to_string()).unwrap();
+        let output = path("RECOVERYHISTORY");
+        let ask = |config: &str, name: &str| {
+            let (config, out) = (path(config), output.to_str().unwrap());
+            let config = config.to_str().unwrap();
+            let place = ["--mode", "restore", "--site", "main", "--config", config];
+            code(&[&place[..], &["--xlog", name, "--output", out]].concat())
+        };
+        assert_eq!(ask("c.json", "00000002.history"), 0);
+        assert_eq!(fs::read(&output).unwrap(), history);
+        assert_eq!(ask("c.json", "00000003.history"), 4);
+        assert_eq!(ask("nowhere.json", "00000003.history"), 255);
+        fs::rename(path("store"), path("elsewhere")).unwrap();
+        assert_eq!(ask("c.json", "00000003.history"), 255);
+    }
+}
