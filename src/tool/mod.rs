@@ -1,7 +1,7 @@
 //! One file a command.
 
 pub mod create_keys;
-pub mod pghoard;
 mod http;
+pub mod pghoard;
 pub mod postgres_command;
 pub mod restore;
