@@ -1,3 +1,3 @@
 fn main() {
-    std::process::exit(pghoard::tool::pghoard::run(std::env::args_os()));
+    std::process::exit(pghoard::tool::run(std::env::args_os()));
 }
