@@ -143,6 +143,7 @@ impl SqlState {
     pub const WRONG_PASSWORD: SqlState = SqlState(*b"28P01");
     pub const DUPLICATE_OBJECT: SqlState = SqlState(*b"42710");
     pub const UNDEFINED_OBJECT: SqlState = SqlState(*b"42704");
+    pub const NOT_IN_PREREQUISITE_STATE: SqlState = SqlState(*b"55000");
     pub const OBJECT_IN_USE: SqlState = SqlState(*b"55006");
     pub const UNDEFINED_FILE: SqlState = SqlState(*b"58P01");
     pub const NO_SUCH_DATABASE: SqlState = SqlState(*b"3D000");

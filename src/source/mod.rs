@@ -1,7 +1,13 @@
 //! Bytes in: WAL and base backups from PostgreSQL.
 
+mod chunks;
+mod main_object;
+mod manifest;
+mod members;
 pub mod probe;
 pub mod receive;
+mod sorter;
+pub mod stream;
 
 use std::time::Instant;
 
