@@ -1,4 +1,94 @@
-//! PGHoard, the PostgreSQL backup appliance.
+//! PGHoard, the PostgreSQL backup appliance: a map of the code.
+//!
+//! ```text
+//!             DATA goes one way
+//!   PostgreSQL --> source --> spool --> codec --> store
+//!                    |          |                   |
+//!             FACTS  v          v                   v          every step reports an Event
+//!               +-----------------------------------------+
+//!               | journal: append (redb, fsync) --> fold  |--> publish: alert files, state file, HTTP
+//!               +-----------------------------------------+
+//!                                  | State (pure)
+//!                                  v
+//!                     decide(state, policy, busy, now)          pure, level-triggered
+//!                                  | Tasks
+//!                                  +--> work: store, delete, reconcile, take a basebackup ...
+//!
+//!   restore <-- store          (needs only the store and a config file; never the log)
+//! ```
+//!
+//! Four sentences carry the design. Append, fold, decide, do is the only loop there is. decide
+//! looks at the state, not at what just happened, so a restart is an ordinary turn. The store is
+//! the truth about backups, the log is the truth about our work. Rebuilding from a listing and
+//! adopting a bucket that PGHoard filled use the same events.
+//!
+//! Begin with `machine::event` (everything that can happen), `machine::decide` (everything we ever
+//! do, and when) and [`journal::run`] (the only loop).
+//!
+//! # Folders
+//!
+//! - `machine/` (a crate of its own, `no_std`): every judgement, as data and functions: names and
+//!   positions of WAL, events, projections, rules, decide. The compiler keeps effects out.
+//! - [`journal`]: the log in redb, its encoding and digest chain, the loop, what a start does.
+//! - [`pg`]: speaking PostgreSQL: connection strings, authentication, TLS, the replication
+//!   protocol, its files.
+//! - [`source`]: bytes in: the WAL stream, base backups, looks at servers.
+//! - [`spool`]: WAL between PostgreSQL and the store, one file an entry.
+//! - [`codec`]: compress and encrypt, both ways; keys and digests.
+//! - [`store`]: object stores behind one contract; so far a local directory.
+//! - [`work`]: tasks that touch the store, once each: upload, delete, reconcile.
+//! - [`daemon`]: the real world around the loop: threads, signals, what a configuration means.
+//! - [`publish`]: state into alert files and the state file. [`serve`]: the HTTP API.
+//! - [`restore`]: the way back, from the store alone.
+//! - [`config`]: JSON into checked types. [`tool`]: one file a command.
+//! - [`durable`] writes every file that must survive, [`clock`] asks for the time, [`failure`] is
+//!   the one error, [`report`] the log lines.
+//!
+//! # Who may use whom
+//!
+//! `machine` uses nothing. `pg`, `codec`, `store`, `spool` use `machine`'s types. `source` and
+//! `work` use those four and get their facts as arguments. `journal` uses `machine` and the spool's
+//! listing; it alone names redb and serde_cbor. `restore` uses `store`, `codec`, `config`, `pg`'s
+//! file formats and `machine::wal`, never the journal or the state. `tool` uses everything and
+//! nothing uses `tool`. `tests/tidy` holds this.
+//!
+//! # Invariants
+//!
+//! The simulator (`tests/sim`) checks these after every step.
+//!
+//! 1. Nothing outside sees a result before its event is committed (a `spooled` acknowledgement is
+//!    proved by the synced partial file).
+//! 2. The flush position sent never exceeds the frontier, and every segment below it is stored, or
+//!    was deleted by retention. The frontier only moves forward.
+//! 3. A spool file disappears only after its own `Stored` or `Dropped` is committed.
+//! 4. A backup's main object is written last, after its parts and the WAL that makes it consistent,
+//!    and deleted first: any listing, at any instant, shows only whole backups.
+//! 5. No WAL is deleted that a backup whose main object still exists, or a running one, needs.
+//! 6. Same name, same content, or a conflict: nothing stored is ever replaced.
+//! 7. The fold is total. Unknown kinds marked critical stop the daemon; others are skipped.
+//! 8. decide, asked twice with nothing new, answers nothing new.
+//! 9. Every task can be repeated, killed, or have succeeded while reporting failure.
+//! 10. Nothing is destroyed in a site before this log has seen a listing of its store.
+//! 11. Losing the log never changes the set of restorable backups.
+//! 12. Only restorable backups count for retention; the newest of them is never expired.
+//! 13. Restore depends on neither journal nor state.
+//! 14. WAL of another cluster (system identifier) never enters a site.
+//! 15. Once faults end, everything wanted is stored and the frontier follows the server.
+//!
+//! # Architecture notes: where building taught us otherwise
+//!
+//! - Parts of a basebackup do not pass through the spool. They are encoded as they come and go
+//!   from a scratch file into the store; a crash costs the backup that was running, never more,
+//!   and a cluster's worth of raw bytes is written once less. Only the main object is spooled: it
+//!   waits there for the WAL that makes the backup consistent.
+//! - There is no `Complete` and no `Drop` task. Storing the main object is the ordinary `Store`,
+//!   which decide holds back; an unwanted main object is let go by recording `Dropped`.
+//! - A file leaves the spool as the effect of its committed `Stored`, inside the loop. Sealing is
+//!   create-exclusive, so no new file can have taken the name meanwhile.
+//! - A dead backup stays in the state until its objects were removed, blindly: a part or main
+//!   object whose put failed may be there all the same.
+//! - A stream that begins beyond the frontier says by that what is lost: the gap is recorded, a
+//!   new basebackup is due, and the alert stays.
 
 pub mod clock;
 pub mod codec;

@@ -4,7 +4,7 @@
 //! bounded channel; the loop alone writes the log and decides.
 //!
 //! - [`site`]: what a site's configuration amounts to: stores, spools, connections, policy.
-//! - [`world`]: tasks as threads.
+//! - [`world`]: tasks as threads; `take` is the longest of them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -28,6 +28,7 @@ use crate::journal::start;
 
 pub mod signals;
 pub mod site;
+mod take;
 pub mod world;
 
 use site::SiteContext;

@@ -19,6 +19,7 @@ use crate::clock;
 use crate::config::{self, Config};
 use crate::daemon::Sites;
 use crate::daemon::site::SiteContext;
+use crate::daemon::take::Take;
 use crate::failure::{Failure, Outcome};
 use crate::journal::run::{Report, World};
 use crate::source::probe::Probe;
@@ -222,13 +223,23 @@ impl World for RealWorld {
                     collect(|emit| upload.run(emit), &id)
                 });
             }
-            Task::Take { backup, .. } => self.spawn(id, move |_| {
-                Ended::With(vec![Event::BackupFailed {
-                    backup,
-                    class: Class::Unsupported,
-                    message: "not built yet".into(),
-                }])
-            }),
+            Task::Take { node, backup, .. } => {
+                let marks = self.mark(&id);
+                let entries = Arc::clone(&self.entries);
+                self.spawn(id, move |emit| {
+                    let entry = || entries.fetch_add(1, Ordering::SeqCst);
+                    let take = Take { context: &context, node, backup: &backup, marks: &marks };
+                    match take.run(entry, emit) {
+                        Ok(events) => Ended::With(events),
+                        Err(failure) => {
+                            let message = failure.to_string();
+                            log::warn!("basebackup {backup} failed: {message}");
+                            let class = failure.class;
+                            Ended::With(vec![Event::BackupFailed { backup, class, message }])
+                        }
+                    }
+                });
+            }
             Task::Switch { node, .. } => {
                 let Some(info) = info(&context, node) else {
                     return;

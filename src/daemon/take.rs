@@ -1,0 +1,109 @@
+//! One basebackup: from the stream to the facts that the log keeps of it.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use machine::event::{Finished, How, Origin};
+use machine::{BackupName, Class, Event, File, Segment, SegmentSize};
+
+use crate::clock;
+use crate::daemon::site::SiteContext;
+use crate::durable;
+use crate::failure::{Failure, Outcome};
+use crate::pg::files;
+use crate::source::receive::Marks;
+use crate::source::chunks::Chunk;
+use crate::source::stream::{self, Patience, Progress, Request, Taken};
+
+pub struct Take<'a> {
+    pub context: &'a SiteContext,
+    pub node: u32,
+    pub backup: &'a BackupName,
+    pub marks: &'a Marks,
+}
+
+/// A running backup is heard of at most this often.
+const PROGRESS_EVERY: Duration = Duration::from_secs(10);
+
+impl Take<'_> {
+    /// Takes it and places its main object in the spool; the facts are to be told together.
+    pub fn run(&self, entry: impl Fn() -> u64, emit: &mut dyn FnMut(Event)) -> Outcome<Vec<Event>> {
+        let place = &self.context.place;
+        let node = usize::try_from(self.node).ok().and_then(|n| self.context.nodes.get(n));
+        let conninfo = node.ok_or_else(|| {
+            Failure::new(Class::Config, format!("node {} is not configured", self.node))
+        })?;
+        let draft = place.scratch.join(format!("{}.main", self.backup));
+        let request = Request {
+            conninfo,
+            store: &*place.store,
+            prefix: &place.prefix,
+            backup: self.backup,
+            encoding: &self.context.chunk_encoding,
+            chunk_size_bytes: self.context.config.basebackup_chunk_size_bytes,
+            chunks_in_progress: usize::try_from(self.context.config.basebackup_chunks_in_progress)
+                .unwrap_or(usize::MAX),
+            scratch: &place.scratch.join(&self.backup.0),
+            main: &draft,
+            host: &place.host,
+            pgdata: self.context.config.pg_data_directory.as_deref().unwrap_or("".as_ref()),
+            patience: Patience::DEFAULT,
+            stop: &self.marks.stop,
+            clock: &clock::now,
+        };
+        let mut told = Instant::now();
+        let taken = stream::take(request, &mut |progress: Progress| {
+            if told.elapsed() >= PROGRESS_EVERY {
+                told = Instant::now();
+                emit(Event::BackupProgressed {
+                    backup: self.backup.clone(),
+                    bytes: progress.bytes,
+                    total: progress.total_bytes,
+                });
+            }
+        })?;
+        let main = File::Main(self.backup.clone());
+        let spooled = self.context.spool_directory.join(main.spool_name(SegmentSize::DEFAULT));
+        let bytes = fs::metadata(&draft).map_err(|e| Failure::io(&e, draft.display()))?.len();
+        durable::sync_file(&draft)?;
+        durable::rename_new(&draft, &spooled)?;
+        let mut events = self.parts(&taken);
+        let origin = Origin::Backup;
+        events.push(Event::Spooled { file: main, entry: entry(), bytes, origin });
+        events.push(Event::BackupFinished(self.finished(&taken)));
+        Ok(events)
+    }
+
+    fn parts(&self, taken: &Taken) -> Vec<Event> {
+        let stored = |chunk: &Chunk| Event::Stored {
+            file: File::Part { backup: self.backup.clone(), number: chunk.number },
+            entry: None,
+            bytes_in: chunk.bytes_in,
+            bytes_out: chunk.bytes_out,
+            digest: String::new(),
+            millis: 0,
+            how: How::Written,
+        };
+        taken.chunks.iter().map(stored).collect()
+    }
+
+    fn finished(&self, taken: &Taken) -> Finished {
+        let size = taken.segment_size;
+        let sum = |bytes: fn(&Chunk) -> u64| {
+            taken.chunks.iter().map(bytes).fold(0, u64::saturating_add)
+        };
+        Finished {
+            backup: self.backup.clone(),
+            start: Segment::at(taken.start.timeline, taken.start.lsn, size),
+            end: Segment::before(taken.end.timeline, taken.end.lsn, size),
+            start_lsn: taken.start.lsn,
+            end_lsn: taken.end.lsn,
+            started_at: taken.started_at,
+            ended_at: taken.ended_at,
+            parts: u32::try_from(taken.chunks.len()).unwrap_or(u32::MAX),
+            bytes_in: sum(|chunk| chunk.bytes_in),
+            bytes_out: sum(|chunk| chunk.bytes_out),
+            from_standby: taken.from == files::Origin::Standby,
+        }
+    }
+}

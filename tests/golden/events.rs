@@ -1,0 +1,164 @@
+//! Every kind of event ever released decodes for ever, and any CBOR reader understands it.
+//!
+//! `events/KIND.VERSION.cbor` are lines as the log stores them, without their digest. A new kind
+//! gets its file by running with UPDATE_GOLDEN=1; an existing file is never written again.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use machine::event::{
+    Adopted, Branch, Finished, How, Origin, Previous, Range, Reason, Server, Why,
+};
+use machine::{
+    BackupName, Class, Envelope, Event, File, Lsn, Millis, Segment, SegmentSize, Site, TaskId,
+    Timeline,
+};
+use pghoard::journal::encoding::{GENESIS, decode, encode, parse};
+use pghoard::journal::upcast::{KINDS, VERSION};
+
+fn samples() -> Vec<Event> {
+    let segment = Segment::new(Timeline(2), 37);
+    let backup = BackupName("2026-11-22_09-27_0".into());
+    let file = File::Wal(segment);
+    let text = |text: &str| text.to_string();
+    let at = Millis(1_795_339_646_717);
+    let range = Range { timeline: Timeline(2), first: 30, last: 37 };
+    let part = File::Part { backup: backup.clone(), number: 3 };
+    vec![
+        Event::Started { version: text("0.1.0"), host: text("vault"), previous: Previous::Crashed, config_digest: text("ab12") },
+        Event::Stopped { reason: text("asked to") },
+        Event::ConfigLoaded { digest: text("ab12"), sites: vec![text("main")] },
+        Event::ServerSeen(Server {
+            node: 0,
+            system_id: 7_300_000_000_000_000_001,
+            version: 150_018,
+            segment_size: SegmentSize::DEFAULT,
+            timeline: Timeline(2),
+            lsn: Lsn(0x2500_0060),
+            in_recovery: false,
+            sync_state: Some(text("async")),
+        }),
+        Event::ServerLost { node: 1, class: Class::Network, message: text("connection refused") },
+        Event::StreamStarted { node: 0, from: segment, slot: Some(text("pghoard")) },
+        Event::StreamEnded { node: 0, at: Lsn(0x2500_0060), class: Class::Interrupted, message: text("stopped") },
+        Event::TimelineLearned { timeline: Timeline(2), ancestors: vec![Branch { timeline: Timeline(1), switch: Lsn(0x2000_0000) }] },
+        Event::Switched { node: 0, at: Lsn(0x2500_0060) },
+        Event::Spooled { file: file.clone(), entry: 5, bytes: 16_777_216, origin: Origin::Stream },
+        Event::Stored { file: file.clone(), entry: Some(5), bytes_in: 16_777_216, bytes_out: 4_000_000, digest: text("da39"), millis: 80, how: How::Written },
+        Event::Dropped { file: File::Main(backup.clone()), entry: 6, reason: Reason::Unwanted },
+        Event::Conflicted { file: File::Partial(segment), ours: text("da39"), theirs: text("bf45") },
+        Event::Found { segment_size: SegmentSize::DEFAULT, wal: vec![range], files: vec![File::History(Timeline(2))] },
+        Event::Missing { wal: vec![range], files: vec![part.clone()] },
+        Event::Deleted { wal: vec![range], files: vec![part] },
+        Event::BackupRequested { reason: Why::Operator },
+        Event::BackupStarted { backup: backup.clone(), node: 0, decided_at: at, normalized_at: Some(at), reason: Why::Schedule },
+        Event::BackupProgressed { backup: backup.clone(), bytes: 1 << 30, total: 1 << 31 },
+        Event::BackupFinished(Finished {
+            backup: backup.clone(),
+            start: segment,
+            end: segment.next(),
+            start_lsn: Lsn(0x2500_0028),
+            end_lsn: Lsn(0x2600_0100),
+            started_at: at,
+            ended_at: at.plus(60_000),
+            parts: 3,
+            bytes_in: 5_662_720,
+            bytes_out: 403_606,
+            from_standby: false,
+        }),
+        Event::BackupFailed { backup: backup.clone(), class: Class::Timeout, message: text("the server is silent") },
+        Event::BackupExpired { backup: backup.clone(), rule: text("count") },
+        Event::BackupFound(Adopted {
+            backup,
+            object: text("2026-11-22_09-27_0.00000000.pghoard"),
+            format: text("pghoard-bb-v2"),
+            start: segment,
+            end: Some(segment),
+            started_at: at,
+            decided_at: at,
+            normalized_at: None,
+            reason: Why::Hole,
+            parts: 3,
+            bytes_in: 5_662_720,
+            bytes_out: 403_606,
+        }),
+        Event::TaskFailed { task: TaskId::Store(Site(text("main")), file), class: Class::Quota, message: text("slow down") },
+        Event::Reconciled { objects: 12, bytes: 4096, found: 1, missing: 2, unknown: 3, millis: 9 },
+        Event::AlertAcknowledged { alert: text("wal_hole") },
+        Event::LogRebuilt { reason: text("a line does not continue the digest chain") },
+    ]
+}
+
+fn envelope(event: Event) -> Envelope {
+    let site = Some(Site("main".into()));
+    Envelope { seq: 7, at: Millis(1_795_339_646_717), run: 2, site, event }
+}
+
+fn kind(event: &Event) -> String {
+    serde_json::to_value(event).unwrap()["kind"].as_str().unwrap().to_string()
+}
+
+#[test]
+fn every_kind_ever_released_still_decodes() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/events");
+    fs::create_dir_all(&folder).unwrap();
+    let mut seen = BTreeSet::new();
+    for event in samples() {
+        let name = kind(&event);
+        let path = folder.join(format!("{name}.{VERSION}.cbor"));
+        let (value, _) = encode(&envelope(event.clone()), &GENESIS).unwrap();
+        let line = &value[GENESIS.len()..];
+        if std::env::var_os("UPDATE_GOLDEN").is_some() && !path.exists() {
+            fs::write(&path, line).unwrap();
+        }
+        let golden = fs::read(&path).unwrap_or_else(|e| panic!("{name} has no golden file: {e}"));
+        assert_eq!(golden, line, "{name} is written differently now: that is a new version");
+        seen.insert(name);
+    }
+    assert_eq!(seen, KINDS.iter().map(|kind| kind.to_string()).collect());
+    for file in fs::read_dir(&folder).unwrap() {
+        let path = file.unwrap().path();
+        let line = fs::read(&path).unwrap();
+        assert!(parse(&line).unwrap().is_some(), "{} does not decode", path.display());
+        // An independent reader finds the same fields.
+        let other: ciborium::Value = ciborium::from_reader(line.as_slice()).unwrap();
+        let map = other.into_map().unwrap();
+        let keys: Vec<_> = map.iter().filter_map(|(key, _)| key.as_text()).collect();
+        assert_eq!(keys, ["seq", "at", "run", "site", "version", "critical", "event"]);
+    }
+}
+
+#[test]
+fn an_unknown_kind_is_skipped_or_refused_as_it_asks() {
+    let (value, _) = encode(&envelope(Event::Stopped { reason: "x".into() }), &GENESIS).unwrap();
+    let alien = |critical: bool, version: u32| {
+        let mut line: ciborium::Value = ciborium::from_reader(&value[GENESIS.len()..]).unwrap();
+        for (key, value) in line.as_map_mut().unwrap() {
+            match key.as_text().unwrap() {
+                "critical" => *value = critical.into(),
+                "version" => *value = version.into(),
+                "event" => value.as_map_mut().unwrap()[0].1 = "teleported".into(),
+                _ => {}
+            }
+        }
+        let mut bytes = Vec::new();
+        ciborium::into_writer(&line, &mut bytes).unwrap();
+        bytes
+    };
+    assert_eq!(parse(&alien(false, VERSION)).unwrap(), None);
+    assert_eq!(parse(&alien(false, VERSION + 1)).unwrap(), None);
+    assert_eq!(parse(&alien(true, VERSION + 1)).unwrap_err().class, Class::Unsupported);
+    assert_eq!(parse(b"\xff\x00").unwrap_err().class, Class::Corrupt);
+}
+
+#[test]
+fn a_changed_line_breaks_the_chain() {
+    let (mut value, chain) = encode(&envelope(Event::Stopped { reason: "x".into() }), &GENESIS).unwrap();
+    assert!(decode(&value, &GENESIS).is_ok());
+    assert_eq!(decode(&value, &chain).unwrap_err().class, Class::Corrupt);
+    let last = value.len() - 1;
+    value[last] ^= 1;
+    assert_eq!(decode(&value, &GENESIS).unwrap_err().class, Class::Corrupt);
+    assert_eq!(decode(&value[..20], &GENESIS).unwrap_err().class, Class::Corrupt);
+}
