@@ -11,8 +11,8 @@ use crate::daemon::site::SiteContext;
 use crate::durable;
 use crate::failure::{Failure, Outcome};
 use crate::pg::files;
-use crate::source::receive::Marks;
 use crate::source::chunks::Chunk;
+use crate::source::receive::Marks;
 use crate::source::stream::{self, Patience, Progress, Request, Taken};
 
 pub struct Take<'a> {
@@ -20,6 +20,7 @@ pub struct Take<'a> {
     pub node: u32,
     pub backup: &'a BackupName,
     pub marks: &'a Marks,
+    pub system_id: Option<u64>,
 }
 
 /// A running backup is heard of at most this often.
@@ -29,9 +30,14 @@ impl Take<'_> {
     /// Takes it and places its main object in the spool; the facts are to be told together.
     pub fn run(&self, entry: impl Fn() -> u64, emit: &mut dyn FnMut(Event)) -> Outcome<Vec<Event>> {
         let place = &self.context.place;
-        let node = usize::try_from(self.node).ok().and_then(|n| self.context.nodes.get(n));
+        let node = usize::try_from(self.node)
+            .ok()
+            .and_then(|n| self.context.nodes.get(n));
         let conninfo = node.ok_or_else(|| {
-            Failure::new(Class::Config, format!("node {} is not configured", self.node))
+            Failure::new(
+                Class::Config,
+                format!("node {} is not configured", self.node),
+            )
         })?;
         let draft = place.scratch.join(format!("{}.main", self.backup));
         let request = Request {
@@ -46,13 +52,18 @@ impl Take<'_> {
             scratch: &place.scratch.join(&self.backup.0),
             main: &draft,
             host: &place.host,
-            pgdata: self.context.config.pg_data_directory.as_deref().unwrap_or("".as_ref()),
+            pgdata: self
+                .context
+                .config
+                .pg_data_directory
+                .as_deref()
+                .unwrap_or("".as_ref()),
             patience: Patience::DEFAULT,
             stop: &self.marks.stop,
             clock: &clock::now,
         };
         let mut told = Instant::now();
-        let taken = stream::take(request, &mut |progress: Progress| {
+        let taken = stream::take(&request, &mut |progress: Progress| {
             if told.elapsed() >= PROGRESS_EVERY {
                 told = Instant::now();
                 emit(Event::BackupProgressed {
@@ -62,21 +73,44 @@ impl Take<'_> {
                 });
             }
         })?;
+        if let Some(ours) = self.system_id.filter(|ours| *ours != taken.system_id) {
+            return Err(Failure::new(
+                Class::Conflict,
+                format!(
+                    "the server's system identifier is {}, this site's is {ours}",
+                    taken.system_id
+                ),
+            )
+            .hint("another cluster needs a site of its own"));
+        }
         let main = File::Main(self.backup.clone());
-        let spooled = self.context.spool_directory.join(main.spool_name(SegmentSize::DEFAULT));
-        let bytes = fs::metadata(&draft).map_err(|e| Failure::io(&e, draft.display()))?.len();
+        let spooled = self
+            .context
+            .spool_directory
+            .join(main.spool_name(SegmentSize::DEFAULT));
+        let bytes = fs::metadata(&draft)
+            .map_err(|e| Failure::io(&e, draft.display()))?
+            .len();
         durable::sync_file(&draft)?;
         durable::rename_new(&draft, &spooled)?;
         let mut events = self.parts(&taken);
         let origin = Origin::Backup;
-        events.push(Event::Spooled { file: main, entry: entry(), bytes, origin });
+        events.push(Event::Spooled {
+            file: main,
+            entry: entry(),
+            bytes,
+            origin,
+        });
         events.push(Event::BackupFinished(self.finished(&taken)));
         Ok(events)
     }
 
     fn parts(&self, taken: &Taken) -> Vec<Event> {
         let stored = |chunk: &Chunk| Event::Stored {
-            file: File::Part { backup: self.backup.clone(), number: chunk.number },
+            file: File::Part {
+                backup: self.backup.clone(),
+                number: chunk.number,
+            },
             entry: None,
             bytes_in: chunk.bytes_in,
             bytes_out: chunk.bytes_out,
@@ -89,9 +123,8 @@ impl Take<'_> {
 
     fn finished(&self, taken: &Taken) -> Finished {
         let size = taken.segment_size;
-        let sum = |bytes: fn(&Chunk) -> u64| {
-            taken.chunks.iter().map(bytes).fold(0, u64::saturating_add)
-        };
+        let sum =
+            |bytes: fn(&Chunk) -> u64| taken.chunks.iter().map(bytes).fold(0, u64::saturating_add);
         Finished {
             backup: self.backup.clone(),
             start: Segment::at(taken.start.timeline, taken.start.lsn, size),

@@ -228,14 +228,25 @@ impl World for RealWorld {
                 let entries = Arc::clone(&self.entries);
                 self.spawn(id, move |emit| {
                     let entry = || entries.fetch_add(1, Ordering::SeqCst);
-                    let take = Take { context: &context, node, backup: &backup, marks: &marks };
+                    let system_id = site.servers.system_id;
+                    let take = Take {
+                        context: &context,
+                        node,
+                        backup: &backup,
+                        marks: &marks,
+                        system_id,
+                    };
                     match take.run(entry, emit) {
                         Ok(events) => Ended::With(events),
                         Err(failure) => {
                             let message = failure.to_string();
                             log::warn!("basebackup {backup} failed: {message}");
                             let class = failure.class;
-                            Ended::With(vec![Event::BackupFailed { backup, class, message }])
+                            Ended::With(vec![Event::BackupFailed {
+                                backup,
+                                class,
+                                message,
+                            }])
                         }
                     }
                 });

@@ -1,6 +1,6 @@
 //! Bytes in: WAL and base backups from PostgreSQL.
 
-mod chunks;
+pub mod chunks;
 mod main_object;
 mod manifest;
 mod members;

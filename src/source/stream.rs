@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use machine::{BackupName, Class, Millis, Segment, SegmentSize};
 use smol::future::FutureExt;
 
-use super::chunks::{Packer, Uploader};
+use super::chunks::{Chunk, Packer, Uploader};
 use super::main_object::{MainObject, Space};
 use super::sorter::{Sorted, Sorter, Spooled, incomplete};
 use crate::codec::Encoding;
@@ -103,9 +103,7 @@ pub struct Taken {
     pub end: Position,
     pub started_at: Millis,
     pub ended_at: Millis,
-    pub chunks: u32,
-    pub bytes_in: u64,
-    pub bytes_out: u64,
+    pub chunks: Vec<Chunk>,
     pub files: u64,
     pub tablespaces: Vec<Space>,
     pub version: u32,
@@ -367,9 +365,7 @@ fn conclude(request: &Request<'_>, facts: &Facts, received: Received) -> Outcome
         end,
         started_at,
         ended_at,
-        chunks: u32::try_from(chunks.len()).unwrap_or(u32::MAX),
-        bytes_in: chunks.iter().map(|c| c.bytes_in).sum(),
-        bytes_out: chunks.iter().map(|c| c.bytes_out).sum(),
+        chunks: sorted.chunks,
         files: sorted.files,
         from: label.from,
         tablespaces: sorted.spaces,

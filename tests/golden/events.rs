@@ -23,12 +23,29 @@ fn samples() -> Vec<Event> {
     let file = File::Wal(segment);
     let text = |text: &str| text.to_string();
     let at = Millis(1_795_339_646_717);
-    let range = Range { timeline: Timeline(2), first: 30, last: 37 };
-    let part = File::Part { backup: backup.clone(), number: 3 };
+    let range = Range {
+        timeline: Timeline(2),
+        first: 30,
+        last: 37,
+    };
+    let part = File::Part {
+        backup: backup.clone(),
+        number: 3,
+    };
     vec![
-        Event::Started { version: text("0.1.0"), host: text("vault"), previous: Previous::Crashed, config_digest: text("ab12") },
-        Event::Stopped { reason: text("asked to") },
-        Event::ConfigLoaded { digest: text("ab12"), sites: vec![text("main")] },
+        Event::Started {
+            version: text("0.1.0"),
+            host: text("vault"),
+            previous: Previous::Crashed,
+            config_digest: text("ab12"),
+        },
+        Event::Stopped {
+            reason: text("asked to"),
+        },
+        Event::ConfigLoaded {
+            digest: text("ab12"),
+            sites: vec![text("main")],
+        },
         Event::ServerSeen(Server {
             node: 0,
             system_id: 7_300_000_000_000_000_001,
@@ -39,21 +56,86 @@ fn samples() -> Vec<Event> {
             in_recovery: false,
             sync_state: Some(text("async")),
         }),
-        Event::ServerLost { node: 1, class: Class::Network, message: text("connection refused") },
-        Event::StreamStarted { node: 0, from: segment, slot: Some(text("pghoard")) },
-        Event::StreamEnded { node: 0, at: Lsn(0x2500_0060), class: Class::Interrupted, message: text("stopped") },
-        Event::TimelineLearned { timeline: Timeline(2), ancestors: vec![Branch { timeline: Timeline(1), switch: Lsn(0x2000_0000) }] },
-        Event::Switched { node: 0, at: Lsn(0x2500_0060) },
-        Event::Spooled { file: file.clone(), entry: 5, bytes: 16_777_216, origin: Origin::Stream },
-        Event::Stored { file: file.clone(), entry: Some(5), bytes_in: 16_777_216, bytes_out: 4_000_000, digest: text("da39"), millis: 80, how: How::Written },
-        Event::Dropped { file: File::Main(backup.clone()), entry: 6, reason: Reason::Unwanted },
-        Event::Conflicted { file: File::Partial(segment), ours: text("da39"), theirs: text("bf45") },
-        Event::Found { segment_size: SegmentSize::DEFAULT, wal: vec![range], files: vec![File::History(Timeline(2))] },
-        Event::Missing { wal: vec![range], files: vec![part.clone()] },
-        Event::Deleted { wal: vec![range], files: vec![part] },
-        Event::BackupRequested { reason: Why::Operator },
-        Event::BackupStarted { backup: backup.clone(), node: 0, decided_at: at, normalized_at: Some(at), reason: Why::Schedule },
-        Event::BackupProgressed { backup: backup.clone(), bytes: 1 << 30, total: 1 << 31 },
+        Event::ServerLost {
+            node: 1,
+            class: Class::Network,
+            message: text("connection refused"),
+        },
+        Event::StreamStarted {
+            node: 0,
+            from: segment,
+            slot: Some(text("pghoard")),
+        },
+        Event::StreamEnded {
+            node: 0,
+            at: Lsn(0x2500_0060),
+            class: Class::Interrupted,
+            message: text("stopped"),
+        },
+        Event::TimelineLearned {
+            timeline: Timeline(2),
+            ancestors: vec![Branch {
+                timeline: Timeline(1),
+                switch: Lsn(0x2000_0000),
+            }],
+        },
+        Event::Switched {
+            node: 0,
+            at: Lsn(0x2500_0060),
+        },
+        Event::Spooled {
+            file: file.clone(),
+            entry: 5,
+            bytes: 16_777_216,
+            origin: Origin::Stream,
+        },
+        Event::Stored {
+            file: file.clone(),
+            entry: Some(5),
+            bytes_in: 16_777_216,
+            bytes_out: 4_000_000,
+            digest: text("da39"),
+            millis: 80,
+            how: How::Written,
+        },
+        Event::Dropped {
+            file: File::Main(backup.clone()),
+            entry: 6,
+            reason: Reason::Unwanted,
+        },
+        Event::Conflicted {
+            file: File::Partial(segment),
+            ours: text("da39"),
+            theirs: text("bf45"),
+        },
+        Event::Found {
+            segment_size: SegmentSize::DEFAULT,
+            wal: vec![range],
+            files: vec![File::History(Timeline(2))],
+        },
+        Event::Missing {
+            wal: vec![range],
+            files: vec![part.clone()],
+        },
+        Event::Deleted {
+            wal: vec![range],
+            files: vec![part],
+        },
+        Event::BackupRequested {
+            reason: Why::Operator,
+        },
+        Event::BackupStarted {
+            backup: backup.clone(),
+            node: 0,
+            decided_at: at,
+            normalized_at: Some(at),
+            reason: Why::Schedule,
+        },
+        Event::BackupProgressed {
+            backup: backup.clone(),
+            bytes: 1 << 30,
+            total: 1 << 31,
+        },
         Event::BackupFinished(Finished {
             backup: backup.clone(),
             start: segment,
@@ -67,8 +149,15 @@ fn samples() -> Vec<Event> {
             bytes_out: 403_606,
             from_standby: false,
         }),
-        Event::BackupFailed { backup: backup.clone(), class: Class::Timeout, message: text("the server is silent") },
-        Event::BackupExpired { backup: backup.clone(), rule: text("count") },
+        Event::BackupFailed {
+            backup: backup.clone(),
+            class: Class::Timeout,
+            message: text("the server is silent"),
+        },
+        Event::BackupExpired {
+            backup: backup.clone(),
+            rule: text("count"),
+        },
         Event::BackupFound(Adopted {
             backup,
             object: text("2026-11-22_09-27_0.00000000.pghoard"),
@@ -83,20 +172,44 @@ fn samples() -> Vec<Event> {
             bytes_in: 5_662_720,
             bytes_out: 403_606,
         }),
-        Event::TaskFailed { task: TaskId::Store(Site(text("main")), file), class: Class::Quota, message: text("slow down") },
-        Event::Reconciled { objects: 12, bytes: 4096, found: 1, missing: 2, unknown: 3, millis: 9 },
-        Event::AlertAcknowledged { alert: text("wal_hole") },
-        Event::LogRebuilt { reason: text("a line does not continue the digest chain") },
+        Event::TaskFailed {
+            task: TaskId::Store(Site(text("main")), file),
+            class: Class::Quota,
+            message: text("slow down"),
+        },
+        Event::Reconciled {
+            objects: 12,
+            bytes: 4096,
+            found: 1,
+            missing: 2,
+            unknown: 3,
+            millis: 9,
+        },
+        Event::AlertAcknowledged {
+            alert: text("wal_hole"),
+        },
+        Event::LogRebuilt {
+            reason: text("a line does not continue the digest chain"),
+        },
     ]
 }
 
 fn envelope(event: Event) -> Envelope {
     let site = Some(Site("main".into()));
-    Envelope { seq: 7, at: Millis(1_795_339_646_717), run: 2, site, event }
+    Envelope {
+        seq: 7,
+        at: Millis(1_795_339_646_717),
+        run: 2,
+        site,
+        event,
+    }
 }
 
 fn kind(event: &Event) -> String {
-    serde_json::to_value(event).unwrap()["kind"].as_str().unwrap().to_string()
+    serde_json::to_value(event).unwrap()["kind"]
+        .as_str()
+        .unwrap()
+        .to_string()
 }
 
 #[test]
@@ -113,19 +226,29 @@ fn every_kind_ever_released_still_decodes() {
             fs::write(&path, line).unwrap();
         }
         let golden = fs::read(&path).unwrap_or_else(|e| panic!("{name} has no golden file: {e}"));
-        assert_eq!(golden, line, "{name} is written differently now: that is a new version");
+        assert_eq!(
+            golden, line,
+            "{name} is written differently now: that is a new version"
+        );
         seen.insert(name);
     }
     assert_eq!(seen, KINDS.iter().map(|kind| kind.to_string()).collect());
     for file in fs::read_dir(&folder).unwrap() {
         let path = file.unwrap().path();
         let line = fs::read(&path).unwrap();
-        assert!(parse(&line).unwrap().is_some(), "{} does not decode", path.display());
+        assert!(
+            parse(&line).unwrap().is_some(),
+            "{} does not decode",
+            path.display()
+        );
         // An independent reader finds the same fields.
         let other: ciborium::Value = ciborium::from_reader(line.as_slice()).unwrap();
         let map = other.into_map().unwrap();
         let keys: Vec<_> = map.iter().filter_map(|(key, _)| key.as_text()).collect();
-        assert_eq!(keys, ["seq", "at", "run", "site", "version", "critical", "event"]);
+        assert_eq!(
+            keys,
+            ["seq", "at", "run", "site", "version", "critical", "event"]
+        );
     }
 }
 
@@ -148,17 +271,24 @@ fn an_unknown_kind_is_skipped_or_refused_as_it_asks() {
     };
     assert_eq!(parse(&alien(false, VERSION)).unwrap(), None);
     assert_eq!(parse(&alien(false, VERSION + 1)).unwrap(), None);
-    assert_eq!(parse(&alien(true, VERSION + 1)).unwrap_err().class, Class::Unsupported);
+    assert_eq!(
+        parse(&alien(true, VERSION + 1)).unwrap_err().class,
+        Class::Unsupported
+    );
     assert_eq!(parse(b"\xff\x00").unwrap_err().class, Class::Corrupt);
 }
 
 #[test]
 fn a_changed_line_breaks_the_chain() {
-    let (mut value, chain) = encode(&envelope(Event::Stopped { reason: "x".into() }), &GENESIS).unwrap();
+    let (mut value, chain) =
+        encode(&envelope(Event::Stopped { reason: "x".into() }), &GENESIS).unwrap();
     assert!(decode(&value, &GENESIS).is_ok());
     assert_eq!(decode(&value, &chain).unwrap_err().class, Class::Corrupt);
     let last = value.len() - 1;
     value[last] ^= 1;
     assert_eq!(decode(&value, &GENESIS).unwrap_err().class, Class::Corrupt);
-    assert_eq!(decode(&value[..20], &GENESIS).unwrap_err().class, Class::Corrupt);
+    assert_eq!(
+        decode(&value[..20], &GENESIS).unwrap_err().class,
+        Class::Corrupt
+    );
 }
