@@ -35,6 +35,13 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> Outcome<()> {
     draft.commit()
 }
 
+/// Puts `bytes` at `path`, over whatever is there, for nobody but this process's user (mode 0600).
+pub fn write_own(path: &Path, bytes: &[u8]) -> Outcome<()> {
+    let mut draft = Draft::open(path, 0o600)?;
+    draft.fill(bytes)?;
+    draft.commit()
+}
+
 /// Puts `bytes` at `path`; a path that exists is a [`Class::Conflict`].
 pub fn create(path: &Path, bytes: &[u8]) -> Outcome<()> {
     let mut draft = Draft::at(path)?;

@@ -98,6 +98,7 @@ pub mod durable;
 pub mod failure;
 pub mod journal;
 pub mod pg;
+pub mod publish;
 pub mod report;
 pub mod restore;
 pub mod source;

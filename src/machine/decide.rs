@@ -279,7 +279,7 @@ impl Turn<'_> {
     /// that any listing shows only whole backups.
     fn storable(&self, file: &File) -> bool {
         let File::Main(name) = file else {
-            return !self.site.ledger.conflicts.contains(file);
+            return !self.site.ledger.conflicts.contains_key(file);
         };
         let ledger = &self.site.ledger;
         let Some(backup) = self.site.backups.all.get(name) else {

@@ -25,6 +25,8 @@ pub struct State {
     pub sites: BTreeMap<Site, SiteState>,
     /// Why the log before this one was set aside.
     pub rebuilt: Option<(Millis, String)>,
+    /// When a person last took note of each alert.
+    pub acknowledged: BTreeMap<String, Millis>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +62,9 @@ impl State {
             }
             Event::Stopped { .. } => self.stopped = true,
             Event::LogRebuilt { reason } => self.rebuilt = Some((*at, reason.clone())),
+            Event::AlertAcknowledged { alert } => {
+                self.acknowledged.insert(alert.clone(), *at);
+            }
             _ => {}
         }
         if let Some(site) = site {

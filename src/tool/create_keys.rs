@@ -11,12 +11,11 @@ use std::path::Path;
 
 use clap::Parser;
 use machine::Class;
-use serde::Serialize;
-use serde_json::ser::PrettyFormatter;
-use serde_json::{Map, Serializer, Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::codec::keys;
 use crate::failure::{Failure, Outcome};
+use crate::publish::text::pretty;
 use crate::{config, durable};
 
 #[derive(Parser)]
@@ -130,18 +129,6 @@ fn save(flags: &Flags, path: &Path) -> Outcome<String> {
 fn pair(bits: usize) -> Outcome<Value> {
     let (private, public) = keys::generate(bits)?;
     Ok(json!({ "private": private.as_str(), "public": public }))
-}
-
-/// As Python's `json.dump` with `indent=4, sort_keys=True`; a [`Map`] is sorted by itself.
-fn pretty(document: &Value) -> Outcome<String> {
-    let mut text = Vec::new();
-    let mut writer = Serializer::with_formatter(&mut text, PrettyFormatter::with_indent(b"    "));
-    let internal = |why: String| Failure::new(Class::Internal, format!("writing JSON: {why}"));
-    document
-        .serialize(&mut writer)
-        .map_err(|error| internal(error.to_string()))?;
-    text.push(b'\n');
-    String::from_utf8(text).map_err(|error| internal(error.to_string()))
 }
 
 fn refused(message: String) -> Failure {

@@ -25,7 +25,7 @@ pub struct Ledger {
     pub mains: BTreeSet<BackupName>,
     pub spool: BTreeMap<File, Entry>,
     /// Names whose content differs from ours in the store: both kept, for a human.
-    pub conflicts: BTreeSet<File>,
+    pub conflicts: BTreeMap<File, Millis>,
     /// The last segment of the contiguous durable WAL.
     pub frontier: Option<Segment>,
     /// WAL that no server could send any more and no store holds.
@@ -75,7 +75,7 @@ impl Ledger {
             }
             Event::Dropped { file, entry, .. } => self.unspool(file, Some(*entry)),
             Event::Conflicted { file, .. } => {
-                self.conflicts.insert(file.clone());
+                self.conflicts.entry(file.clone()).or_insert(at);
             }
             Event::Found {
                 segment_size,

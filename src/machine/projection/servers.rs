@@ -24,6 +24,8 @@ pub struct Servers {
 pub struct Node {
     pub seen: Option<Server>,
     pub seen_at: Option<Millis>,
+    /// Since when its cluster and our `sync_state` with it are what they are.
+    pub alike_since: Option<Millis>,
     /// Set while the last look failed.
     pub lost: Option<Lost>,
 }
@@ -65,6 +67,10 @@ impl Servers {
             Event::ServerSeen(server) => {
                 self.system_id.get_or_insert(server.system_id);
                 let node = self.nodes.entry(server.node).or_default();
+                let alike = node.seen.as_ref().is_some_and(|seen| {
+                    seen.system_id == server.system_id && seen.sync_state == server.sync_state
+                });
+                node.alike_since = node.alike_since.filter(|_| alike).or(Some(at));
                 node.seen = Some(server.clone());
                 node.seen_at = Some(at);
                 node.lost = None;

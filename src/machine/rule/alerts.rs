@@ -1,21 +1,48 @@
 //! Which alert files should exist, and what each says: what happened, since when, what to do.
+//!
+//! An alert is a name and one entry for each thing that befell it. What began after a person
+//! acknowledged the name is a new occurrence, and the alert stands again.
 
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
+use alloc::vec::Vec;
 
 use crate::class::Class;
 use crate::event::Millis;
 use crate::file::Site;
 use crate::policy::{Ack, Policy, SitePolicy};
+use crate::projection::attempts::Failed;
 use crate::state::{SiteState, State};
 use crate::task::TaskId;
+use crate::wal::{Segment, SegmentSize};
 
-/// An alert of one name: its text, one paragraph a site.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Alert {
+    /// Never empty.
+    pub entries: Vec<Entry>,
+    /// A person took note after the newest entry began.
+    pub acknowledged: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
     pub since: Millis,
-    pub text: String,
+    pub what: String,
+    pub todo: &'static str,
+}
+
+impl Alert {
+    pub fn since(&self) -> Millis {
+        let all = self.entries.iter().map(|entry| entry.since);
+        all.min().unwrap_or_default()
+    }
+
+    /// When the newest of its entries began.
+    pub fn latest(&self) -> Millis {
+        let all = self.entries.iter().map(|entry| entry.since);
+        all.max().unwrap_or_default()
+    }
 }
 
 /// PGHoard's own names stay until a person removes the file; ours go with their condition.
@@ -27,28 +54,47 @@ pub const STICKY: [&str; 5] = [
     "version_unsupported_error",
 ];
 
-/// PGHoard's default of `upload_retries_warning_limit`.
-const UPLOAD_RETRIES_MAX: u32 = 3;
+/// The names that are ours.
+pub const OURS: [&str; 6] = [
+    "backup_overdue",
+    "event_log_rebuilt",
+    "spool_filling",
+    "sync_misconfigured",
+    "wal_conflict",
+    "wal_hole",
+];
+
+/// PGHoard's default of `upload_retries_warning_limit`; a stream that breaks is given as many.
+const RETRIES_MAX: u32 = 3;
 
 pub fn alerts(state: &State, policy: &Policy) -> BTreeMap<&'static str, Alert> {
     let mut list = List::default();
     if let Some((at, reason)) = &state.rebuilt {
-        list.add(
-            "event_log_rebuilt",
-            *at,
-            format!(
-                "the event log was set aside ({reason}) and is rebuilt from the stores; \
-             counters and failure history before that moment are gone"
-            ),
-        );
+        let what = format!("the event log was set aside and rebuilt from the stores: {reason}");
+        let todo = "check the disk that holds the log; counters, failure history and \
+                    acknowledgements from before are gone, backups are not; remove this file";
+        list.add("event_log_rebuilt", *at, what, todo);
     }
     for (name, site_policy) in policy.sites.iter().filter(|(_, p)| p.active) {
         let Some(site) = state.sites.get(name) else {
             continue;
         };
-        servers(&mut list, name, site);
-        synchronous(&mut list, name, site, site_policy);
-        files(&mut list, name, site, site_policy);
+        let view = View {
+            name,
+            site,
+            policy: site_policy,
+        };
+        view.servers(&mut list);
+        view.stream(&mut list);
+        view.synchronous(&mut list);
+        view.names(&mut list);
+        view.holes(&mut list);
+        view.uploads(&mut list);
+        view.backups(&mut list);
+    }
+    for (name, alert) in &mut list.0 {
+        let noted = state.acknowledged.get(*name);
+        alert.acknowledged = noted.is_some_and(|at| *at >= alert.latest());
     }
     list.0
 }
@@ -57,132 +103,348 @@ pub fn alerts(state: &State, policy: &Policy) -> BTreeMap<&'static str, Alert> {
 struct List(BTreeMap<&'static str, Alert>);
 
 impl List {
-    fn add(&mut self, name: &'static str, since: Millis, text: String) {
-        let alert = self.0.entry(name).or_insert(Alert {
-            since,
-            text: String::new(),
-        });
-        alert.since = alert.since.min(since);
-        alert.text.push_str(&text);
-        alert.text.push('\n');
+    fn add(&mut self, name: &'static str, since: Millis, what: String, todo: &'static str) {
+        let entry = Entry { since, what, todo };
+        self.0.entry(name).or_default().entries.push(entry);
     }
 }
 
-fn servers(list: &mut List, name: &Site, site: &SiteState) {
-    let probes = site
-        .attempts
-        .iter()
-        .filter(|(task, _)| matches!(task, TaskId::Probe(..)));
-    for (task, failed) in probes {
-        let alert = match failed.class {
-            Class::Auth => "authentication_error",
-            Class::Unsupported => "version_unsupported_error",
-            _ => "configuration_error",
-        };
-        let TaskId::Probe(_, node) = task else {
-            continue;
-        };
-        list.add(
-            alert,
-            failed.since,
-            format!("site '{name}', node {node}: {}", failed.message),
-        );
-    }
-    for (node, server) in &site.servers.nodes {
-        let Some(seen) = &server.seen else { continue };
-        if let Some(known) = site
-            .servers
-            .system_id
-            .filter(|known| *known != seen.system_id)
-        {
-            list.add("wal_conflict", server.seen_at.unwrap_or_default(), format!(
-                "site '{name}', node {node}: the server's system identifier is {}, the site's WAL \
-                 belongs to {known}; nothing is received from it; give a new cluster a new site",
-                seen.system_id
-            ));
+struct View<'a> {
+    name: &'a Site,
+    site: &'a SiteState,
+    policy: &'a SitePolicy,
+}
+
+impl View<'_> {
+    fn servers(&self, list: &mut List) {
+        let name = self.name;
+        for (task, failed) in self.site.attempts.iter() {
+            if let TaskId::Probe(_, node) = task {
+                let what = format!("site '{name}', node {node}: {}", failed.message);
+                connection(list, failed, what);
+            }
+        }
+        for (node, server) in &self.site.servers.nodes {
+            let seen = server.seen.as_ref().map(|seen| seen.system_id);
+            if let (Some(seen), Some(ours)) = (seen, self.site.servers.system_id)
+                && seen != ours
+            {
+                let since = server.alike_since.unwrap_or_default();
+                let what = format!(
+                    "site '{name}', node {node}: its system identifier is {seen}, the site's WAL \
+                     belongs to {ours}; nothing is received from it"
+                );
+                let todo = "give a new cluster a site of its own, or correct the node's address";
+                list.add("wal_conflict", since, what, todo);
+            }
         }
     }
-}
 
-fn synchronous(list: &mut List, name: &Site, site: &SiteState, policy: &SitePolicy) {
-    let sync = site.servers.nodes.values().find_map(|node| {
-        let state = node.seen.as_ref()?.sync_state.as_deref()?;
-        matches!(state, "sync" | "quorum").then_some(node.seen_at?)
-    });
-    if let (Some(since), Ack::Stored) = (sync, policy.ack) {
-        list.add(
-            "sync_misconfigured",
-            since,
-            format!(
-                "site '{name}': this daemon is a synchronous standby, but acknowledges only whole \
-             stored segments: every commit waits for one; set \"ack\": \"spooled\" or take it out \
-             of synchronous_standby_names"
-            ),
-        );
+    fn stream(&self, list: &mut List) {
+        let failed = self.site.attempts.get(&TaskId::Receive(self.name.clone()));
+        if let Some(failed) = failed.filter(|failed| failed.times > RETRIES_MAX) {
+            let (name, message) = (self.name, &failed.message);
+            let what = format!("site '{name}': WAL is not received: {message}");
+            connection(list, failed, what);
+        }
     }
-}
 
-fn files(list: &mut List, name: &Site, site: &SiteState, policy: &SitePolicy) {
-    for file in &site.ledger.conflicts {
-        let size = site
-            .ledger
-            .segment_size
-            .unwrap_or(crate::wal::SegmentSize::DEFAULT);
-        list.add("wal_conflict", Millis::default(), format!(
-            "site '{name}': '{}' in the store differs from what PostgreSQL sent under that name; \
-             both are kept; compare them and remove the wrong one",
-            file.key(size)
-        ));
+    fn synchronous(&self, list: &mut List) {
+        let since = self.site.servers.nodes.values().find_map(|node| {
+            let state = node.seen.as_ref()?.sync_state.as_deref()?;
+            let waits = matches!(state, "sync" | "quorum");
+            waits.then_some(node.alike_since.unwrap_or_default())
+        });
+        if let (Some(since), Ack::Stored) = (since, self.policy.ack) {
+            let what = format!(
+                "site '{}': this daemon is a synchronous standby but acknowledges only whole \
+                 stored segments: every commit waits for one",
+                self.name
+            );
+            let todo = "set \"ack\": \"spooled\" for the site, or take the daemon's \
+                        application_name out of synchronous_standby_names";
+            list.add("sync_misconfigured", since, what, todo);
+        }
     }
-    for lost in &site.ledger.lost {
-        let size = site
-            .ledger
-            .segment_size
-            .unwrap_or(crate::wal::SegmentSize::DEFAULT);
-        let at = |number| crate::wal::Segment::new(lost.range.timeline, number).name(size);
-        list.add(
-            "wal_hole",
-            lost.since,
-            format!(
-                "site '{name}': WAL {} to {} is in no store and no server has it any more; nothing \
-             between a backup before it and a backup after it can be restored",
+
+    fn names(&self, list: &mut List) {
+        for (file, since) in &self.site.ledger.conflicts {
+            let what = format!(
+                "site '{}': '{}' in the store differs from what PostgreSQL sent under that name; \
+                 nothing was overwritten, both are kept",
+                self.name,
+                file.key(self.size())
+            );
+            let todo = "find out which cluster wrote the stored one; two clusters must not share \
+                        a prefix";
+            list.add("wal_conflict", *since, what, todo);
+        }
+    }
+
+    fn holes(&self, list: &mut List) {
+        for lost in &self.site.ledger.lost {
+            let at = |number| Segment::new(lost.range.timeline, number).name(self.size());
+            let what = format!(
+                "site '{}': WAL {} to {} is in no store and no server has it any more; no backup \
+                 from before it can be restored to a moment after it",
+                self.name,
                 at(lost.range.first),
                 at(lost.range.last)
-            ),
-        );
-    }
-    for (task, failed) in site.attempts.iter() {
-        if matches!(task, TaskId::Store(..)) && failed.times > UPLOAD_RETRIES_MAX {
-            list.add(
-                "upload_retries_warning",
-                failed.since,
-                format!(
-                    "site '{name}': an upload failed {} times: {}",
-                    failed.times, failed.message
-                ),
             );
+            let todo = "take a basebackup now if none was taken since; use a replication slot so \
+                        that it cannot happen again";
+            list.add("wal_hole", lost.since, what, todo);
         }
     }
-    let held = site.ledger.spool_bytes();
-    if held > policy.spool_limit_bytes / 2 {
-        list.add("spool_filling", Millis::default(), format!(
-            "site '{name}': the spool holds {held} bytes of at most {}; reception pauses at the \
-             limit and PostgreSQL keeps its WAL; see why uploads do not go through",
-            policy.spool_limit_bytes
-        ));
-    }
-    let failures = site.backups.last_failure.as_ref();
-    let take = site.attempts.get(&TaskId::Take(name.clone()));
-    if let (Some((_, class, message)), Some(failed)) = (failures, take)
-        && *class != Class::Interrupted
-    {
-        list.add(
-            "backup_overdue",
-            failed.since,
-            format!(
-                "site '{name}': basebackups fail, {} in a row: {}",
-                failed.times, message
-            ),
+
+    fn uploads(&self, list: &mut List) {
+        let tired = self.site.attempts.iter().filter(|(task, failed)| {
+            matches!(task, TaskId::Store(..)) && failed.times > RETRIES_MAX
+        });
+        if let Some((_, oldest)) = tired.min_by_key(|(_, failed)| failed.since) {
+            let (name, times, message) = (self.name, oldest.times, &oldest.message);
+            let what = format!("site '{name}': an upload failed {times} times: {message}");
+            let todo = "mend the store; uploads are tried for ever and nothing is lost meanwhile";
+            list.add("upload_retries_warning", oldest.since, what, todo);
+        }
+        let spool = &self.site.ledger.spool;
+        let (held, limit) = (
+            self.site.ledger.spool_bytes(),
+            self.policy.spool_limit_bytes,
         );
+        if held > limit / 2 {
+            let since = spool.values().map(|entry| entry.at).min();
+            let what = format!(
+                "site '{}': the spool is more than half full ({} MiB of at most {} MiB); \
+                 reception pauses at the limit and PostgreSQL keeps its WAL",
+                self.name,
+                held >> 20,
+                limit >> 20
+            );
+            let todo = "see why uploads do not keep up (pghoard status), or raise \
+                        spool_limit_bytes";
+            list.add("spool_filling", since.unwrap_or_default(), what, todo);
+        }
+    }
+
+    fn backups(&self, list: &mut List) {
+        let failed = self.site.attempts.get(&TaskId::Take(self.name.clone()));
+        if let Some(failed) = failed.filter(|failed| failed.class != Class::Interrupted) {
+            let (name, times, message) = (self.name, failed.times, &failed.message);
+            let what = format!("site '{name}': basebackups fail, {times} in a row: {message}");
+            let todo = "mend the cause; the next try comes by itself, or ask for one over HTTP";
+            list.add("backup_overdue", failed.since, what, todo);
+        }
+    }
+
+    fn size(&self) -> SegmentSize {
+        let size = self.site.ledger.segment_size;
+        size.unwrap_or(SegmentSize::DEFAULT)
+    }
+}
+
+/// A server that cannot be used, by PGHoard's names.
+fn connection(list: &mut List, failed: &Failed, what: String) {
+    let (alert, todo) = match failed.class {
+        Class::Auth => (
+            "authentication_error",
+            "check the user, the password and pg_hba.conf",
+        ),
+        Class::Unsupported => (
+            "version_unsupported_error",
+            "only PostgreSQL 12 and later is served",
+        ),
+        _ => (
+            "configuration_error",
+            "check that the server runs, its address, its slot and pg_hba.conf",
+        ),
+    };
+    list.add(alert, failed.since, what, todo);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Envelope, Event, Origin, Server};
+    use crate::file::{BackupName, File};
+    use crate::testing::site_policy;
+    use crate::wal::{Lsn, Timeline};
+    use alloc::string::ToString;
+
+    fn site() -> Site {
+        Site("main".into())
+    }
+
+    fn segment(number: u64) -> Segment {
+        Segment::new(Timeline(1), number)
+    }
+
+    fn seen(system_id: u64, sync_state: Option<&str>) -> Event {
+        Event::ServerSeen(Server {
+            node: 0,
+            system_id,
+            version: 150_018,
+            segment_size: SegmentSize::DEFAULT,
+            timeline: Timeline(1),
+            lsn: Lsn(0),
+            in_recovery: false,
+            sync_state: sync_state.map(Into::into),
+        })
+    }
+
+    fn lost(class: Class) -> Event {
+        let message = "no".into();
+        Event::ServerLost {
+            node: 0,
+            class,
+            message,
+        }
+    }
+
+    fn ended(class: Class) -> Event {
+        let message = "no".into();
+        Event::StreamEnded {
+            node: 0,
+            at: Lsn(0),
+            class,
+            message,
+        }
+    }
+
+    fn begun(number: u64) -> Event {
+        Event::StreamStarted {
+            node: 0,
+            from: segment(number),
+            slot: None,
+        }
+    }
+
+    fn unstored(number: u64) -> Event {
+        Event::TaskFailed {
+            task: TaskId::Store(site(), File::Wal(segment(number))),
+            class: Class::Network,
+            message: "no".into(),
+        }
+    }
+
+    fn spooled(number: u64) -> Event {
+        Event::Spooled {
+            file: File::Wal(segment(number)),
+            entry: number,
+            bytes: 40,
+            origin: Origin::Stream,
+        }
+    }
+
+    fn conflicted() -> Event {
+        Event::Conflicted {
+            file: File::Wal(segment(1)),
+            ours: "a".into(),
+            theirs: "b".into(),
+        }
+    }
+
+    fn backup_failed(class: Class) -> Event {
+        Event::BackupFailed {
+            backup: BackupName("b".into()),
+            class,
+            message: "no".into(),
+        }
+    }
+
+    fn noted(alert: &str) -> Event {
+        let alert = alert.into();
+        Event::AlertAcknowledged { alert }
+    }
+
+    /// The events happen at 1, 2, ...; each alert reads `name since..latest`, `!` unless noted.
+    fn check(events: &[Event], expect: &str) {
+        let (mut state, mut policy) = (State::default(), Policy::default());
+        let mut site_policy = site_policy();
+        site_policy.spool_limit_bytes = 100;
+        policy.sites.insert(site(), site_policy);
+        for (event, seq) in events.iter().zip(1..) {
+            let outside = matches!(
+                event,
+                Event::AlertAcknowledged { .. } | Event::LogRebuilt { .. }
+            );
+            state.apply(&Envelope {
+                seq,
+                at: Millis(seq),
+                run: 1,
+                site: (!outside).then(site),
+                event: event.clone(),
+            });
+        }
+        let got = alerts(&state, &policy);
+        assert!(got.values().all(|alert| !alert.entries.is_empty()));
+        let known = |name: &&str| STICKY.contains(name) || OURS.contains(name);
+        assert!(got.keys().all(known), "{got:?}");
+        let got: Vec<String> = got
+            .iter()
+            .map(|(name, alert)| {
+                let mark = if alert.acknowledged { "" } else { "!" };
+                format!("{mark}{name} {}..{}", alert.since().0, alert.latest().0)
+            })
+            .collect();
+        assert_eq!(got.join(", "), expect, "{events:?}");
+    }
+
+    #[test]
+    fn each_condition_raises_its_alert_and_ends_with_it() {
+        use Class::{Auth, Config, Interrupted, Network, Unsupported};
+        for (events, expect) in [
+            (&[seen(1, None)][..], ""),
+            (&[lost(Auth)], "!authentication_error 1..1"),
+            (&[lost(Network), lost(Network)], "!configuration_error 1..1"),
+            (&[lost(Unsupported)], "!version_unsupported_error 1..1"),
+            (&[lost(Auth), seen(1, None)], ""),
+            (&[ended(Network), ended(Network), ended(Network)], ""),
+            (
+                &[ended(Config), ended(Config), ended(Config), ended(Config)],
+                "!configuration_error 1..1",
+            ),
+            (&[unstored(1), unstored(1), unstored(1)], ""),
+            (
+                &[unstored(1), unstored(1), unstored(1), unstored(1)],
+                "!upload_retries_warning 1..1",
+            ),
+            (&[spooled(1)], ""),
+            (&[spooled(1), spooled(2)], "!spool_filling 1..1"),
+            (&[conflicted(), conflicted()], "!wal_conflict 1..1"),
+            (&[backup_failed(Interrupted)], ""),
+            (&[backup_failed(Network)], "!backup_overdue 1..1"),
+            (&[seen(1, None), begun(5), begun(6)], "!wal_hole 3..3"),
+            (
+                &[seen(1, None), seen(2, None), seen(2, None)],
+                "!wal_conflict 2..2",
+            ),
+        ] {
+            check(events, expect);
+        }
+        let reason = "damaged".to_string();
+        check(&[Event::LogRebuilt { reason }], "!event_log_rebuilt 1..1");
+    }
+
+    #[test]
+    fn being_synchronous_while_acknowledging_stored_segments_is_told_at_once() {
+        let (sync, asynchronous) = (seen(1, Some("sync")), seen(1, Some("async")));
+        check(core::slice::from_ref(&asynchronous), "");
+        check(
+            &[asynchronous.clone(), sync.clone(), sync.clone()],
+            "!sync_misconfigured 2..2",
+        );
+        check(&[seen(1, Some("quorum"))], "!sync_misconfigured 1..1");
+        check(&[sync, asynchronous], "");
+    }
+
+    #[test]
+    fn a_noted_alert_stands_again_when_something_new_befalls() {
+        let hole = [seen(1, None), begun(5), begun(6), noted("wal_hole")];
+        check(&hole, "wal_hole 3..3");
+        let another = [&hole[..], &[begun(9)]].concat();
+        check(&another, "!wal_hole 3..5");
+        let both = [&another[..], &[noted("wal_hole"), noted("other")]].concat();
+        check(&both, "wal_hole 3..5");
     }
 }

@@ -51,6 +51,34 @@ pub fn due(backups: &Backups, policy: &SitePolicy, now: Millis) -> Option<Due> {
     }
 }
 
+/// When the next basebackup becomes due by itself: now or earlier if one is due, `None` without
+/// an interval.
+pub fn next(backups: &Backups, policy: &SitePolicy, now: Millis) -> Option<Millis> {
+    if due(backups, policy, now).is_some() {
+        return Some(now);
+    }
+    let interval = policy.interval_ms?;
+    let newest = backups.live().map(|(_, b)| started_at(b)).max()?;
+    let (Some(slot), Some(base)) = (normalized(policy, now), base(policy, now)) else {
+        return Some(newest.plus(interval));
+    };
+    let scheduled = backups.live().filter(|(_, b)| b.reason == Why::Schedule);
+    let rested = scheduled
+        .map(|(_, b)| b.decided_at.plus(interval / 2))
+        .max();
+    // The next slot, unless a day that the interval does not divide begins before it; or the end
+    // of the rest after a backup that was taken late.
+    let moments = [
+        slot.plus(interval),
+        base.plus(DAY_MS),
+        rested.unwrap_or(now),
+    ];
+    let ahead = moments.into_iter().filter(|at| *at >= now);
+    ahead
+        .filter(|at| due(backups, policy, at.plus(1)).is_some())
+        .min()
+}
+
 fn started_at(backup: &Backup) -> Millis {
     backup
         .content
@@ -62,6 +90,13 @@ fn started_at(backup: &Backup) -> Millis {
 /// still ahead, then forward by whole intervals.
 pub fn normalized(policy: &SitePolicy, at: Millis) -> Option<Millis> {
     let interval = policy.interval_ms.filter(|interval| *interval > 0)?;
+    let base = base(policy, at)?;
+    // The last whole interval strictly before `at`, as PGHoard's loop leaves it.
+    let ahead = at.since(base).saturating_sub(1) / interval;
+    Some(base.plus(ahead.saturating_mul(interval)))
+}
+
+fn base(policy: &SitePolicy, at: Millis) -> Option<Millis> {
     let hour = u64::from(policy.hour?);
     let minute = u64::from(policy.minute.unwrap_or(0));
     let offset = hour
@@ -70,14 +105,11 @@ pub fn normalized(policy: &SitePolicy, at: Millis) -> Option<Millis> {
         .saturating_mul(MINUTE_MS);
     let midnight = at.0 - at.0 % DAY_MS;
     let today = midnight.saturating_add(offset);
-    let base = if today > at.0 {
+    Some(Millis(if today > at.0 {
         today.saturating_sub(DAY_MS)
     } else {
         today
-    };
-    // The last whole interval strictly before `at`, as PGHoard's loop leaves it.
-    let ahead = at.0.saturating_sub(base).saturating_sub(1) / interval;
-    Some(Millis(base.saturating_add(ahead.saturating_mul(interval))))
+    }))
 }
 
 #[cfg(test)]
@@ -150,5 +182,34 @@ mod tests {
                 "{interval:?} {hour:?} {newest:?} {requested:?}"
             );
         }
+    }
+
+    #[test]
+    fn the_next_one_is_due_when_foretold_and_not_before() {
+        let now = Millis(1_000 * HOUR);
+        for interval in [5, 7, 24, 36, 48] {
+            for hour in [None, Some(0), Some(15), Some(16), Some(17)] {
+                for reason in [Why::Schedule, Why::Operator] {
+                    for age in 0..60 {
+                        let mut policy = site_policy();
+                        (policy.hour, policy.interval_ms) = (hour, Some(interval * HOUR));
+                        let mut backups = Backups::default();
+                        let at = Millis(now.0 - age * HOUR - 1);
+                        backups.all.extend([backup("a", at, reason)]);
+                        let next = next(&backups, &policy, now).unwrap();
+                        let case = alloc::format!("{interval} {hour:?} {reason:?} {age} {next:?}");
+                        assert!(due(&backups, &policy, next.plus(1)).is_some(), "{case}");
+                        let early = (now.0..next.0).step_by(10 * 60_000);
+                        let early = early
+                            .map(Millis)
+                            .find(|at| due(&backups, &policy, *at).is_some());
+                        assert_eq!(early, None, "{case}");
+                    }
+                }
+            }
+        }
+        let mut policy = site_policy();
+        policy.interval_ms = None;
+        assert_eq!(next(&Backups::default(), &policy, now), None);
     }
 }

@@ -1,0 +1,429 @@
+//! Our own part of the state file: what `pghoard status` shows and programs may rely on.
+//!
+//! Positions are text (`16/B374D848`), moments are ISO in UTC, sizes are bytes, and a 64-bit
+//! system identifier is text because JSON readers round numbers of that size. A key is never
+//! renamed; what is not known is null.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use machine::decide::Busy;
+use machine::event::Why;
+use machine::policy::{Ack, Policy, SitePolicy};
+use machine::projection::attempts::Failed;
+use machine::projection::backups::{Backup, Phase};
+use machine::projection::servers::Node;
+use machine::rule::alerts::{Alert, alerts};
+use machine::rule::schedule;
+use machine::{
+    BackupName, File, Lsn, Millis, Segment, SegmentSize, Site, SiteState, State, TaskId,
+};
+use serde_json::{Map, Value, json};
+
+use crate::publish::text::iso;
+
+/// The key of the moment the document was made.
+pub const AT: &str = "at";
+
+/// What is true of this instant only and therefore in no event.
+#[derive(Clone, Debug, Default)]
+pub struct Live {
+    /// Up to where the running streams have synced the spool.
+    pub received: BTreeMap<Site, Lsn>,
+}
+
+/// How far a site's WAL has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Positions {
+    /// PostgreSQL was told that it is safe.
+    pub flushed: Option<Lsn>,
+    /// On our disk or in the store without a gap before it.
+    pub received: Option<Lsn>,
+}
+
+/// A site that the policy does not know shows what the log knows: the daemon is not running, or
+/// the site is out of use.
+pub fn facts(state: &State, policy: &Policy, busy: &Busy, live: &Live, now: Millis) -> Value {
+    let unknown = SiteState::default();
+    let names: BTreeSet<&Site> = state.sites.keys().chain(policy.sites.keys()).collect();
+    let sites = names.into_iter().map(|name| {
+        let view = View {
+            name,
+            site: state.sites.get(name).unwrap_or(&unknown),
+            policy: policy.sites.get(name),
+            busy,
+            live,
+            now,
+        };
+        (name.0.clone(), view.facts())
+    });
+    let raised = alerts(state, policy);
+    let raised = raised
+        .iter()
+        .map(|(name, alert)| ((*name).to_owned(), told(alert)));
+    json!({
+        "alerts": raised.collect::<Map<_, _>>(),
+        AT: iso(now),
+        "events": state.seq,
+        "maintenance": policy.maintenance,
+        "run": state.run,
+        "sites": sites.collect::<Map<_, _>>(),
+        "started_at": known(state.started_at),
+        "stopped": state.stopped,
+        "version": env!("CARGO_PKG_VERSION"),
+    })
+}
+
+fn told(alert: &Alert) -> Value {
+    let entries = alert.entries.iter().map(
+        |entry| json!({ "since": known(entry.since), "todo": entry.todo, "what": entry.what }),
+    );
+    json!({
+        "acknowledged": alert.acknowledged,
+        "entries": entries.collect::<Vec<_>>(),
+        "since": known(alert.since()),
+    })
+}
+
+pub fn positions(
+    name: &Site,
+    site: &SiteState,
+    policy: Option<&SitePolicy>,
+    live: &Live,
+) -> Positions {
+    let (ledger, servers) = (&site.ledger, &site.servers);
+    let Some(frontier) = ledger.frontier else {
+        return Positions::default();
+    };
+    let streaming = servers.stream.as_ref().map(|stream| stream.next.timeline);
+    let timeline = streaming
+        .or(servers.primary().map(|primary| primary.timeline))
+        .filter(|timeline| site.timelines.knows(*timeline))
+        .unwrap_or(frontier.timeline);
+    let stored = ledger.acknowledged(timeline, &site.timelines);
+    let whole = match (
+        ledger.wanted(timeline, &site.timelines),
+        ledger.segment_size,
+    ) {
+        (Some(wanted), Some(size)) => wanted.start(size),
+        _ => stored,
+    };
+    let running = live.received.get(name).filter(|_| streaming.is_some());
+    // A stream that ended left its unfinished segment; after a switch it may lie on a branch.
+    let left = servers.ended.as_ref().map(|ended| ended.lsn);
+    let left = left.filter(|_| streaming.is_none() && timeline == frontier.timeline);
+    let synced = running.copied().or(left).unwrap_or_default();
+    let received = whole.max(stored).max(synced);
+    let flushed = match policy.map(|policy| policy.ack) {
+        Some(Ack::Spooled) => received,
+        Some(Ack::Stored) | None => stored,
+    };
+    let some = |lsn: Lsn| Some(lsn).filter(|lsn| lsn.0 > 0);
+    Positions {
+        flushed: some(flushed),
+        received: some(received),
+    }
+}
+
+struct View<'a> {
+    name: &'a Site,
+    site: &'a SiteState,
+    policy: Option<&'a SitePolicy>,
+    busy: &'a Busy,
+    live: &'a Live,
+    now: Millis,
+}
+
+impl View<'_> {
+    fn facts(&self) -> Value {
+        let (ledger, servers) = (&self.site.ledger, &self.site.servers);
+        let positions = positions(self.name, self.site, self.policy, self.live);
+        let nodes = servers
+            .nodes
+            .iter()
+            .map(|(node, server)| self.server(*node, server));
+        let next = |p: &SitePolicy| schedule::next(&self.site.backups, p, self.now);
+        let streams = self.policy.map(|policy| policy.streams);
+        json!({
+            "active": self.policy.map(|policy| policy.active),
+            "attempts": self.attempts(),
+            "backups": self.backups(),
+            "busy": self.working().collect::<Vec<_>>(),
+            "conflicts": ledger.conflicts.keys().map(|f| f.key(self.size())).collect::<Vec<_>>(),
+            "flushed_lsn": positions.flushed.map(|lsn| lsn.to_string()),
+            "frontier": ledger.frontier.map(|segment| self.named(segment)),
+            "holes": self.holes(),
+            "last_stored_at": ledger.last_stored_at.map(iso),
+            "next_backup": self.policy.and_then(next).map(iso),
+            "received_lsn": positions.received.map(|lsn| lsn.to_string()),
+            "reconciled_at": ledger.reconciled_at.map(iso),
+            "segment_size": ledger.segment_size.map(SegmentSize::bytes),
+            "servers": nodes.collect::<Vec<_>>(),
+            "spool": { "bytes": ledger.spool_bytes(), "files": ledger.spool.len() },
+            "stream": servers.stream.as_ref().map(|stream| json!({
+                "next_segment": self.named(stream.next),
+                "node": stream.node,
+                "since": iso(stream.since),
+                "timeline": stream.next.timeline,
+            })),
+            "stream_ended": servers.ended.as_ref().map(|ended| json!({
+                "at": iso(ended.at),
+                "class": ended.class,
+                "lsn": ended.lsn.to_string(),
+                "message": ended.message,
+                "node": ended.node,
+            })),
+            "streams": streams,
+            "system_id": servers.system_id.map(|id| id.to_string()),
+        })
+    }
+
+    fn server(&self, node: u32, server: &Node) -> Value {
+        let seen = server.seen.as_ref();
+        let role = seen.map(|seen| match seen.in_recovery {
+            true => "standby",
+            false => "primary",
+        });
+        json!({
+            "lost": server.lost.as_ref().map(|lost| json!({
+                "at": iso(lost.at),
+                "class": lost.class,
+                "message": lost.message,
+            })),
+            "lsn": seen.map(|seen| seen.lsn.to_string()),
+            "node": node,
+            "role": role,
+            "seen_at": server.seen_at.map(iso),
+            "sync_state": seen.and_then(|seen| seen.sync_state.clone()),
+            "system_id": seen.map(|seen| seen.system_id.to_string()),
+            "timeline": seen.map(|seen| seen.timeline),
+            "version": seen.map(|seen| seen.version),
+        })
+    }
+
+    fn backups(&self) -> Vec<Value> {
+        let restorable = self.site.backups.restorable(&self.site.ledger);
+        let restorable: BTreeSet<_> = restorable.into_iter().map(|(name, ..)| name).collect();
+        let all = self.site.backups.all.iter();
+        all.map(|(name, backup)| self.backup(name, backup, restorable.contains(name)))
+            .collect()
+    }
+
+    fn backup(&self, name: &BackupName, backup: &Backup, restorable: bool) -> Value {
+        let content = backup.content.as_ref();
+        let phase = match backup.phase {
+            Phase::Running => "running",
+            Phase::Finished => "waiting_for_wal",
+            Phase::Complete => "complete",
+            Phase::Dead => "dead",
+        };
+        let stored = self.site.ledger.mains.contains(name);
+        let reason = match backup.reason {
+            Why::Schedule => "schedule",
+            Why::Operator => "operator",
+            Why::Hole => "hole",
+        };
+        let (done, total) = backup.progress;
+        json!({
+            "bytes_plain": content.map(|content| content.bytes_in),
+            "bytes_stored": content.map(|content| content.bytes_out),
+            "complete": backup.phase == Phase::Complete && stored,
+            "decided_at": iso(backup.decided_at),
+            "end_lsn": content.and_then(|c| c.end_lsn).map(|lsn| lsn.to_string()),
+            "end_segment": content.and_then(|c| c.end).map(|segment| self.named(segment)),
+            "ended_at": content.and_then(|c| c.ended_at).map(iso),
+            "format": content.map(|content| content.format.as_str()),
+            "name": name.0,
+            "node": backup.node,
+            "parts": content.map(|content| content.parts),
+            "phase": phase,
+            "progress": { "bytes": done, "total": total },
+            "reason": reason,
+            "restorable": restorable,
+            "start_segment": content.map(|content| self.named(content.start)),
+            "started_at": content.map(|content| iso(content.started_at)),
+        })
+    }
+
+    fn holes(&self) -> Vec<Value> {
+        let lost = self.site.ledger.lost.iter();
+        lost.map(|lost| {
+            let at = |number| self.named(Segment::new(lost.range.timeline, number));
+            json!({
+                "first": at(lost.range.first),
+                "last": at(lost.range.last),
+                "since": iso(lost.since),
+                "timeline": lost.range.timeline,
+            })
+        })
+        .collect()
+    }
+
+    fn attempts(&self) -> Vec<Value> {
+        let told = |(task, failed): (&TaskId, &Failed)| {
+            json!({
+                "class": failed.class,
+                "message": failed.message,
+                "next": iso(failed.next),
+                "since": iso(failed.since),
+                "task": self.task(task),
+                "times": failed.times,
+            })
+        };
+        self.site.attempts.iter().map(told).collect()
+    }
+
+    fn working(&self) -> impl Iterator<Item = String> {
+        let ours = self.busy.keys().filter(|id| id.site() == self.name);
+        ours.map(|id| self.task(id))
+    }
+
+    /// A task within its site: `store xlog/0000...`
+    fn task(&self, id: &TaskId) -> String {
+        match id {
+            TaskId::Probe(_, node) => format!("probe node {node}"),
+            TaskId::Store(_, file) => format!("store {}", self.key(file)),
+            TaskId::Receive(_)
+            | TaskId::Take(_)
+            | TaskId::Switch(_)
+            | TaskId::Delete(_)
+            | TaskId::Reconcile(_) => id.name().to_owned(),
+        }
+    }
+
+    fn key(&self, file: &File) -> String {
+        file.key(self.size())
+    }
+
+    fn named(&self, segment: Segment) -> String {
+        segment.name(self.size())
+    }
+
+    fn size(&self) -> SegmentSize {
+        let size = self.site.ledger.segment_size;
+        size.unwrap_or(SegmentSize::DEFAULT)
+    }
+}
+
+/// Nothing happened in 1970.
+fn known(at: Millis) -> Option<String> {
+    (at.0 > 0).then(|| iso(at))
+}
+
+#[cfg(test)]
+mod tests {
+    use machine::Event;
+    use machine::event::Branch;
+
+    use super::*;
+    use crate::publish::testing::{busy, fold, live, policy, seen, site, state, stored};
+    use machine::Timeline;
+
+    const NOW: Millis = Millis(1_795_340_000_000);
+
+    #[test]
+    fn a_site_tells_everything_that_status_needs() {
+        let facts = facts(&state("main"), &policy("main"), &busy("main"), &live(), NOW);
+        let site = &facts["sites"]["main"];
+        for (pointer, expect) in [
+            ("/active", json!(true)),
+            ("/system_id", json!("7312345678901234567")),
+            ("/segment_size", json!(16 << 20)),
+            ("/servers/0/role", json!("primary")),
+            ("/servers/0/timeline", json!(1)),
+            ("/servers/0/lost", Value::Null),
+            ("/servers/1/lost/class", json!("network")),
+            ("/stream/next_segment", json!("000000010000000000000008")),
+            ("/frontier", json!("000000010000000000000006")),
+            ("/flushed_lsn", json!("0/7000000")),
+            ("/received_lsn", json!("0/8000100")),
+            ("/spool/files", json!(1)),
+            ("/backups/0/phase", json!("complete")),
+            ("/backups/0/restorable", json!(true)),
+            ("/backups/0/complete", json!(true)),
+            ("/backups/0/end_segment", json!("000000010000000000000005")),
+            ("/busy/1", json!("store xlog/000000010000000000000007")),
+            ("/attempts/0/task", json!("probe node 1")),
+            ("/holes", json!([])),
+            ("/next_backup", json!("2026-11-23T09:28:52Z")),
+        ] {
+            assert_eq!(site.pointer(pointer), Some(&expect), "{pointer}: {site:#}");
+        }
+        assert_eq!(
+            facts["alerts"]["configuration_error"]["acknowledged"],
+            false
+        );
+        assert_eq!(facts["at"], "2026-11-22T09:33:20Z");
+    }
+
+    #[test]
+    fn without_a_daemon_the_log_tells_what_it_knows() {
+        let (state, none) = (state("main"), Policy::default());
+        let facts = facts(&state, &none, &Busy::new(), &Live::default(), NOW);
+        let site = &facts["sites"]["main"];
+        assert_eq!(site["active"], Value::Null);
+        assert_eq!(site["next_backup"], Value::Null);
+        assert_eq!(site["flushed_lsn"], "0/7000000");
+    }
+
+    fn check(events: &[Event], ack: Ack, received: u64, flushed: &str, held: &str) {
+        let state = fold("main", events);
+        let mut policy = policy("main").sites[&site("main")].clone();
+        policy.ack = ack;
+        let live = Live {
+            received: [(site("main"), Lsn(received))].into(),
+        };
+        let name = site("main");
+        let found = positions(&name, &state.sites[&name], Some(&policy), &live);
+        let text = |lsn: Option<Lsn>| lsn.map_or("-".to_owned(), |lsn| lsn.to_string());
+        assert_eq!(text(found.flushed), flushed, "{events:?}");
+        assert_eq!(text(found.received), held, "{events:?}");
+    }
+
+    #[test]
+    fn positions_follow_store_spool_stream_and_timelines() {
+        let begun = |timeline, number| Event::StreamStarted {
+            node: 0,
+            from: Segment::new(Timeline(timeline), number),
+            slot: None,
+        };
+        let ended = |lsn| Event::StreamEnded {
+            node: 0,
+            at: Lsn(lsn),
+            class: machine::Class::Network,
+            message: String::new(),
+        };
+        let learned = Event::TimelineLearned {
+            timeline: Timeline(2),
+            ancestors: vec![Branch {
+                timeline: Timeline(1),
+                switch: Lsn(0x650_0000),
+            }],
+        };
+        let (one, two) = (seen(0, 1), seen(0, 2));
+        let base = [one, begun(1, 5), stored(5)];
+        let with = |more: &[Event]| [&base[..], more].concat();
+        check(&[seen(0, 1)], Ack::Stored, 9, "-", "-");
+        check(&with(&[]), Ack::Stored, 0, "0/6000000", "0/6000000");
+        check(
+            &with(&[]),
+            Ack::Stored,
+            0x600_1000,
+            "0/6000000",
+            "0/6001000",
+        );
+        check(
+            &with(&[]),
+            Ack::Spooled,
+            0x600_1000,
+            "0/6001000",
+            "0/6001000",
+        );
+        let gone = with(&[ended(0x600_2000)]);
+        check(&gone, Ack::Stored, 0x600_1000, "0/6000000", "0/6002000");
+        // s48: what the dead branch left beyond the switch is not held of the new timeline
+        let branched = with(&[ended(0x670_0000), learned, two, begun(2, 6)]);
+        check(&branched, Ack::Stored, 0, "0/6000000", "0/6000000");
+        let switched = [&branched[..], &[ended(0x600_0000)]].concat();
+        check(&switched, Ack::Stored, 0, "0/6000000", "0/6000000");
+    }
+}

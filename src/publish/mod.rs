@@ -1,0 +1,16 @@
+//! State to what others see: alert files and the state file.
+//!
+//! Level-triggered as everything else: each call makes the files equal to the state it is given,
+//! whatever they were before, and writes nothing that is already so.
+//!
+//! - [`alerts`]: the folder of alert files.
+//! - [`stats`]: the state file with PGHoard's keys.
+//! - [`facts`]: our own part of it, pure.
+//! - [`text`]: times and sizes as text.
+
+pub mod alerts;
+pub mod facts;
+pub mod stats;
+#[cfg(test)]
+pub(crate) mod testing;
+pub mod text;
