@@ -7,7 +7,9 @@
     reason = "a test that meets the unexpected has failed"
 )]
 
+mod login;
 mod support_check;
+mod take;
 mod wire;
 
 #[path = "../support/mod.rs"]
