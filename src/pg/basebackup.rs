@@ -251,18 +251,20 @@ impl<'c> BaseBackup<'c> {
     }
 }
 
+/// Without TABLESPACE_MAP: the archive then holds the links themselves instead of a file that a
+/// starting server would obey, whatever tablespaces the restore had mapped elsewhere.
 fn command(version: u32, label: &str, manifest: Manifest) -> String {
     let label = label.replace('\'', "''");
     match (version >= VERSION_ONE_COPY, manifest) {
         (true, _) => format!(
             "BASE_BACKUP (LABEL '{label}', PROGRESS true, CHECKPOINT 'fast', WAIT false, \
-             TABLESPACE_MAP true, MANIFEST 'yes')"
+             MANIFEST 'yes')"
         ),
-        (false, Manifest::Expected) => format!(
-            "BASE_BACKUP LABEL '{label}' PROGRESS FAST NOWAIT TABLESPACE_MAP MANIFEST 'yes'"
-        ),
+        (false, Manifest::Expected) => {
+            format!("BASE_BACKUP LABEL '{label}' PROGRESS FAST NOWAIT MANIFEST 'yes'")
+        }
         (false, Manifest::Never) => {
-            format!("BASE_BACKUP LABEL '{label}' PROGRESS FAST NOWAIT TABLESPACE_MAP")
+            format!("BASE_BACKUP LABEL '{label}' PROGRESS FAST NOWAIT")
         }
     }
 }
@@ -313,12 +315,12 @@ mod tests {
             (
                 120_022,
                 Manifest::Never,
-                "LABEL 'it''s' PROGRESS FAST NOWAIT TABLESPACE_MAP",
+                "LABEL 'it''s' PROGRESS FAST NOWAIT",
             ),
             (
                 130_014,
                 Manifest::Expected,
-                "PROGRESS FAST NOWAIT TABLESPACE_MAP MANIFEST 'yes'",
+                "PROGRESS FAST NOWAIT MANIFEST 'yes'",
             ),
             (
                 150_018,

@@ -195,8 +195,9 @@ fn fate(archive: Option<&Space>, member: &Member) -> Fate {
     match path {
         b"backup_label" => Fate::Label,
         b"global/pg_control" => Fate::Control,
-        b"tablespace_map" => Fate::Nothing,
-        _ if empty || below(b"pg_wal") || below(b"pg_tblspc") => Fate::Nothing,
+        _ if empty || below(b"pg_wal") => Fate::Nothing,
+        // The links are made anew; a tablespace made in place is files like any other.
+        _ if below(b"pg_tblspc") && member.kind == Kind::Link => Fate::Nothing,
         _ => Fate::Chunk([b"pgdata/", path].concat()),
     }
 }

@@ -3,8 +3,8 @@
 //!
 //! One thread reads the server's tar, renames its members (`pgdata/...`, `tablespaces/NAME/...`),
 //! sums every file and feeds the chunk that grows; another stores the chunks that are full. Held
-//! back for the main object: backup_label, pg_control, backup_manifest. Left out: pg_wal,
-//! tablespace_map and the links in pg_tblspc, which a restore makes anew.
+//! back for the main object: backup_label, pg_control, backup_manifest. Left out: pg_wal and the
+//! links in pg_tblspc, which a restore makes anew.
 //! A backup that began on one timeline and ended on another is refused (S-38), and so is one whose
 //! files are not what the server's manifest says.
 //!
