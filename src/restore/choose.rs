@@ -8,7 +8,7 @@ use machine::{Lsn, Segment, SegmentSize};
 use super::refused;
 use crate::config::Site;
 use crate::failure::Outcome;
-use crate::store::{Metadata, Object, Store};
+use crate::store::{Body, Metadata, Object, Put, Store};
 
 /// A basebackup as its main object's metadata describes it.
 #[derive(Clone, Debug)]
@@ -37,6 +37,19 @@ impl Backup<'_> {
 
     fn end_time(&self) -> Option<Timestamp> {
         self.text("end-time").and_then(time).or(self.start_time())
+    }
+
+    /// Asks every daemon to keep this backup for a while, and says by which object.
+    pub fn preserve(&self, store: &dyn Store, until: Timestamp) -> Outcome<String> {
+        let name = self.key().rsplit('/').next().unwrap_or(self.key());
+        let until = python_time(until);
+        let key = format!("{}/preservation_request/{name}_{until}", self.site.prefix);
+        let metadata = Metadata::from([
+            ("preserve-backup".to_owned(), name.to_owned()),
+            ("preserve-until".to_owned(), until),
+        ]);
+        store.put(&key, Body::Bytes(b""), &metadata, Put::Replace)?;
+        Ok(key)
     }
 
     /// The last segment it needs, or the first one where no other is known.
@@ -161,6 +174,15 @@ pub fn time(text: &str) -> Option<Timestamp> {
     Some(zoned.timestamp())
 }
 
+/// As Python's `str(datetime)`: `2026-11-22 09:17:15+00:00`, with microseconds if there are any.
+pub fn python_time(time: Timestamp) -> String {
+    let format = match time.subsec_microsecond() {
+        0 => "%Y-%m-%d %H:%M:%S+00:00",
+        _ => "%Y-%m-%d %H:%M:%S.%6f+00:00",
+    };
+    time.strftime(format).to_string()
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -168,6 +190,7 @@ mod tests {
     use super::*;
     use crate::config;
     use crate::store::Entry;
+    use crate::store::local::Local;
 
     #[test]
     fn times_are_read_as_utc_unless_they_say_otherwise() {
@@ -236,6 +259,26 @@ mod tests {
             let found = chosen.map(|b| b.key().trim_start_matches("s/basebackup/"));
             assert_eq!(found, expected, "{wanted} {goal:?}");
         }
+    }
+
+    #[test]
+    fn a_preservation_request_is_pghoards() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Local::create(folder.path()).unwrap();
+        let config = config::parse(&json!({"backup_sites": {"s": {}}}))
+            .unwrap()
+            .0;
+        let key = "s/basebackup/2026-11-22_09-28_0.00000000.pghoard";
+        let backup = backup(&config.sites["s"], key, "", "");
+        let asked = backup
+            .preserve(&store, time("2030-01-01").unwrap())
+            .unwrap();
+        let name = "2026-11-22_09-28_0.00000000.pghoard";
+        let expected = format!("s/preservation_request/{name}_2030-01-01 00:00:00+00:00");
+        assert_eq!(asked, expected);
+        let metadata = store.look(&asked).unwrap().unwrap().metadata;
+        assert_eq!(metadata["preserve-backup"], name);
+        assert_eq!(metadata["preserve-until"], "2030-01-01 00:00:00+00:00");
     }
 
     fn backup<'a>(site: &'a Site, key: &str, start: &str, end: &str) -> Backup<'a> {

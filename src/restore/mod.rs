@@ -16,7 +16,6 @@ pub mod layout;
 pub mod list;
 pub mod manifest;
 mod pipe;
-pub mod preserve;
 pub mod progress;
 pub mod recovery;
 pub mod target;
@@ -42,7 +41,7 @@ use crate::store::{self, Store};
 use layout::{Layout, Naming};
 use progress::Progress;
 use recovery::{Recovery, Version};
-use target::Places;
+use target::{Owner, Places};
 use unpack::{CONTROL, CONTROL_UNFINISHED, Unpacked, Unpacker};
 
 pub use choose::Backup;
@@ -100,6 +99,8 @@ pub enum AfterSuccess {
 pub struct Notes {
     /// Symbolic links that lead out of the target and were not made.
     pub strays: Vec<Link>,
+    /// Whose the files are, if they were given to somebody.
+    pub owner: Option<Owner>,
     /// Why the backup could not be preserved, which does not stop the restore.
     pub unpreserved: Option<Failure>,
 }
@@ -110,7 +111,7 @@ pub fn run(backup: &Backup<'_>, source: &Source<'_>, order: &Order) -> Outcome<N
     let places = target::prepare(&order.target, &layout.tablespaces)?;
     let request = order
         .preserve
-        .map(|wish| preserve::request(source.store, backup, wish.until));
+        .map(|wish| backup.preserve(source.store, wish.until));
 
     let unpacked = fetch_all(&layout, source, &places, order)?;
     verify(&layout, &places, &unpacked)?;
@@ -125,6 +126,7 @@ pub fn run(backup: &Backup<'_>, source: &Source<'_>, order: &Order) -> Outcome<N
 
     let mut notes = Notes {
         strays: unpacked.strays,
+        owner: places.owner,
         unpreserved: None,
     };
     let cancel = order.preserve.map(|wish| wish.after) == Some(AfterSuccess::Cancel);

@@ -169,9 +169,14 @@ mod tests {
         progress.done_bytes.store(670_270, Ordering::Relaxed);
         assert_eq!(progress.line(), "Download progress: 63.92% (0 / 1 MiB)");
         write_status(&path, &progress).unwrap();
-        let expected = "{\n    \"downloaded_bytes\": 670270,\n    \"progress_percent\": 0.6392,\n    \
-                        \"total_bytes\": 1048576\n}\n";
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), expected);
+        let lines = [
+            "{",
+            "    \"downloaded_bytes\": 670270,",
+            "    \"progress_percent\": 0.6392,",
+            "    \"total_bytes\": 1048576",
+            "}\n",
+        ];
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), lines.join("\n"));
         let watch = watch(Arc::clone(&progress), Some(path.clone()));
         progress.done_bytes.store(1 << 20, Ordering::Relaxed);
         drop(watch);

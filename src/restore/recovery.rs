@@ -4,14 +4,11 @@
 //! earlier restore or the backed-up standby left there, and a signal file says which recovery it
 //! is; before, they are `recovery.conf`. Authority: PostgreSQL documentation, "Archive Recovery".
 
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use jiff::Timestamp;
-
-use super::choose::Goal;
+use super::choose::{Goal, python_time};
 use super::target::Places;
 use super::{corrupt, refused};
 use crate::durable;
@@ -104,9 +101,7 @@ pub fn write(places: &Places, recovery: &Recovery) -> Outcome<()> {
 
 fn put(places: &Places, name: &str, text: &str) -> Outcome<()> {
     let path = places.pgdata.join(name);
-    durable::write(&path, text.as_bytes())?;
-    fs::set_permissions(&path, Permissions::from_mode(0o600))
-        .map_err(|e| Failure::io(&e, path.display()))?;
+    durable::write_private(&path, text.as_bytes())?;
     match places.owner {
         Some(owner) => owner.give(&path),
         None => Ok(()),
@@ -183,15 +178,6 @@ impl Recovery {
         }
         Ok(lines.join("\n") + "\n")
     }
-}
-
-/// As Python's `str(datetime)`: `2026-11-22 09:17:15+00:00`, with microseconds if there are any.
-pub fn python_time(time: Timestamp) -> String {
-    let format = match time.subsec_microsecond() {
-        0 => "%Y-%m-%d %H:%M:%S+00:00",
-        _ => "%Y-%m-%d %H:%M:%S.%6f+00:00",
-    };
-    time.strftime(format).to_string()
 }
 
 /// Inside single quotes of a configuration file.

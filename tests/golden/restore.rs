@@ -14,9 +14,10 @@ use pghoard::restore::choose::{self, Goal};
 use pghoard::restore::list::{self, Detail, Row};
 use pghoard::restore::recovery::{Recovery, Role};
 use pghoard::restore::target::{Existing, Request};
+use pghoard::restore::wal::{self, Delivery, Places, Shelf};
 use pghoard::restore::{Backup, Notes, Order, Source};
-use pghoard::store::Store;
 use pghoard::store::choose::{Missing, store};
+use pghoard::store::{Entry, Store};
 use serde_json::{Value, json};
 
 use super::path;
@@ -47,7 +48,7 @@ impl Run {
         choose::backups(&self.config.sites["golden"], self.store.as_ref()).unwrap()
     }
 
-    fn restore(&self, wanted: &str, target: &Path, spaces: &[String]) -> Outcome<Notes> {
+    fn restore(&self, wanted: &str, order: &Order) -> Outcome<Notes> {
         let backups = self.backups();
         let size = SegmentSize::DEFAULT;
         let backup = choose::choose(&backups, wanted, &Goal::End, size)?;
@@ -55,15 +56,15 @@ impl Run {
             store: self.store.as_ref(),
             keys: &self.keys,
         };
-        pghoard::restore::run(backup, &source, &order(target, spaces))
+        pghoard::restore::run(backup, &source, order)
     }
 }
 
-fn order(target: &Path, spaces: &[String]) -> Order {
+fn order(target: &Path, existing: Existing, spaces: &[String]) -> Order {
     Order {
         target: Request {
             target_dir: target.to_owned(),
-            existing: Existing::Refuse,
+            existing,
             tablespace_dirs: spaces.to_vec(),
             tablespace_base_dir: None,
         },
@@ -108,9 +109,8 @@ fn check_run(run: &str, backup: Option<&str>) {
         format!("golden/basebackup/{name}.00000000.pghoard")
     });
     let store = path("storage").join(run);
-    let notes = Run::open(&store)
-        .restore(&wanted, &target, &spaces)
-        .unwrap();
+    let order = order(&target, Existing::Refuse, &spaces);
+    let notes = Run::open(&store).restore(&wanted, &order).unwrap();
     assert_eq!(notes.strays, []);
 
     let expected = match backup {
@@ -158,20 +158,70 @@ fn s49_a_failed_restore_leaves_nothing_that_starts() {
     let mut bad = whole.clone();
     bad[9000] ^= 1;
     let target = folder.path().join("data");
+    let restore = || {
+        let order = order(&target, Existing::Overwrite, &[]);
+        Run::open(&copy).restore("latest", &order)
+    };
     for damaged in [Some(&bad[..]), Some(&whole[..whole.len() - 1]), None] {
         match damaged {
             Some(bytes) => fs::write(&blob, bytes).unwrap(),
             None => fs::remove_file(&blob).unwrap(),
         }
-        let failure = Run::open(&copy)
-            .restore("latest", &target, &[])
-            .unwrap_err();
-        let key = "golden/basebackup_delta/041a2225";
-        assert!(failure.message.contains(key), "{failure}");
+        let failure = restore().unwrap_err();
+        assert!(
+            failure.message.contains("basebackup_delta/041a2225"),
+            "{failure}"
+        );
         assert!(target.join("PG_VERSION").exists());
         assert!(!target.join("global/pg_control").exists());
-        fs::remove_dir_all(&target).unwrap();
     }
+    fs::write(&blob, &whole).unwrap();
+    restore().unwrap();
+    assert!(target.join("global/pg_control").exists());
+}
+
+#[test]
+fn every_segment_and_history_file_is_delivered_whole() {
+    let mut delivered = 0;
+    for run in fs::read_dir(path("storage")).unwrap() {
+        let run = run.unwrap().path();
+        let opened = Run::open(&run);
+        for folder in ["golden/xlog", "golden/timeline"] {
+            let mut names = Vec::new();
+            let mut visit = |entry: Entry| {
+                names.push(entry.key.rsplit('/').next().unwrap().to_owned());
+                Ok(())
+            };
+            opened.store.list(folder, &mut visit).unwrap();
+            delivered += names.len();
+            names.iter().for_each(|name| check_delivery(&opened, name));
+        }
+    }
+    assert_eq!(delivered, 14);
+}
+
+fn check_delivery(run: &Run, name: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("RECOVERYXLOG");
+    let source = Source {
+        store: run.store.as_ref(),
+        keys: &run.keys,
+    };
+    let shelf = Shelf {
+        prefix: "golden".to_owned(),
+        source,
+    };
+    let places = Places {
+        stores: vec![shelf],
+        spool: None,
+    };
+    assert_eq!(
+        wal::fetch(&places, name, &output),
+        Ok(Delivery::Full),
+        "{name}"
+    );
+    let size = fs::metadata(&output).unwrap().len();
+    assert_eq!(size == 16 << 20, !name.ends_with(".history"), "{name}");
 }
 
 #[test]

@@ -1,0 +1,356 @@
+//! The command line of `pghoard_restore`, and what it means.
+
+use std::env;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use machine::Class;
+
+use crate::failure::{Failure, Outcome};
+use crate::restore::choose::{self, Goal};
+use crate::restore::recovery::{Action, Recovery, Role};
+use crate::restore::target::{Existing, Request};
+use crate::restore::{AfterSuccess, Preserve};
+
+#[derive(Parser)]
+#[command(name = "pghoard_restore", infer_long_args = true)]
+/// Restore PostgreSQL from backups in an object store
+pub struct Flags {
+    /// Enable debug logging
+    #[arg(short = 'D', long = "debug")]
+    pub _debug: bool,
+    /// File to write the status of a download to, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub status_output_file: Option<PathBuf>,
+    /// Show the version
+    #[arg(long)]
+    pub version: bool,
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// List available basebackups by asking the daemon
+    ListBasebackupsHttp(ListHttp),
+    /// List available basebackups in the object store
+    ListBasebackups(List),
+    /// Download a basebackup and make it ready to start
+    GetBasebackup(Box<Get>),
+}
+
+#[derive(Args)]
+pub struct ListHttp {
+    #[arg(long, default_value = "127.0.0.1")]
+    pub host: String,
+    #[arg(long, default_value_t = 16000)]
+    pub port: u16,
+    #[arg(long)]
+    pub username: Option<String>,
+    #[arg(long)]
+    pub password: Option<String>,
+    /// Show metadata too
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// Accepted for PGHoard's sake
+    #[arg(long = "config", env = "PGHOARD_CONFIG")]
+    pub _config: Option<OsString>,
+    #[arg(long)]
+    pub site: String,
+}
+
+#[derive(Args)]
+pub struct Place {
+    /// Configuration file
+    #[arg(long, env = "PGHOARD_CONFIG", value_name = "FILE")]
+    pub config: PathBuf,
+    /// Site, if the configuration has more than one
+    #[arg(long)]
+    pub site: Option<String>,
+}
+
+#[derive(Args)]
+pub struct List {
+    /// Show metadata too
+    #[arg(short, long)]
+    pub verbose: bool,
+    #[command(flatten)]
+    pub place: Place,
+}
+
+#[derive(Args)]
+pub struct Get {
+    /// Full name of a basebackup, or latest
+    #[arg(long, default_value = "latest")]
+    pub basebackup: String,
+    /// Connection string of the primary, for a standby that then streams
+    #[arg(long, default_value = "")]
+    pub primary_conninfo: String,
+    /// New PGDATA
+    #[arg(long)]
+    pub target_dir: PathBuf,
+    /// Empty the target directory first
+    #[arg(long)]
+    pub overwrite: bool,
+    /// New directory of a tablespace; may be repeated
+    #[arg(long, value_name = "NAME=DIRECTORY")]
+    pub tablespace_dir: Vec<String>,
+    /// Directory for tablespaces whose own is missing
+    #[arg(long, value_name = "DIR")]
+    pub tablespace_base_dir: Option<PathBuf>,
+    /// Command to run when recovery ends
+    #[arg(long, value_name = "COMMAND")]
+    pub recovery_end_command: Option<String>,
+    /// What to do at the recovery target
+    #[arg(long, value_enum)]
+    pub recovery_target_action: Option<AtTarget>,
+    /// Recover to a named restore point
+    #[arg(long, value_name = "RESTOREPOINT")]
+    pub recovery_target_name: Option<String>,
+    /// Recover to a time, UTC unless it says otherwise
+    #[arg(long, value_name = "ISO_TIMESTAMP")]
+    pub recovery_target_time: Option<String>,
+    /// Recover to a transaction
+    #[arg(long, value_name = "XID")]
+    pub recovery_target_xid: Option<String>,
+    /// Recover to a position in the WAL, as 16/B374D848
+    #[arg(long, value_name = "LSN")]
+    pub recovery_target_lsn: Option<String>,
+    /// Recover only until the backup is consistent
+    #[arg(long)]
+    pub recovery_target_immediate: bool,
+    /// Timeline to follow: latest, current or a number
+    #[arg(long, default_value = "latest", value_name = "TIMELINE")]
+    pub recovery_target_timeline: String,
+    /// Become a primary at the end of the WAL, instead of a standby
+    #[arg(long, alias = "restore-to-master")]
+    pub restore_to_primary: bool,
+    /// Ask daemons to keep the basebackup until then
+    #[arg(long, value_name = "ISO_TIMESTAMP")]
+    pub preserve_until: Option<String>,
+    /// Withdraw that after success (default)
+    #[arg(long, overrides_with = "no_cancel_preserve_on_success")]
+    pub cancel_preserve_on_success: bool,
+    #[arg(long, action = ArgAction::SetTrue)]
+    pub no_cancel_preserve_on_success: bool,
+    /// Program that the restored server fetches WAL with
+    #[arg(long, value_name = "PROGRAM")]
+    pub pghoard_postgres_command_bin: Option<String>,
+    /// Accepted for PGHoard's sake
+    #[arg(short = 'v', long = "verbose")]
+    pub _verbose: bool,
+    #[command(flatten)]
+    pub place: Place,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum AtTarget {
+    Pause,
+    Promote,
+    Shutdown,
+}
+
+impl Get {
+    pub fn goal(&self) -> Outcome<Goal> {
+        let mut goals = Vec::new();
+        goals.extend(self.recovery_target_name.clone().map(Goal::Name));
+        goals.extend(self.recovery_target_xid.clone().map(Goal::Xid));
+        if let Some(text) = &self.recovery_target_time {
+            let time = choose::time(text).ok_or_else(|| {
+                refused(format!(
+                    "recovery_target_time '{text}': expected an ISO 8601 time"
+                ))
+            })?;
+            goals.push(Goal::Time(time));
+        }
+        if let Some(text) = &self.recovery_target_lsn {
+            let lsn = text.parse().map_err(|_| {
+                refused(format!(
+                    "recovery_target_lsn '{text}': expected two hex numbers with a /"
+                ))
+            })?;
+            goals.push(Goal::Lsn(lsn));
+        }
+        if self.recovery_target_immediate {
+            goals.push(Goal::Immediate);
+        }
+        match (goals.pop(), goals.is_empty()) {
+            (None, _) => Ok(Goal::End),
+            (Some(goal), true) => Ok(goal),
+            (Some(_), false) => Err(refused(
+                "Specify at most one of recovery_target_name, recovery_target_time, \
+                 recovery_target_xid, recovery_target_lsn or recovery_target_immediate"
+                    .to_owned(),
+            )),
+        }
+    }
+
+    pub fn preserve(&self) -> Outcome<Option<Preserve>> {
+        let Some(text) = &self.preserve_until else {
+            return Ok(None);
+        };
+        let until = choose::time(text).ok_or_else(|| {
+            refused(format!(
+                "preserve_until '{text}': expected an ISO 8601 time"
+            ))
+        })?;
+        let after = match self.no_cancel_preserve_on_success {
+            true => AfterSuccess::Keep,
+            false => AfterSuccess::Cancel,
+        };
+        Ok(Some(Preserve { until, after }))
+    }
+
+    pub fn request(&self) -> Request {
+        Request {
+            target_dir: self.target_dir.clone(),
+            existing: match self.overwrite {
+                true => Existing::Overwrite,
+                false => Existing::Refuse,
+            },
+            tablespace_dirs: self.tablespace_dir.clone(),
+            tablespace_base_dir: self.tablespace_base_dir.clone(),
+        }
+    }
+
+    pub fn recovery(&self, site: &str, goal: Goal) -> Outcome<Recovery> {
+        let path = &self.place.config;
+        let config = std::path::absolute(path).map_err(|e| Failure::io(&e, path.display()))?;
+        let config = config
+            .to_str()
+            .ok_or_else(|| refused(format!("{}: expected UTF-8", config.display())))?;
+        let mut words = match &self.pghoard_postgres_command_bin {
+            Some(program) => vec![program.clone()],
+            None => postgres_command(),
+        };
+        let rest = [
+            "--mode", "restore", "--config", config, "--site", site, "--output", "%p", "--xlog",
+            "%f",
+        ];
+        words.extend(rest.map(str::to_owned));
+        Ok(Recovery {
+            restore_command: words,
+            role: match self.restore_to_primary {
+                true => Role::Primary,
+                false => Role::Standby,
+            },
+            goal,
+            action: self.recovery_target_action.map(|action| match action {
+                AtTarget::Pause => Action::Pause,
+                AtTarget::Promote => Action::Promote,
+                AtTarget::Shutdown => Action::Shutdown,
+            }),
+            timeline: self.recovery_target_timeline.clone(),
+            primary_conninfo: self.primary_conninfo.clone(),
+            end_command: self.recovery_end_command.clone(),
+        })
+    }
+}
+
+/// The program PostgreSQL shall run, by its full path, because the server's PATH is another: the
+/// one beside us or in our PATH, else ourselves under that name.
+fn postgres_command() -> Vec<String> {
+    const NAME: &str = "pghoard_postgres_command";
+    let own = env::current_exe().ok();
+    let beside = own.as_deref().and_then(Path::parent).map(Path::to_owned);
+    let path = env::var_os("PATH").unwrap_or_default();
+    let folders = beside.into_iter().chain(env::split_paths(&path));
+    let found = folders
+        .map(|folder| folder.join(NAME))
+        .find(|path| path.is_file());
+    let text = |path: PathBuf| path.to_str().map(str::to_owned);
+    match (found.and_then(text), own.and_then(text)) {
+        (Some(found), _) => vec![found],
+        (None, Some(own)) => vec![own, "postgres_command".to_owned()],
+        (None, None) => vec![NAME.to_owned()],
+    }
+}
+
+fn refused(message: String) -> Failure {
+    Failure::new(Class::Config, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn get(words: &[&str]) -> Get {
+        let start = [
+            "pghoard_restore",
+            "get-basebackup",
+            "--config",
+            "/c",
+            "--target-dir",
+            "/t",
+        ];
+        let flags = Flags::try_parse_from(start.iter().chain(words)).unwrap();
+        match flags.command {
+            Some(Command::GetBasebackup(get)) => *get,
+            _ => panic!("expected get-basebackup"),
+        }
+    }
+
+    #[test]
+    fn one_recovery_target_at_most() {
+        for (words, expected) in [
+            (&[][..], Ok(Goal::End)),
+            (
+                &["--recovery-target-name", "x"],
+                Ok(Goal::Name("x".to_owned())),
+            ),
+            (&["--recovery-target-xid=7"], Ok(Goal::Xid("7".to_owned()))),
+            (&["--recovery-target-immediate"], Ok(Goal::Immediate)),
+            (
+                &["--recovery-target-lsn", "1/2"],
+                Ok(Goal::Lsn("1/2".parse().unwrap())),
+            ),
+            (
+                &["--recovery-target-lsn", "12"],
+                Err("recovery_target_lsn '12': expected two hex numbers with a /"),
+            ),
+            (
+                &["--recovery-target-time", "13am"],
+                Err("recovery_target_time '13am': expected an ISO 8601 time"),
+            ),
+            (
+                &["--recovery-target-immediate", "--recovery-target-xid=7"],
+                Err(
+                    "Specify at most one of recovery_target_name, recovery_target_time, \
+                     recovery_target_xid, recovery_target_lsn or recovery_target_immediate",
+                ),
+            ),
+        ] {
+            let goal = get(words).goal().map_err(|failure| failure.message);
+            assert_eq!(goal, expected.map_err(str::to_owned));
+        }
+    }
+
+    #[test]
+    fn the_restored_server_needs_only_the_configuration() {
+        let get = get(&[
+            "--pghoard-postgres-command-bin",
+            "/bin/x",
+            "--restore-to-master",
+        ]);
+        let recovery = get.recovery("main", Goal::End).unwrap();
+        assert_eq!(
+            recovery.restore_command.join(" "),
+            "/bin/x --mode restore --config /c --site main --output %p --xlog %f"
+        );
+        assert_eq!(recovery.role, Role::Primary);
+        let command = postgres_command();
+        assert!(command[0].starts_with('/'), "{command:?}");
+    }
+
+    #[test]
+    fn preservation_is_withdrawn_unless_told_otherwise() {
+        let until = ["--preserve-until", "2030-01-01"];
+        let after = |words: &[&str]| get(words).preserve().unwrap().map(|p| p.after);
+        assert_eq!(after(&[]), None);
+        assert_eq!(after(&until), Some(AfterSuccess::Cancel));
+        let keep = [until[0], until[1], "--no-cancel-preserve-on-success"];
+        assert_eq!(after(&keep), Some(AfterSuccess::Keep));
+        assert!(get(&["--preserve-until", "soon"]).preserve().is_err());
+    }
+}
