@@ -52,6 +52,11 @@ impl Backup<'_> {
         Ok(key)
     }
 
+    /// Where it becomes consistent; not known of PGHoard's.
+    fn end_lsn(&self) -> Option<Lsn> {
+        self.text("end-lsn")?.parse().ok()
+    }
+
     /// The last segment it needs, or the first one where no other is known.
     fn end_segment(&self, size: SegmentSize) -> Option<Segment> {
         let name = self
@@ -137,18 +142,22 @@ pub fn candidates<'a>(backups: &[Backup<'a>], goal: &Goal) -> Vec<Backup<'a>> {
     backups.iter().filter(fits).cloned().collect()
 }
 
-/// A backup that ends in the very segment of the target is taken only if there is no other: the
-/// metadata does not say where in the segment it ends.
+/// PGHoard's backups do not say where in their last segment they end: one that ends in the very
+/// segment of the target is taken only if there is no other.
 fn before<'b, 'a>(
     backups: &'b [Backup<'a>],
     lsn: Lsn,
     size: SegmentSize,
 ) -> Option<&'b Backup<'a>> {
     let end = |backup: &Backup<'_>| backup.end_segment(size);
-    newest(backups, |b| {
-        end(b).is_some_and(|segment| segment.end(size) <= lsn)
-    })
-    .or_else(|| newest(backups, |b| end(b).is_some_and(|s| s.start(size) <= lsn)))
+    let surely = |backup: &Backup<'_>| match backup.end_lsn() {
+        Some(end) => end <= lsn,
+        None => end(backup).is_some_and(|segment| segment.end(size) <= lsn),
+    };
+    let perhaps = |backup: &Backup<'_>| {
+        backup.end_lsn().is_none() && end(backup).is_some_and(|s| s.start(size) <= lsn)
+    };
+    newest(backups, surely).or_else(|| newest(backups, perhaps))
 }
 
 fn newest<'b, 'a>(
@@ -258,6 +267,13 @@ mod tests {
             let chosen = choose(&backups, wanted, &goal, SegmentSize::DEFAULT).ok();
             let found = chosen.map(|b| b.key().trim_start_matches("s/basebackup/"));
             assert_eq!(found, expected, "{wanted} {goal:?}");
+        }
+        let mut exact = backups.clone();
+        let say = |end: &str| ("end-lsn".to_owned(), end.to_owned());
+        exact[0].object.metadata.extend([say("0/30000100")]);
+        for (target, expected) in [("0/300000FF", "b"), ("0/30000100", "c")] {
+            let chosen = choose(&exact, "latest", &lsn(target), SegmentSize::DEFAULT).unwrap();
+            assert_eq!(chosen.key(), format!("s/basebackup/{expected}"));
         }
     }
 

@@ -28,6 +28,9 @@ pub struct Sum {
     pub crc32c: u32,
 }
 
+/// Written into the archive from memory, with a mode that PostgreSQL did not choose.
+const MADE_UP: &[&str] = &[CONTROL, "backup_label", "backup_manifest"];
+
 /// What a worker did, by names relative to PGDATA as PostgreSQL sees them.
 #[derive(Debug, Default)]
 pub struct Unpacked {
@@ -94,7 +97,10 @@ impl<'a> Unpacker<'a> {
         let Some(spot) = self.spot(&path, naming)? else {
             return Ok(());
         };
-        let mode = entry.header().mode().map_err(told)? & 0o777;
+        let mode = match MADE_UP.iter().any(|name| spot.name == Path::new(name)) {
+            true => 0o600,
+            false => entry.header().mode().map_err(told)? & 0o777,
+        };
         match entry.header().entry_type() {
             EntryType::Directory => self.folder(&spot.path, mode | 0o700),
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
@@ -360,9 +366,10 @@ mod tests {
             assert_eq!(done.sums, HashMap::from([(PathBuf::from(seen), sum)]));
             let path = root.path().join(path);
             assert_eq!(fs::read(&path).unwrap(), b"123456789");
+            let mode = if seen == CONTROL { 0o600 } else { 0o640 };
             assert_eq!(
                 fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-                0o640
+                mode
             );
         }
         for name in [

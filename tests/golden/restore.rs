@@ -141,7 +141,7 @@ fn check_run(run: &str, backup: Option<&str>) {
         (0o700, 0o700),
         "{run}"
     );
-    assert_eq!(mode(&target.join("PG_VERSION")), 0o600, "{run}");
+    assert_eq!(mode(&target.join("global/pg_control")), 0o600, "{run}");
     assert!(target.join("pg_wal/archive_status").is_dir());
     assert!(!target.join("pg_xlog").exists());
 }
