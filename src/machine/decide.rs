@@ -18,6 +18,7 @@ use crate::projection::backups::{Backup, Phase};
 use crate::rule::{retention, schedule};
 use crate::state::{SiteState, State};
 use crate::task::{Command, Start, Task, TaskId};
+use crate::wal::Segment;
 
 /// What runs, by identity.
 pub type Busy = BTreeMap<TaskId, Task>;
@@ -26,6 +27,8 @@ pub type Busy = BTreeMap<TaskId, Task>;
 const SWITCH_AFTER_MS: u64 = 2_000;
 /// ... and again after this long: the first switch may have met an idle server.
 const SWITCH_AGAIN_MS: u64 = 30_000;
+/// A server is looked at again this long after a stream from it began.
+const LOOK_AFTER_MS: u64 = 1_000;
 /// A spool near its limit stops reception; it starts again below this share of it.
 const SPOOL_RESUME_PERCENT: u64 = 80;
 
@@ -118,17 +121,28 @@ impl Turn<'_> {
                     self.record(out, failed(Class::Interrupted, message));
                 }
                 Phase::Finished if holds(Rule::LostPartFails) => {
-                    let content = content.filter(|c| !c.whole(name, &self.site.ledger));
-                    if content.is_some() {
-                        let message = "the store lost a part of it before it was complete".into();
-                        self.record(out, failed(Class::NotFound, message));
+                    let parts_lost = content.is_some_and(|c| !c.whole(name, &self.site.ledger));
+                    let (class, message) = if parts_lost {
+                        (
+                            Class::NotFound,
+                            "the store lost a part of it before it was complete",
+                        )
                     } else if self.hopeless(backup) {
-                        let message = "the WAL it needs to become consistent is lost".into();
-                        self.record(out, failed(Class::NotFound, message));
+                        (
+                            Class::NotFound,
+                            "the WAL it needs to become consistent is lost",
+                        )
+                    } else if self.overtaken(backup) {
+                        (
+                            Class::Interrupted,
+                            "a promotion ended the timeline it waited on",
+                        )
                     } else if !self.main_exists(name) {
-                        let message = "its main object vanished from the spool".into();
-                        self.record(out, failed(Class::NotFound, message));
-                    }
+                        (Class::NotFound, "its main object vanished from the spool")
+                    } else {
+                        continue;
+                    };
+                    self.record(out, failed(class, message.into()));
                 }
                 Phase::Running | Phase::Finished | Phase::Complete | Phase::Dead => {}
             }
@@ -140,16 +154,42 @@ impl Turn<'_> {
         ledger.mains.contains(name) || ledger.spool.contains_key(&File::Main(name.clone()))
     }
 
-    /// Reception went past WAL that the backup needs and nobody holds.
+    /// WAL that the backup needs lies below the frontier or in a known gap, and nobody holds it.
     fn hopeless(&self, backup: &Backup) -> bool {
         let Some(content) = &backup.content else {
             return false;
         };
+        let ledger = &self.site.ledger;
+        let (start, end) = (content.start, content.end.unwrap_or(content.start));
+        let passed = |segment: Segment| ledger.frontier.is_some_and(|frontier| segment <= frontier);
+        let lost = |segment: Segment| {
+            ledger.lost.iter().any(|lost| {
+                lost.range.timeline == segment.timeline
+                    && (lost.range.first..=lost.range.last).contains(&segment.number)
+            })
+        };
+        ledger
+            .lacking(start.timeline, start.number, end.number)
+            .into_iter()
+            .any(|number| {
+                let segment = Segment::new(start.timeline, number);
+                passed(segment) || lost(segment)
+            })
+    }
+
+    /// The timeline of a backup that still waits for its last segment was left before that
+    /// segment's end (S-38).
+    fn overtaken(&self, backup: &Backup) -> bool {
+        let Some(content) = &backup.content else {
+            return false;
+        };
         let end = content.end.unwrap_or(content.start);
-        self.site.ledger.lost.iter().any(|lost| {
-            lost.range.timeline == content.start.timeline
-                && lost.range.first <= end.number
-                && lost.range.last >= content.start.number
+        let size = self.site.ledger.segment_size;
+        let server = self.source().zip(size);
+        server.is_some_and(|(server, size)| {
+            let switch = self.site.timelines.left_at(end.timeline, server.timeline);
+            let left = switch.map(|switch| Segment::at(end.timeline, switch, size));
+            left.is_some_and(|left| left <= end) && !self.site.ledger.has(end)
         })
     }
 
@@ -417,8 +457,12 @@ impl Turn<'_> {
             let known = self.site.servers.nodes.get(&node);
             let seen_at = known.filter(|n| n.lost.is_none()).and_then(|n| n.seen_at);
             let ended = self.site.servers.ended.as_ref().filter(|e| e.node == node);
+            let stream = self.site.servers.stream.as_ref().filter(|s| s.node == node);
             let stale = seen_at.is_none_or(|at| {
+                // What the server makes of our stream shows soon after it began.
+                let unseen = stream.is_some_and(|s| at < s.since.plus(LOOK_AFTER_MS));
                 self.now.since(at) >= self.policy.probe_interval_ms
+                    || (unseen && stream.is_some_and(|s| self.now >= s.since.plus(LOOK_AFTER_MS)))
                     || ended.is_some_and(|ended| at < ended.at)
             });
             if stale {

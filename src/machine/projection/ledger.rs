@@ -289,6 +289,19 @@ impl Ledger {
         self.stored(segment) || self.spool.contains_key(&File::Wal(segment))
     }
 
+    /// Where each gap in `first..=last` begins: segments neither stored nor spooled.
+    pub fn lacking(&self, timeline: Timeline, first: u64, last: u64) -> Vec<u64> {
+        let empty = Runs::default();
+        let gaps = self.wal.get(&timeline).unwrap_or(&empty).gaps(first, last);
+        let spooled = |number| {
+            self.spool
+                .contains_key(&File::Wal(Segment::new(timeline, number)))
+        };
+        gaps.into_iter()
+            .filter_map(|mut gap| gap.find(|number| !spooled(*number)))
+            .collect()
+    }
+
     /// The first segment after the frontier, on the way to `timeline`, that is neither spooled
     /// nor stored: where reception goes on. `None` before the first stream, and where the
     /// frontier does not lie on that timeline's path.
