@@ -235,6 +235,23 @@ impl View<'_> {
             let todo = "mend the cause; the next try comes by itself, or ask for one over HTTP";
             list.add("backup_overdue", failed.since, what, todo);
         }
+        self.waiting(list);
+    }
+
+    /// A backup of a standby ends where only the primary can finish the segment (S-33).
+    fn waiting(&self, list: &mut List) {
+        let Some((backup, made)) = self.site.backups.running() else {
+            return;
+        };
+        let Some(content) = &made.content else { return };
+        if self.site.servers.primary().is_none() && !content.consistent(&self.site.ledger) {
+            let (name, since) = (self.name, content.ended_at.unwrap_or_default());
+            let end = content.end.unwrap_or(content.start).name(self.size());
+            let what = format!("site '{name}': basebackup {backup} waits for WAL segment {end}");
+            let todo = "only the primary can finish that segment: name it among the nodes, or \
+                        run select pg_switch_wal() there";
+            list.add("backup_overdue", since, what, todo);
+        }
     }
 
     fn size(&self) -> SegmentSize {
