@@ -8,6 +8,7 @@
 )]
 
 mod login;
+mod restore;
 mod support_check;
 mod take;
 mod wire;

@@ -28,14 +28,14 @@ const BACKUP: &str = "2026-11-22_09-27_0";
 const CHUNK_BYTES: u64 = 4 << 20;
 
 /// Everything a backup needs beside the server.
-struct Bed {
+pub struct Bed {
     scratch: Scratch,
-    store: Local,
+    pub store: Local,
     stop: AtomicBool,
 }
 
 impl Bed {
-    fn new() -> Bed {
+    pub fn new() -> Bed {
         let scratch = Scratch::new();
         let store = Local::create(&scratch.folder("store")).unwrap();
         let stop = AtomicBool::new(false);
@@ -46,11 +46,19 @@ impl Bed {
         }
     }
 
-    fn main(&self) -> PathBuf {
+    pub fn main(&self) -> PathBuf {
         self.scratch.join("main")
     }
 
-    fn take(&self, server: &Server, store: &dyn Store) -> Outcome<(Taken, Vec<Progress>)> {
+    pub fn path(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.scratch.join("pghoard.json")
+    }
+
+    pub fn take(&self, server: &Server, store: &dyn Store) -> Outcome<(Taken, Vec<Progress>)> {
         let text = format!(
             "host={} port={} user=postgres",
             server.home().display(),
