@@ -72,7 +72,7 @@ impl Log {
             write.open_table(EVENTS).map_err(storage)?;
         }
         write.commit().map_err(storage)?;
-        let head = read_all(&database, fold)?;
+        let head = read_all(&database, 0, fold)?;
         Ok(Log { database, head })
     }
 
@@ -135,6 +135,12 @@ fn probe(table: &impl ReadableTable<u64, &'static [u8]>, head: &Head) -> Outcome
 /// Reads a log without writing to it, beside a running daemon or after one. Returns how many
 /// lines the digest chain holds together.
 pub fn read(path: &Path, visit: &mut dyn FnMut(&Envelope)) -> Outcome<u64> {
+    read_after(path, 0, visit)
+}
+
+/// The same for the lines after the one numbered `after`, whose digest is taken on trust. Returns
+/// the number of the last line.
+pub fn read_after(path: &Path, after: u64, visit: &mut dyn FnMut(&Envelope)) -> Outcome<u64> {
     if !path.exists() {
         return Err(Failure::new(
             Class::NotFound,
@@ -159,8 +165,8 @@ pub fn read(path: &Path, visit: &mut dyn FnMut(&Envelope)) -> Outcome<u64> {
         other => guarded(path, || other)?,
     };
     let head = guarded_read(path, || match &reader {
-        Reader::Shared(database) => read_all(database, visit),
-        Reader::Owned(database) => read_all(database, visit),
+        Reader::Shared(database) => read_all(database, after, visit),
+        Reader::Owned(database) => read_all(database, after, visit),
     })?;
     Ok(head.seq)
 }
@@ -183,7 +189,11 @@ pub fn set_aside(path: &Path) -> Outcome<PathBuf> {
     }
 }
 
-fn read_all(database: &impl ReadableDatabase, fold: &mut dyn FnMut(&Envelope)) -> Outcome<Head> {
+fn read_all(
+    database: &impl ReadableDatabase,
+    after: u64,
+    fold: &mut dyn FnMut(&Envelope),
+) -> Outcome<Head> {
     let mut head = Head {
         seq: 0,
         chain: GENESIS,
@@ -195,7 +205,15 @@ fn read_all(database: &impl ReadableDatabase, fold: &mut dyn FnMut(&Envelope)) -
         Err(redb::TableError::TableDoesNotExist(_)) => return Ok(head),
         Err(error) => return Err(storage(error)),
     };
-    for line in table.iter().map_err(storage)? {
+    if after > 0 {
+        // A log that ends before that line has nothing after it.
+        let Some(line) = table.get(after).map_err(storage)? else {
+            return Ok(head);
+        };
+        head.seq = after;
+        head.chain = *line.value().first_chunk().unwrap_or(&GENESIS);
+    }
+    for line in table.range(head.seq.saturating_add(1)..).map_err(storage)? {
         let (seq, value) = line.map_err(storage)?;
         if seq.value() != head.seq.saturating_add(1) {
             return Err(Failure::new(

@@ -22,8 +22,9 @@ use crate::failure::Outcome;
 use crate::publish::facts::{self, Live};
 use crate::publish::text::{iso, naive, pretty};
 
-/// Who reads the file may take it for fresh this long: twice what a daemon at rest takes.
-pub const FRESH_MS: u64 = 2 * REST_MS + 2_000;
+/// Who reads the file may take its daemon for alive this long: a turn of the loop may wait for a
+/// slow disk.
+pub const FRESH_MS: u64 = 30_000;
 const REST_MS: u64 = 5_000;
 const BUSY_MS: u64 = 1_000;
 
@@ -47,28 +48,38 @@ impl Stats {
     /// Writes the document when it changed or got old; answers the text that was written.
     pub fn publish(&mut self, document: Value, now: Millis) -> Outcome<Option<Arc<str>>> {
         if let Some((written, at)) = &self.written {
-            let patience = match same(written, &document) {
-                true => REST_MS,
-                false => BUSY_MS,
-            };
+            let patience = patience(written, &document);
             // A clock that was set back is no reason to wait.
             if now >= *at && now.since(*at) < patience {
                 return Ok(None);
             }
         }
-        self.write(document, now).map(Some)
-    }
-
-    /// Writes it whatever was written before: the last word of a run.
-    pub fn write(&mut self, document: Value, now: Millis) -> Outcome<Arc<str>> {
         let text = pretty(&document)?;
         if let Some(folder) = self.path.parent() {
             durable::make_folders(folder)?;
         }
         durable::write_own(&self.path, text.as_bytes())?;
         self.written = Some((document, now));
-        Ok(Arc::from(text))
+        Ok(Some(Arc::from(text)))
     }
+}
+
+/// How old the file may get before this document replaces it.
+fn patience(written: &Value, document: &Value) -> u64 {
+    let stopped = document.get(OWN).and_then(|own| own.get("stopped"));
+    if same(written, document) {
+        REST_MS
+    } else if stopped == Some(&Value::Bool(true)) {
+        0
+    } else {
+        BUSY_MS
+    }
+}
+
+/// The moment that a text of the document stands for.
+pub fn moment(text: &Value) -> Option<Millis> {
+    let at: jiff::Timestamp = text.as_str()?.parse().ok()?;
+    u64::try_from(at.as_millisecond()).ok().map(Millis)
 }
 
 /// Equal but for the moment they were made.

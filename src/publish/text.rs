@@ -33,7 +33,7 @@ pub fn iso(at: Millis) -> String {
 
 /// The same without a zone.
 pub fn naive(at: Millis) -> String {
-    if at.0 % 1_000 == 0 {
+    if at.0.is_multiple_of(1_000) {
         format(at, "%Y-%m-%dT%H:%M:%S")
     } else {
         format(at, "%Y-%m-%dT%H:%M:%S%.6f")

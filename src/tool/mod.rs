@@ -7,18 +7,24 @@ use std::ffi::OsString;
 use std::path::Path;
 
 pub mod create_keys;
+pub mod events;
 mod http;
 pub mod pghoard;
 pub mod postgres_command;
 pub mod restore;
+mod screen;
+pub mod status;
+mod story;
 
 type Tool = fn(Vec<OsString>) -> i32;
 
-/// By the part after `pghoard_`.
+/// By the part after `pghoard_`; as a command a hyphen does for the underscore.
 const TOOLS: &[(&str, Tool)] = &[
     ("create_keys", |args| create_keys::run(args)),
+    ("events", |args| events::run(args)),
     ("postgres_command", |args| postgres_command::run(args)),
     ("restore", |args| restore::run(args)),
+    ("status", |args| status::run(args)),
 ];
 
 /// Runs the tool that the arguments name. Gives the exit code.
@@ -26,20 +32,47 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> i32 {
     let mut args: Vec<OsString> = args.into_iter().collect();
     let called = args.first().map(Path::new).and_then(Path::file_name);
     let called = called.and_then(|name| name.to_str()).unwrap_or_default();
-    if let Some(tool) = tool(called.strip_prefix("pghoard_")) {
+    if let Some(name) = called.strip_prefix("pghoard_") {
+        return match tool(name) {
+            Some(tool) => tool(args),
+            None => unknown(called),
+        };
+    }
+    let Some(word) = args.get(1).and_then(|arg| arg.to_str()) else {
+        return pghoard::run(args);
+    };
+    if let Some(tool) = tool(&word.replace('-', "_")) {
+        let name = format!("pghoard {word}");
+        args.splice(..2, [OsString::from(name)]);
         return tool(args);
     }
-    if let Some(tool) = tool(args.get(1).and_then(|arg| arg.to_str())) {
-        args.remove(0);
-        return tool(args);
+    // PGHoard's daemon takes its configuration file as a plain word.
+    match word.contains(['-', '.', '/']) || Path::new(word).exists() {
+        true => pghoard::run(args),
+        false => unknown(word),
     }
-    pghoard::run(args)
 }
 
-fn tool(name: Option<&str>) -> Option<Tool> {
-    let found = TOOLS.iter().find(|(known, _)| Some(*known) == name);
+fn tool(name: &str) -> Option<Tool> {
+    let found = TOOLS.iter().find(|(known, _)| *known == name);
     found.map(|(_, tool)| *tool)
 }
+
+fn unknown(word: &str) -> i32 {
+    let names: Vec<String> = TOOLS
+        .iter()
+        .map(|(name, _)| name.replace('_', "-"))
+        .collect();
+    eprintln!(
+        "pghoard: unknown command '{word}'\n\
+         usage: pghoard --config FILE          run the daemon\n       \
+         pghoard COMMAND [--help] ...   one of {}",
+        names.join(", ")
+    );
+    UNKNOWN
+}
+
+const UNKNOWN: i32 = 2;
 
 #[cfg(test)]
 mod tests {
@@ -57,6 +90,11 @@ mod tests {
             (&["pghoard_create_keys"], 2),
             (&["pghoard", "--version"], 0),
             (&["pghoard", "/nowhere/pghoard.json"], 1),
+            (&["pghoard", "create-keys"], 2),
+            (&["pghoard", "status", "--help"], 0),
+            (&["pghoard_events", "--verify", "--follow"], 2),
+            (&["pghoard", "staus"], 2),
+            (&["pghoard_unheard_of", "--version"], 2),
         ] {
             assert_eq!(run(words.iter().map(OsString::from)), code, "{words:?}");
         }

@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use clap::Parser;
 
-use crate::config;
+use crate::config::{self, LogLevel};
 use crate::daemon::Daemon;
 use crate::failure::Outcome;
+use crate::report::{self, Form};
 
 /// PostgreSQL backup daemon.
 #[derive(Parser)]
@@ -57,7 +58,18 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
         eprintln!("pghoard: '{}' doesn't exist", path.display());
         return 1;
     }
-    match serve(&path) {
+    let (form, level) = (
+        match arguments.short_log {
+            true => Form::Short,
+            false => Form::Full,
+        },
+        match arguments.debug {
+            true => LogLevel::Debug,
+            false => LogLevel::Info,
+        },
+    );
+    report::start(form, level);
+    match serve(&path, level) {
         Ok(()) => 0,
         Err(failure) => {
             eprintln!("pghoard: {failure}");
@@ -66,9 +78,13 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
     }
 }
 
-fn serve(path: &std::path::Path) -> Outcome<()> {
+fn serve(path: &std::path::Path, level: LogLevel) -> Outcome<()> {
     let (config, warnings) = config::load(path)
         .map_err(|failure| failure.about(format!("failed to load config {}", path.display())))?;
+    // Who asked for --debug looks right now: it outranks the configuration.
+    if level != LogLevel::Debug {
+        report::set_level(config.log_level);
+    }
     for warning in warnings {
         log::warn!("{}: {}", warning.path, warning.message);
     }

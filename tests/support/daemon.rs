@@ -126,12 +126,10 @@ impl Daemon {
         tool
     }
 
-    /// `None` while the daemon cannot answer yet.
+    /// `None` while the daemon cannot answer yet. Code 1 says that an alert stands.
     pub fn status(&self) -> Option<Value> {
         let answer = run(self.tool("pghoard", &["status", "--json"]));
-        answer
-            .status
-            .success()
+        matches!(answer.status.code(), Some(0 | 1))
             .then(|| serde_json::from_str(&answer.stdout).expect("JSON"))
     }
 
@@ -141,7 +139,7 @@ impl Daemon {
 
     /// How far the WAL is fsynced with us, in the spool or in the store.
     pub fn held(&self) -> Option<u64> {
-        Some(lsn(self.site()?.get("flushed_lsn")?.as_str()?))
+        Some(lsn(self.site()?.get("received_lsn")?.as_str()?))
     }
 
     pub fn backups(&self) -> usize {

@@ -1,0 +1,274 @@
+//! Each event in a few words, for people. Programs read the JSON.
+
+use std::collections::BTreeMap;
+
+use machine::event::{How, Origin, Previous, Range, Reason, Why};
+use machine::{Envelope, Event, File, Segment, SegmentSize, Site, TaskId};
+
+use crate::publish::text::size;
+
+/// What a reader of the log from its beginning knows: the segment size, which WAL names need.
+#[derive(Debug, Default)]
+pub struct Story {
+    sizes: BTreeMap<Site, SegmentSize>,
+}
+
+impl Story {
+    pub fn learn(&mut self, envelope: &Envelope) {
+        let size = match &envelope.event {
+            Event::ServerSeen(server) => server.segment_size,
+            Event::Found { segment_size, .. } => *segment_size,
+            _ => return,
+        };
+        if let Some(site) = &envelope.site {
+            self.sizes.entry(site.clone()).or_insert(size);
+        }
+    }
+
+    pub fn tell(&self, envelope: &Envelope) -> String {
+        let size = envelope.site.as_ref().and_then(|site| self.sizes.get(site));
+        let size = size.copied().unwrap_or(SegmentSize::DEFAULT);
+        let told = Names { size }.event(&envelope.event);
+        // What a server said must not move the cursor.
+        let plain = told.chars().map(|c| if c.is_control() { ' ' } else { c });
+        plain.collect()
+    }
+}
+
+struct Names {
+    size: SegmentSize,
+}
+
+impl Names {
+    fn event(&self, event: &Event) -> String {
+        match event {
+            Event::Started { .. } | Event::Stopped { .. } | Event::ConfigLoaded { .. } => {
+                running(event)
+            }
+            Event::ServerSeen(_)
+            | Event::ServerLost { .. }
+            | Event::StreamStarted { .. }
+            | Event::StreamEnded { .. }
+            | Event::TimelineLearned { .. }
+            | Event::Switched { .. } => self.server(event),
+            Event::Spooled { .. }
+            | Event::Stored { .. }
+            | Event::Dropped { .. }
+            | Event::Conflicted { .. }
+            | Event::Found { .. }
+            | Event::Missing { .. }
+            | Event::Deleted { .. } => self.file(event),
+            Event::BackupRequested { .. }
+            | Event::BackupStarted { .. }
+            | Event::BackupProgressed { .. }
+            | Event::BackupFinished(_)
+            | Event::BackupFailed { .. }
+            | Event::BackupExpired { .. }
+            | Event::BackupFound(_) => self.backup(event),
+            Event::TaskFailed {
+                task,
+                class,
+                message,
+            } => format!("failed to {}, {class}: {message}", self.task(task)),
+            Event::Reconciled {
+                objects,
+                bytes,
+                found,
+                missing,
+                unknown,
+                millis,
+            } => format!(
+                "listed the store: {objects} objects, {}; {found} found, {missing} missing, \
+                 {unknown} unknown, in {millis} ms",
+                size(*bytes)
+            ),
+            Event::AlertAcknowledged { alert } => format!("alert {alert} acknowledged"),
+            Event::LogRebuilt { reason } => format!("log rebuilt: {reason}"),
+        }
+    }
+
+    fn server(&self, event: &Event) -> String {
+        match event {
+            Event::ServerSeen(server) => {
+                let role = match server.in_recovery {
+                    true => "standby",
+                    false => "primary",
+                };
+                let (node, timeline, lsn) = (server.node, server.timeline, server.lsn);
+                format!("saw server {node}: {role}, timeline {timeline}, at {lsn}")
+            }
+            Event::ServerLost {
+                node,
+                class,
+                message,
+            } => format!("lost server {node}, {class}: {message}"),
+            Event::StreamStarted { node, from, .. } => {
+                format!("streaming from server {node} at {}", self.name(*from))
+            }
+            Event::StreamEnded {
+                at, class, message, ..
+            } => format!("stream ended at {at}, {class}: {message}"),
+            Event::TimelineLearned {
+                timeline,
+                ancestors,
+            } => {
+                let left = |b: &machine::event::Branch| format!("{} to {}", b.timeline, b.switch);
+                let path: Vec<String> = ancestors.iter().map(left).collect();
+                format!("learned timeline {timeline}, after {}", path.join(", "))
+            }
+            Event::Switched { node, at } => {
+                format!("asked server {node} to finish its segment, at {at}")
+            }
+            _ => String::new(),
+        }
+    }
+
+    fn file(&self, event: &Event) -> String {
+        match event {
+            Event::Spooled {
+                file,
+                bytes,
+                origin,
+                ..
+            } => {
+                let origin = match origin {
+                    Origin::Stream => "",
+                    Origin::Archive => " from archive_command",
+                    Origin::Backup => " of a basebackup",
+                    Origin::Adopted => " found in the spool",
+                };
+                format!("spooled {}, {}{origin}", self.key(file), size(*bytes))
+            }
+            Event::Stored {
+                file,
+                bytes_in,
+                bytes_out,
+                how,
+                ..
+            } => {
+                let (plain, stored) = (size(*bytes_in), size(*bytes_out));
+                match how {
+                    How::Written => format!("stored {}, {plain} in {stored}", self.key(file)),
+                    How::AlreadyThere => format!("{} was stored already", self.key(file)),
+                }
+            }
+            Event::Dropped { file, reason, .. } => {
+                let reason = match reason {
+                    Reason::Unwanted => "nobody needs it",
+                    Reason::Duplicate => "the store has it",
+                    Reason::Vanished => "the spool lost it",
+                };
+                format!("dropped {}: {reason}", self.key(file))
+            }
+            Event::Conflicted { file, .. } => {
+                format!("CONFLICT: {} is stored with other content", self.key(file))
+            }
+            Event::Found { wal, files, .. } => format!("found {}", self.all(wal, files)),
+            Event::Missing { wal, files } => format!("MISSING {}", self.all(wal, files)),
+            Event::Deleted { wal, files } => format!("deleted {}", self.all(wal, files)),
+            _ => String::new(),
+        }
+    }
+
+    fn backup(&self, event: &Event) -> String {
+        match event {
+            Event::BackupRequested { reason } => format!("basebackup asked for by {}", why(reason)),
+            Event::BackupStarted {
+                backup,
+                node,
+                reason,
+                ..
+            } => format!(
+                "basebackup {backup} of server {node} begun by {}",
+                why(reason)
+            ),
+            Event::BackupProgressed {
+                backup,
+                bytes,
+                total,
+            } => format!("basebackup {backup}: {} of {}", size(*bytes), size(*total)),
+            Event::BackupFinished(done) => format!(
+                "basebackup {} taken: {} in {}, WAL {} to {}",
+                done.backup,
+                size(done.bytes_in),
+                size(done.bytes_out),
+                self.name(done.start),
+                self.name(done.end)
+            ),
+            Event::BackupFailed {
+                backup,
+                class,
+                message,
+            } => format!("basebackup {backup} FAILED, {class}: {message}"),
+            Event::BackupExpired { backup, rule } => {
+                format!("basebackup {backup} expired by {rule}")
+            }
+            Event::BackupFound(found) => format!("basebackup {} found in the store", found.backup),
+            _ => String::new(),
+        }
+    }
+
+    fn task(&self, task: &TaskId) -> String {
+        match task {
+            TaskId::Store(_, file) => format!("store {}", self.key(file)),
+            TaskId::Probe(_, node) => format!("probe server {node}"),
+            TaskId::Receive(_)
+            | TaskId::Take(_)
+            | TaskId::Switch(_)
+            | TaskId::Delete(_)
+            | TaskId::Reconcile(_) => task.name().to_owned(),
+        }
+    }
+
+    fn all(&self, wal: &[Range], files: &[File]) -> String {
+        let ranges = wal.iter().map(|range| {
+            let at = |number| self.name(Segment::new(range.timeline, number));
+            format!("WAL {} to {}", at(range.first), at(range.last))
+        });
+        let files = files.iter().map(|file| self.key(file));
+        let all: Vec<String> = ranges.chain(files).collect();
+        match all.is_empty() {
+            true => "nothing".to_owned(),
+            false => all.join(", "),
+        }
+    }
+
+    fn key(&self, file: &File) -> String {
+        file.key(self.size)
+    }
+
+    fn name(&self, segment: Segment) -> String {
+        segment.name(self.size)
+    }
+}
+
+fn running(event: &Event) -> String {
+    match event {
+        Event::Started {
+            version,
+            host,
+            previous,
+            ..
+        } => {
+            let previous = match previous {
+                Previous::Clean => "",
+                Previous::Crashed => "; the run before it was cut off",
+                Previous::Unknown => ", with a new log",
+            };
+            format!("started {version} on {host}{previous}")
+        }
+        Event::Stopped { reason } => format!("stopped: {reason}"),
+        Event::ConfigLoaded { sites, .. } => {
+            format!("read the configuration: {}", sites.join(", "))
+        }
+        _ => String::new(),
+    }
+}
+
+fn why(reason: &Why) -> &'static str {
+    match reason {
+        Why::Schedule => "the schedule",
+        Why::Operator => "an operator",
+        Why::Hole => "a hole in the WAL",
+    }
+}
