@@ -8,7 +8,7 @@
 //! Everything here is async over smol's reactor, takes its deadlines as arguments, and hands data
 //! on as slices of the connection's buffer: no copy and no allocation per message.
 
-pub mod auth;
+mod auth;
 pub mod basebackup;
 pub mod connection;
 pub mod conninfo;
@@ -18,7 +18,7 @@ pub mod files;
 mod input;
 pub mod passfile;
 pub mod replication;
-pub mod tls;
+mod tls;
 
 pub use connection::{Connection, Mode};
 pub use conninfo::Conninfo;

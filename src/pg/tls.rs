@@ -240,18 +240,18 @@ fn end_point(certificate: &[u8]) -> Option<Vec<u8>> {
     let (_, _, after_body) = der(whole)?;
     let (_, algorithm, _) = der(after_body)?;
     let (_, oid, _) = der(algorithm)?;
-    match oid {
-        // PKCS #1: MD5, SHA-1, SHA-256, SHA-384, SHA-512 with RSA.
-        [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 4 | 5 | 11]
-        // ECDSA with SHA-1, SHA-256, SHA-384, SHA-512.
-        | [0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 1]
-        | [0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2] => Some(Sha256::digest(certificate).to_vec()),
-        [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 12] | [0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 3] => {
-            Some(Sha384::digest(certificate).to_vec())
-        }
-        [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 13] | [0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 4] => {
-            Some(Sha512::digest(certificate).to_vec())
-        }
+    let hash = match oid {
+        // PKCS #1: MD5, SHA-1 and SHA-256, SHA-384, SHA-512 with RSA.
+        [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, last] => *last,
+        // ECDSA with SHA-1, SHA-256, SHA-384, SHA-512, as the numbers above.
+        [0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 1] => 5,
+        [0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, last] => last.saturating_add(9),
+        _ => return None,
+    };
+    match hash {
+        4 | 5 | 11 => Some(Sha256::digest(certificate).to_vec()),
+        12 => Some(Sha384::digest(certificate).to_vec()),
+        13 => Some(Sha512::digest(certificate).to_vec()),
         _ => None,
     }
 }
@@ -284,5 +284,44 @@ pub(super) fn accepted(reply: u8, server: &str) -> Answer<bool> {
             ),
             server,
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A certificate that is nothing but its signature algorithm.
+    fn certificate(oid: &[u8]) -> Vec<u8> {
+        let element = |tag: u8, content: &[u8]| {
+            let length = u8::try_from(content.len()).unwrap();
+            [&[tag, 0x81, length], content].concat()
+        };
+        let algorithm = element(0x30, &element(0x06, oid));
+        element(0x30, &[element(0x30, &[0; 130]), algorithm].concat())
+    }
+
+    #[test]
+    fn the_end_point_is_hashed_as_the_certificate_is_signed() {
+        const RSA: [u8; 8] = [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1];
+        const ECDSA: [u8; 7] = [0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3];
+        for (oid, bytes) in [
+            ([&RSA[..], &[5]].concat(), Some(32)),
+            ([&RSA[..], &[11]].concat(), Some(32)),
+            ([&RSA[..], &[12]].concat(), Some(48)),
+            ([&RSA[..], &[13]].concat(), Some(64)),
+            ([&RSA[..], &[10]].concat(), None),
+            ([&ECDSA[..], &[2]].concat(), Some(32)),
+            ([&ECDSA[..], &[3]].concat(), Some(48)),
+            ([&ECDSA[..], &[4]].concat(), Some(64)),
+            (vec![0x2b, 0x65, 0x70], None),
+        ] {
+            let found = end_point(&certificate(&oid)).map(|hash| hash.len());
+            assert_eq!(found, bytes, "{oid:x?}");
+        }
+        let whole = certificate(&[1]);
+        for cut in 0..whole.len() {
+            assert_eq!(end_point(&whole[..cut]), None);
+        }
     }
 }
