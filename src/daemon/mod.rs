@@ -129,7 +129,16 @@ impl Daemon {
                 reason: reason.into(),
             },
         );
-        self.machine.turn(vec![goodbye])
+        self.machine.turn(vec![goodbye])?;
+        let Loop {
+            world,
+            state,
+            policy,
+            busy,
+            ..
+        } = &mut self.machine;
+        world.show(state, policy, busy);
+        Ok(())
     }
 
     fn look_around(&mut self) {

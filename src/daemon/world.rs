@@ -3,16 +3,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use machine::decide::Busy;
 use machine::policy::{Ack, Policy};
+use machine::rule::alerts::alerts;
 use machine::{
-    Class, Event, File, Millis, SegmentSize, Site, SiteState, State, Task, TaskId, Timeline,
+    Class, Event, File, Lsn, Millis, SegmentSize, Site, SiteState, State, Task, TaskId, Timeline,
 };
 
 use crate::clock;
@@ -22,6 +23,9 @@ use crate::daemon::site::SiteContext;
 use crate::daemon::take::Take;
 use crate::failure::{Failure, Outcome};
 use crate::journal::run::{Report, World};
+use crate::publish::alerts::Alerts;
+use crate::publish::facts::Live;
+use crate::publish::stats::{self, Stats};
 use crate::source::probe::Probe;
 use crate::source::receive::{Marks, Receive};
 use crate::store::Metadata;
@@ -36,7 +40,15 @@ pub struct RealWorld {
     entries: Arc<AtomicU64>,
     /// Stop flags and numbers of what runs; receivers and basebackups look at them.
     marks: BTreeMap<TaskId, Arc<Marks>>,
+    alerts: Alerts,
+    stats: Stats,
+    published: Option<Instant>,
+    /// The state document, for HTTP.
+    pub document: Arc<Mutex<Arc<str>>>,
 }
+
+/// Files are looked after at most this often: the loop may turn hundreds of times a second.
+const PUBLISH_EVERY: Duration = Duration::from_millis(250);
 
 const SWITCH_DEADLINE: Duration = Duration::from_secs(20);
 
@@ -48,12 +60,18 @@ impl RealWorld {
         entries: Arc<AtomicU64>,
     ) -> Outcome<RealWorld> {
         let config = Arc::clone(config);
+        let alerts = Alerts::new(&config.alert_file_dir);
+        let stats = Stats::new(&config.json_state_file_path);
         Ok(RealWorld {
             config,
             sites,
             reports,
             entries,
             marks: BTreeMap::new(),
+            alerts,
+            stats,
+            published: None,
+            document: Arc::new(Mutex::new(Arc::from("{}"))),
         })
     }
 
@@ -135,6 +153,41 @@ impl RealWorld {
         if let (Some(marks), Some(timeline)) = (self.marks.get(id), timeline) {
             let stored = site.ledger.acknowledged(timeline, &site.timelines);
             marks.stored.store(stored.0, Ordering::SeqCst);
+        }
+    }
+}
+
+impl RealWorld {
+    /// Alert files and the state file; what fails here must not stop the loop.
+    pub fn show(&mut self, state: &State, policy: &Policy, busy: &Busy) {
+        match self.alerts.publish(&alerts(state, policy)) {
+            Ok(noted) => {
+                for event in noted {
+                    drop(self.reports.try_send(Report::outside(None, event)));
+                }
+            }
+            Err(failure) => log::warn!("{failure}"),
+        }
+        let now = clock::now();
+        let document = stats::document(state, policy, busy, &self.live(), now);
+        match self.stats.publish(document, now) {
+            Ok(Some(text)) => self.serve(text),
+            Ok(None) => {}
+            Err(failure) => log::warn!("{failure}"),
+        }
+    }
+
+    fn serve(&self, text: Arc<str>) {
+        *self.document.lock().unwrap_or_else(PoisonError::into_inner) = text;
+    }
+
+    fn live(&self) -> Live {
+        let receiving = self.marks.iter().filter_map(|(id, marks)| match id {
+            TaskId::Receive(site) => Some((site.clone(), Lsn(marks.synced.load(Ordering::SeqCst)))),
+            _ => None,
+        });
+        Live {
+            received: receiving.collect(),
         }
     }
 }
@@ -304,7 +357,7 @@ impl World for RealWorld {
         }
     }
 
-    fn publish(&mut self, state: &State, _policy: &Policy, busy: &Busy) {
+    fn publish(&mut self, state: &State, policy: &Policy, busy: &Busy) {
         self.marks.retain(|id, _| busy.contains_key(id));
         for (id, _) in busy
             .iter()
@@ -313,6 +366,13 @@ impl World for RealWorld {
             if let Some(site) = state.sites.get(id.site()) {
                 self.acknowledge(id, site);
             }
+        }
+        if self
+            .published
+            .is_none_or(|at| at.elapsed() >= PUBLISH_EVERY)
+        {
+            self.published = Some(Instant::now());
+            self.show(state, policy, busy);
         }
     }
 }
