@@ -13,7 +13,8 @@ use machine::decide::Busy;
 use machine::policy::{Ack, Policy};
 use machine::rule::alerts::alerts;
 use machine::{
-    Class, Event, File, Lsn, Millis, SegmentSize, Site, SiteState, State, Task, TaskId, Timeline,
+    Class, Event, File, Lsn, Millis, Segment, SegmentSize, Site, SiteState, State, Task, TaskId,
+    Timeline,
 };
 
 use crate::clock;
@@ -130,6 +131,7 @@ impl RealWorld {
             },
             system_id: site.servers.system_id,
             spool: context.spool.clone(),
+            partials: partials(site),
             marks,
             entries: Arc::clone(&self.entries),
         };
@@ -375,6 +377,14 @@ impl World for RealWorld {
             self.show(state, policy, busy);
         }
     }
+}
+
+fn partials(site: &SiteState) -> BTreeSet<Segment> {
+    let spooled = site.ledger.spool.keys().filter_map(|file| match file {
+        File::Partial(segment) => Some(*segment),
+        File::Wal(_) | File::History(_) | File::Part { .. } | File::Main(_) => None,
+    });
+    spooled.collect()
 }
 
 fn histories(site: &SiteState) -> BTreeSet<Timeline> {

@@ -62,16 +62,31 @@ pub fn fetch(places: &Places<'_>, name: &str, output: &Path) -> Outcome<Delivery
     let Some(kind) = kind(name) else {
         return Ok(Delivery::Absent);
     };
-    for shelf in &places.stores {
-        let key = shelf.key(kind, name);
-        if shelf.source.store.look(&key)?.is_some() {
-            let (object, body) = shelf.source.store.get(&key)?;
-            let plain = decoded(&object, body, &shelf.source).map_err(|f| at(&key, f))?;
-            deliver(plain, kind, name, None, output).map_err(|f| at(&key, f))?;
-            return Ok(Delivery::Full);
+    // A running daemon may seal, store and let go of a segment between our looks: only what is
+    // nowhere twice in a row is absent.
+    for _ in 0..2 {
+        for shelf in &places.stores {
+            if shelf
+                .deliver(&shelf.key(kind, name), kind, name, None, output)?
+                .is_some()
+            {
+                return Ok(Delivery::Full);
+            }
+        }
+        let spooled = from_spool(places, kind, name, output)?;
+        if spooled != Delivery::Absent {
+            return Ok(spooled);
         }
     }
-    from_spool(places, kind, name, output)
+    if let Kind::Segment = kind {
+        for shelf in &places.stores {
+            let key = format!("{}/xlog_partial/{name}", shelf.prefix);
+            if let Some(bytes) = shelf.deliver(&key, kind, name, Some(Padding), output)? {
+                return Ok(Delivery::Partial { bytes });
+            }
+        }
+    }
+    Ok(Delivery::Absent)
 }
 
 /// Whether `name` is in a store.
@@ -103,6 +118,24 @@ impl Shelf<'_> {
             Kind::Segment => format!("{}/xlog/{name}", self.prefix),
             Kind::History => format!("{}/timeline/{name}", self.prefix),
         }
+    }
+
+    /// The plain bytes of what was delivered; `None` where the store has no such object.
+    fn deliver(
+        &self,
+        key: &str,
+        kind: Kind,
+        name: &str,
+        padding: Option<Padding>,
+        output: &Path,
+    ) -> Outcome<Option<u64>> {
+        if self.source.store.look(key)?.is_none() {
+            return Ok(None);
+        }
+        let (object, body) = self.source.store.get(key)?;
+        let plain = decoded(&object, body, &self.source).map_err(|f| at(key, f))?;
+        let bytes = deliver(plain, kind, name, padding, output).map_err(|f| at(key, f))?;
+        Ok(Some(bytes))
     }
 
     /// Read off any segment.
@@ -152,12 +185,11 @@ fn from_spool(places: &Places<'_>, kind: Kind, name: &str, output: &Path) -> Out
         return Ok(Delivery::Absent);
     };
     let told = |e: io::Error| Failure::io(&e, format!("{name}.partial"));
-    let bytes = file.metadata().map_err(told)?.len();
     let needed = u64::try_from(WAL_HEADER_BYTES).unwrap_or(u64::MAX);
-    if bytes < needed {
+    if file.metadata().map_err(told)?.len() < needed {
         return Ok(Delivery::Absent);
     }
-    deliver(file, kind, name, Some(Padding), output)?;
+    let bytes = deliver(file, kind, name, Some(Padding), output)?;
     Ok(Delivery::Partial { bytes })
 }
 
@@ -170,31 +202,32 @@ fn deliver(
     name: &str,
     padding: Option<Padding>,
     output: &Path,
-) -> Outcome<()> {
+) -> Outcome<u64> {
     let mut scratch = output.as_os_str().to_owned();
     scratch.push(".tmp");
     let scratch = Scratch(PathBuf::from(scratch));
     let told = |e: io::Error| Failure::io(&e, scratch.0.display());
     let mut file = File::create(&scratch.0).map_err(told)?;
-    match kind {
+    let bytes = match kind {
         Kind::Segment => segment(plain, name, padding, &mut file)?,
         Kind::History => {
             let mut plain = plain.take(HISTORY_BYTES_MAX);
-            io::copy(&mut plain, &mut file).map_err(|e| Failure::from_io(&e, name))?;
+            io::copy(&mut plain, &mut file).map_err(|e| Failure::from_io(&e, name))?
         }
-    }
+    };
     drop(file);
     // Not synced: PostgreSQL asks again for what it lost in a crash.
-    fs::rename(&scratch.0, output).map_err(|e| Failure::io(&e, output.display()))
+    fs::rename(&scratch.0, output).map_err(|e| Failure::io(&e, output.display()))?;
+    Ok(bytes)
 }
 
-/// Copies a segment and checks it against its name.
+/// Copies a segment and checks it against its name. Answers its bytes without the padding.
 fn segment(
     mut plain: impl Read,
     name: &str,
     padding: Option<Padding>,
     file: &mut File,
-) -> Outcome<()> {
+) -> Outcome<u64> {
     let told = |e: io::Error| Failure::from_io(&e, name);
     let mut head = Vec::new();
     let head_bytes = u64::try_from(WAL_HEADER_BYTES).unwrap_or(u64::MAX);
@@ -230,13 +263,16 @@ fn segment(
     let rest = io::copy(&mut plain.take(limit), file).map_err(told)?;
     let bytes = rest.saturating_add(head_bytes);
     match padding {
-        Some(Padding) if bytes < size.bytes() => file.set_len(size.bytes()).map_err(told),
-        Some(_) | None if bytes == size.bytes() => Ok(()),
-        Some(_) | None => Err(corrupt(format!(
-            "{name} has {bytes} bytes, expected {}",
-            size.bytes()
-        ))),
+        Some(Padding) if bytes < size.bytes() => file.set_len(size.bytes()).map_err(told)?,
+        Some(_) | None if bytes == size.bytes() => {}
+        Some(_) | None => {
+            let expected = size.bytes();
+            return Err(corrupt(format!(
+                "{name} has {bytes} bytes, expected {expected}"
+            )));
+        }
     }
+    Ok(bytes)
 }
 
 /// A history file has a line a promotion; this is a million of them.
@@ -384,6 +420,19 @@ mod tests {
         let stored = wal(1, 3 << 20, MIB);
         world.put(0, &format!("new/xlog/{NAME}"), &stored);
         assert_eq!(world.fetch(NAME), (Ok(Delivery::Full), Some(stored)));
+    }
+
+    #[test]
+    fn the_kept_end_of_a_left_timeline_comes_last_of_all() {
+        let world = World::new();
+        let kept = wal(2, 3 << 20, 60_000);
+        world.put(0, &format!("new/xlog_partial/{NAME}"), &kept);
+        let (outcome, bytes) = world.fetch(NAME);
+        assert_eq!(outcome, Ok(Delivery::Partial { bytes: 60_000 }));
+        assert_eq!(bytes.map(|bytes| bytes.len()), Some(MIB));
+        let spooled = wal(2, 3 << 20, 70_000);
+        world.spool(&format!("{NAME}.partial"), &spooled);
+        assert_eq!(world.fetch(NAME).0, Ok(Delivery::Partial { bytes: 70_000 }));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! Budget: one fsync and one rename a segment, one fsync a second of a partial in between (with
 //! `"spooled"` one whenever the socket runs dry), 256 KiB of buffer.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -44,6 +45,8 @@ pub struct Receive {
     pub ack: Ack,
     pub system_id: Option<u64>,
     pub spool: Spool,
+    /// Unfinished segments of ended timelines that the log knows already.
+    pub partials: BTreeSet<Segment>,
     pub marks: Arc<Marks>,
     /// Numbers of spool entries, shared by all who spool.
     pub entries: Arc<AtomicU64>,
@@ -202,6 +205,7 @@ impl Receive {
                         from,
                         slot: self.info.slot.clone(),
                     });
+                    self.close_older(from.timeline, writer.size, emit)?;
                 }
             }
             match message {
@@ -227,6 +231,34 @@ impl Receive {
                 beat.tell(&mut wal, flushed, reply).await?;
                 self.marks.told.store(flushed.0, Ordering::SeqCst);
             }
+        }
+    }
+
+    /// A timeline that ended while nobody streamed left its unfinished segment behind.
+    fn close_older(
+        &self,
+        timeline: Timeline,
+        size: SegmentSize,
+        emit: &mut dyn FnMut(Event),
+    ) -> Outcome<()> {
+        for found in self.spool.scan()? {
+            let file = File::from_spool_name(&found.name, size);
+            let Some(File::Partial(segment)) = file else {
+                continue;
+            };
+            if segment.timeline < timeline && !self.partials.contains(&segment) {
+                emit(self.partial(segment, found.bytes));
+            }
+        }
+        Ok(())
+    }
+
+    fn partial(&self, segment: Segment, bytes: u64) -> Event {
+        Event::Spooled {
+            file: File::Partial(segment),
+            entry: self.entries.fetch_add(1, Ordering::SeqCst),
+            bytes,
+            origin: Origin::Stream,
         }
     }
 
@@ -421,12 +453,7 @@ impl Writer<'_> {
     fn end_timeline(&mut self, emit: &mut dyn FnMut(Event)) -> Outcome<()> {
         self.sync()?;
         if self.filled > 0 {
-            emit(Event::Spooled {
-                file: File::Partial(self.segment),
-                entry: self.request.entries.fetch_add(1, Ordering::SeqCst),
-                bytes: self.filled,
-                origin: Origin::Stream,
-            });
+            emit(self.request.partial(self.segment, self.filled));
         }
         Ok(())
     }
