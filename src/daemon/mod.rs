@@ -23,7 +23,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::failure::{Failure, Outcome};
 use crate::journal::log::{self, Log};
-use crate::journal::run::{GROUP_MAX, Loop, Report};
+use crate::journal::run::{GROUP_MAX, Loop, Report, World};
 use crate::journal::start;
 
 pub mod signals;
@@ -68,7 +68,6 @@ impl Daemon {
         let mut next_entry = run << 32;
         let mut events = vec![(None, started(config, &state))];
         if let Some(reason) = rebuilt {
-            crate::report::error(&format!("{reason}; the log is rebuilt from the stores"));
             events.push((None, Event::LogRebuilt { reason }));
         }
         for (name, site) in &sites {
@@ -83,16 +82,17 @@ impl Daemon {
                     .map(|event| (Some(name.clone()), event)),
             );
         }
+        let (sender, reports) = sync_channel(REPORTS_MAX);
+        let entries = Arc::new(AtomicU64::new(next_entry.saturating_add(1)));
+        let signals = signals::watch(sender.clone())?;
+        let mut world = RealWorld::new(config, sites, sender, entries)?;
         let now = clock::now();
         for group in events.chunks(GROUP_MAX) {
             for envelope in log.append(now, run, group.to_vec())? {
                 state.apply(&envelope);
+                world.told(&envelope);
             }
         }
-        let (sender, reports) = sync_channel(REPORTS_MAX);
-        let entries = Arc::new(AtomicU64::new(next_entry.saturating_add(1)));
-        let signals = signals::watch(sender.clone())?;
-        let world = RealWorld::new(config, sites, sender, entries)?;
         let drain = config.graceful_shutdown_upload_timeout;
         let machine = Loop::new(world, policy, log, state);
         Ok(Daemon {

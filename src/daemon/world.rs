@@ -13,8 +13,8 @@ use machine::decide::Busy;
 use machine::policy::{Ack, Policy};
 use machine::rule::alerts::alerts;
 use machine::{
-    Class, Event, File, Lsn, Millis, Segment, SegmentSize, Site, SiteState, State, Task, TaskId,
-    Timeline,
+    Class, Envelope, Event, File, Lsn, Millis, Segment, SegmentSize, Site, SiteState, State, Task,
+    TaskId, Timeline,
 };
 
 use crate::clock;
@@ -27,6 +27,7 @@ use crate::journal::run::{Report, World};
 use crate::publish::alerts::Alerts;
 use crate::publish::facts::Live;
 use crate::publish::stats::{self, Stats};
+use crate::publish::story::Story;
 use crate::source::probe::Probe;
 use crate::source::receive::{Marks, Receive};
 use crate::store::Metadata;
@@ -43,6 +44,7 @@ pub struct RealWorld {
     marks: BTreeMap<TaskId, Arc<Marks>>,
     alerts: Alerts,
     stats: Stats,
+    story: Story,
     published: Option<Instant>,
     /// The state document, for HTTP.
     pub document: Arc<Mutex<Arc<str>>>,
@@ -71,6 +73,7 @@ impl RealWorld {
             marks: BTreeMap::new(),
             alerts,
             stats,
+            story: Story::default(),
             published: None,
             document: Arc::new(Mutex::new(Arc::from("{}"))),
         })
@@ -211,7 +214,6 @@ fn collect(job: impl FnOnce(&mut dyn FnMut(Event)) -> Outcome<()>, id: &TaskId) 
 
 fn failed(task: &TaskId, failure: Failure) -> Event {
     let message = failure.to_string();
-    log::warn!("{task}: {message}");
     match task {
         TaskId::Probe(_, node) => Event::ServerLost {
             node: *node,
@@ -295,7 +297,6 @@ impl World for RealWorld {
                         Ok(events) => Ended::With(events),
                         Err(failure) => {
                             let message = failure.to_string();
-                            log::warn!("basebackup {backup} failed: {message}");
                             let class = failure.class;
                             Ended::With(vec![Event::BackupFailed {
                                 backup,
@@ -359,6 +360,20 @@ impl World for RealWorld {
         }
     }
 
+    fn told(&mut self, envelope: &Envelope) {
+        self.story.learn(envelope);
+        let site = envelope
+            .site
+            .as_ref()
+            .map(|site| format!("{site}: "))
+            .unwrap_or_default();
+        log::log!(
+            level(&envelope.event),
+            "{site}{}",
+            self.story.tell(envelope)
+        );
+    }
+
     fn publish(&mut self, state: &State, policy: &Policy, busy: &Busy) {
         self.marks.retain(|id, _| busy.contains_key(id));
         for (id, _) in busy
@@ -376,6 +391,21 @@ impl World for RealWorld {
             self.published = Some(Instant::now());
             self.show(state, policy, busy);
         }
+    }
+}
+
+/// What goes wrong is a warning, what is ordinary and frequent a detail.
+fn level(event: &Event) -> log::Level {
+    match event {
+        Event::ServerLost { .. }
+        | Event::BackupFailed { .. }
+        | Event::TaskFailed { .. }
+        | Event::Conflicted { .. }
+        | Event::Missing { .. }
+        | Event::LogRebuilt { .. } => log::Level::Warn,
+        Event::StreamEnded { class, .. } if *class != Class::Interrupted => log::Level::Warn,
+        Event::ServerSeen(_) | Event::Spooled { .. } => log::Level::Debug,
+        _ => log::Level::Info,
     }
 }
 

@@ -6,7 +6,7 @@
 use machine::breaks::{Rule, holds};
 use machine::decide::{Busy, decide};
 use machine::policy::Policy;
-use machine::{Class, Command, Event, File, Millis, Site, State, Task, TaskId};
+use machine::{Class, Command, Envelope, Event, File, Millis, Site, State, Task, TaskId};
 
 use crate::failure::{Failure, Outcome};
 use crate::journal::log::Log;
@@ -59,6 +59,8 @@ pub trait World {
     fn stop(&mut self, id: &TaskId);
     /// The event that ends this spool file's life is committed: the file may go.
     fn discard(&mut self, site: &Site, file: &File, state: &State);
+    /// The event is committed: whoever reads along may hear of it.
+    fn told(&mut self, _envelope: &Envelope) {}
     /// Makes what others see equal to the state.
     fn publish(&mut self, state: &State, policy: &Policy, busy: &Busy);
 }
@@ -154,6 +156,7 @@ impl<W: World> Loop<W> {
         let committed = log.append(now, self.state.run, events)?;
         for envelope in committed {
             self.state.apply(&envelope);
+            self.world.told(&envelope);
             let Some(site) = &envelope.site else { continue };
             if let Event::Stored {
                 file,

@@ -18,9 +18,9 @@ use machine::{Class, Envelope};
 use serde_json::{Value, json};
 
 use super::screen;
-use super::story::Story;
 use crate::failure::{Failure, Outcome};
 use crate::journal::log;
+use crate::publish::story::Story;
 use crate::publish::text;
 
 #[derive(Parser)]

@@ -14,7 +14,6 @@ pub mod postgres_command;
 pub mod restore;
 mod screen;
 pub mod status;
-mod story;
 
 type Tool = fn(Vec<OsString>) -> i32;
 
