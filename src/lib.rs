@@ -101,6 +101,7 @@ pub mod pg;
 pub mod publish;
 pub mod report;
 pub mod restore;
+pub mod serve;
 pub mod source;
 pub mod spool;
 pub mod store;

@@ -121,6 +121,7 @@ const GLOBAL: &[Row] = &[
     key("http_port", "16000", "port to listen on"),
     key("webserver_username", "none", "basic authentication, with the password"),
     key("webserver_password", "none", "basic authentication, with the name"),
+    key("http_allow_unauthenticated", "false", "true: no authentication beyond loopback either"),
     key("log_level", "INFO", "DEBUG, INFO, WARNING, ERROR or CRITICAL"),
     key("syslog", "false", "log to syslog too"),
     key("syslog_address", "/dev/log", "socket of syslog"),

@@ -41,6 +41,7 @@ pub struct Config {
     pub http_port: u16,
     /// Basic authentication, when both halves are set.
     pub webserver: Option<Credentials>,
+    pub http_anonymous: Anonymous,
     pub log_level: LogLevel,
     pub syslog: Option<Syslog>,
     pub upload_retries_warning_limit: u32,
@@ -63,6 +64,14 @@ pub struct Config {
 pub struct Credentials {
     pub username: String,
     pub password: Secret,
+}
+
+/// Who may use the HTTP API where no name and password are set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Anonymous {
+    /// The daemon does not listen anywhere else.
+    Loopback,
+    Anyone,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -249,6 +258,10 @@ fn global(value: &Value, notes: &Notes) -> Outcome<Config> {
         http_address: global.text("http_address")?.or("127.0.0.1".to_owned()),
         http_port: global.whole("http_port", "a port number")?.or(16_000),
         webserver: webserver(&global)?,
+        http_anonymous: match global.flag("http_allow_unauthenticated")?.or(false) {
+            true => Anonymous::Anyone,
+            false => Anonymous::Loopback,
+        },
         log_level: global.one_of("log_level", LOG_LEVELS)?.or(LogLevel::Info),
         syslog: syslog(&global)?,
         upload_retries_warning_limit: global.whole("upload_retries_warning_limit", COUNT)?.or(3),

@@ -55,11 +55,12 @@ impl Stats {
             }
         }
         let text = pretty(&document)?;
+        // Remembered before it succeeds: what fails is not tried again at every turn.
+        self.written = Some((document, now));
         if let Some(folder) = self.path.parent() {
             durable::make_folders(folder)?;
         }
         durable::write_own(&self.path, text.as_bytes())?;
-        self.written = Some((document, now));
         Ok(Some(Arc::from(text)))
     }
 }

@@ -1,0 +1,212 @@
+//! WAL and history files for a recovering server: `GET` writes the file, `HEAD` only asks.
+//!
+//! The daemon writes to the path that the client names, so that path is held to the site's
+//! `pg_data_directory`, links and `..` resolved. The answer 404 is a confirmed absence, which
+//! PostgreSQL takes for the end of the archive: whatever is not sure is 503.
+//!
+//! The spool's sealed file comes first, because it may not be stored yet; then the stores; and
+//! only when no store has a full one the unfinished segment, padded with zeros and marked by the
+//! header `x-pghoard-partial`.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use hyper::StatusCode;
+use hyper::header::HeaderValue;
+use machine::{Class, Timeline};
+
+use super::routes::{Answer, Routes};
+use crate::config::{Config, Site};
+use crate::daemon::site::SPOOL_FOLDER;
+use crate::failure::{Failure, Outcome};
+use crate::restore::Opened;
+use crate::restore::wal::{self, Delivery, Places, Shelf};
+use crate::store::Object;
+
+pub const TARGET_HEADER: &str = "x-pghoard-target-path";
+const PARTIAL_HEADER: &str = "x-pghoard-partial";
+
+/// The names that PostgreSQL's archive is asked for.
+pub fn is_archived(name: &str) -> bool {
+    is_segment(name) || Timeline::from_history_name(name).is_some()
+}
+
+fn is_segment(name: &str) -> bool {
+    let digit = |byte| matches!(byte, b'0'..=b'9' | b'A'..=b'F');
+    name.len() == 24 && name.bytes().all(digit)
+}
+
+impl Routes {
+    pub fn fetch(&self, site: &Site, name: &str, target: Option<&HeaderValue>) -> Outcome<Answer> {
+        let config = &self.context.config;
+        let related = config.related(site);
+        let target = match checked(target, &related) {
+            Ok(target) => target,
+            Err(answer) => return Ok(answer),
+        };
+        let Some(_claim) = Claim::new(&self.fetching, &target) else {
+            let message = "this file is being fetched for an earlier request, ask again";
+            return Err(Failure::new(Class::Interrupted, message));
+        };
+        let delivery = match from_spool(config, site, name, &target)? {
+            Delivery::Full => Delivery::Full,
+            Delivery::Partial { .. } | Delivery::Absent => {
+                let opened = open(&related)?;
+                wal::fetch(&places(config, site, &opened), name, &target)?
+            }
+        };
+        let mut answer = Answer::new(StatusCode::CREATED);
+        match delivery {
+            Delivery::Full => {}
+            Delivery::Partial { bytes } => {
+                log::warn!(
+                    "{name}: no store has it; the unfinished segment was served, with {bytes} \
+                     bytes of WAL"
+                );
+                answer.headers.push((PARTIAL_HEADER, "true".to_owned()));
+            }
+            Delivery::Absent => return Ok(absent(name)),
+        }
+        Ok(answer)
+    }
+
+    pub fn find(&self, site: &Site, name: &str) -> Outcome<Answer> {
+        let related = self.context.config.related(site);
+        let spool = spool(&self.context.config, site);
+        if !is_archived(name) {
+            return Ok(absent(name));
+        }
+        let mut answer = Answer::new(StatusCode::OK);
+        for opened in open(&related)? {
+            if let Some(object) = look(&opened, name)? {
+                let hash = object.metadata.get("hash");
+                let algorithm = object.metadata.get("hash-algorithm");
+                if let Some((hash, algorithm)) = hash.zip(algorithm) {
+                    answer.headers.push(("metadata-hash", hash.clone()));
+                    let name = "metadata-hash-algorithm";
+                    answer.headers.push((name, algorithm.clone()));
+                }
+                return Ok(answer);
+            }
+        }
+        let sealed = spool.is_some_and(|spool| spool.join(name).is_file());
+        Ok(if sealed { answer } else { absent(name) })
+    }
+}
+
+fn absent(name: &str) -> Answer {
+    Answer::text(StatusCode::NOT_FOUND, format!("{name} not found"))
+}
+
+fn look(opened: &Opened<'_>, name: &str) -> Outcome<Option<Object>> {
+    let folder = if is_segment(name) { "xlog" } else { "timeline" };
+    opened
+        .store
+        .look(&format!("{}/{folder}/{name}", opened.site.prefix))
+}
+
+fn open<'a>(related: &[&'a Site]) -> Outcome<Vec<Opened<'a>>> {
+    related.iter().map(|site| Opened::new(site)).collect()
+}
+
+fn places<'a>(config: &Config, site: &Site, opened: &'a [Opened<'a>]) -> Places<'a> {
+    let shelves = opened.iter().map(|opened| Shelf {
+        prefix: opened.site.prefix.clone(),
+        source: opened.source(),
+    });
+    Places {
+        stores: shelves.collect(),
+        spool: spool(config, site),
+    }
+}
+
+fn spool(config: &Config, site: &Site) -> Option<PathBuf> {
+    let root = config.backup_location.as_ref()?;
+    Some(root.join(&site.prefix).join(SPOOL_FOLDER))
+}
+
+/// A sealed file of the spool, without asking any store.
+fn from_spool(config: &Config, site: &Site, name: &str, target: &Path) -> Outcome<Delivery> {
+    let spool = spool(config, site);
+    let sealed = spool
+        .as_ref()
+        .is_some_and(|spool| spool.join(name).is_file());
+    if !sealed || !is_archived(name) {
+        return Ok(Delivery::Absent);
+    }
+    let stores = Vec::new();
+    // Stored and gone in between: then a store has it.
+    wal::fetch(&Places { stores, spool }, name, target)
+}
+
+/// The target, if it lies in the data directory of one of the sites.
+fn checked(target: Option<&HeaderValue>, related: &[&Site]) -> Result<PathBuf, Answer> {
+    let refused = |message: String| Answer::text(StatusCode::BAD_REQUEST, message);
+    let Some(given) = target else {
+        return Err(refused(format!(
+            "{TARGET_HEADER} header missing from download"
+        )));
+    };
+    let given = given.to_str();
+    let given = given.map_err(|_| refused(format!("{TARGET_HEADER} is not readable")))?;
+    let target = Path::new(given);
+    if !target.is_absolute() {
+        return Err(refused(format!(
+            "Invalid xlog file path {given:?}: not absolute"
+        )));
+    }
+    let (Some(folder), Some(name)) = (target.parent(), target.file_name()) else {
+        return Err(refused(format!(
+            "Invalid xlog file path {given:?}: no file"
+        )));
+    };
+    let roots: Vec<&PathBuf> = related
+        .iter()
+        .filter_map(|s| s.pg_data_directory.as_ref())
+        .collect();
+    if roots.is_empty() {
+        let site = related.first().map_or("", |site| site.name.as_str());
+        return Err(refused(format!(
+            "site '{site}' has no pg_data_directory to write to; set it, or let \
+             pghoard_postgres_command read the store with --config"
+        )));
+    }
+    let Ok(folder) = fs::canonicalize(folder) else {
+        let message = format!("Target directory of {given:?} does not exist");
+        return Err(Answer::text(StatusCode::CONFLICT, message));
+    };
+    let inside =
+        |root: &&PathBuf| fs::canonicalize(root).is_ok_and(|root| folder.starts_with(root));
+    match roots.iter().any(inside) {
+        true => Ok(folder.join(name)),
+        false => Err(refused(format!(
+            "Invalid xlog file path {given:?}: not in pg_data_directory"
+        ))),
+    }
+}
+
+/// A target that is being written, until dropped.
+struct Claim<'a> {
+    all: &'a Mutex<BTreeSet<PathBuf>>,
+    target: PathBuf,
+}
+
+impl<'a> Claim<'a> {
+    fn new(all: &'a Mutex<BTreeSet<PathBuf>>, target: &Path) -> Option<Claim<'a>> {
+        let target = target.to_owned();
+        let mine = hold(all).insert(target.clone());
+        mine.then_some(Claim { all, target })
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        hold(self.all).remove(&self.target);
+    }
+}
+
+fn hold<T>(all: &Mutex<T>) -> MutexGuard<'_, T> {
+    all.lock().unwrap_or_else(PoisonError::into_inner)
+}

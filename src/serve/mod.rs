@@ -1,0 +1,277 @@
+//! The HTTP API: PGHoard's paths, for PostgreSQL's commands and for operators.
+//!
+//! One thread with a smol executor accepts and parses; what touches a store or a disk runs on
+//! blocking threads. Limits come first: connections, header and body sizes, a deadline for each
+//! request; one request a connection, as PGHoard. Nothing is served beyond loopback without
+//! authentication unless the configuration says so. No TLS: put a proxy before it.
+//!
+//! - [`routes`]: which path means what, and the answers that need no WAL.
+//! - [`fetch`]: WAL and history files for a recovering server.
+//!
+//! Budget: 64 connections of 16 KiB each; as many blocking threads at most.
+
+mod fetch;
+mod routes;
+#[cfg(test)]
+mod tests;
+
+use std::convert::Infallible;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, ToSocketAddrs};
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, SERVER, WWW_AUTHENTICATE};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use machine::Class;
+use sha2::{Digest, Sha256};
+use smol::Async;
+use smol::channel::{Receiver, Sender};
+use smol::lock::Semaphore;
+use smol_hyper::rt::{FuturesIo, SmolTimer};
+
+use crate::config::{Anonymous, Config, Credentials};
+use crate::failure::{Failure, Outcome};
+use crate::journal::run::Report;
+use routes::{Answer, Asked};
+
+/// What the API needs of the daemon.
+#[derive(Clone)]
+pub struct Context {
+    pub config: Arc<Config>,
+    /// The state document as it was last written.
+    pub document: Arc<Mutex<Arc<str>>>,
+    /// To the loop.
+    pub reports: SyncSender<Report>,
+}
+
+/// More wait in the kernel's queue.
+const CONNECTIONS_MAX: usize = 64;
+const HEADERS_MAX: usize = 64;
+/// Request line and headers together.
+const HEAD_BYTES_MAX: usize = 16 << 10;
+/// No request of today has a body that matters.
+const BODY_BYTES_MAX: usize = 64 << 10;
+const HEAD_WITHIN: Duration = Duration::from_secs(10);
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+/// Sending the answer to a client that does not read.
+const SEND_WITHIN: Duration = Duration::from_secs(30);
+
+/// The running API; it ends when this is dropped.
+#[derive(Debug)]
+pub struct Handle {
+    address: SocketAddr,
+    stop: Sender<Infallible>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Handle {
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.stop.close();
+        if let Some(thread) = self.thread.take() {
+            // A panic on that thread was printed when it happened.
+            let _ended = thread.join();
+        }
+    }
+}
+
+/// Listens where the configuration says; refusing to is an error now, not later.
+pub fn start(context: Context) -> Outcome<Handle> {
+    let config = &context.config;
+    let listener = bind(config)?;
+    let told = |e: std::io::Error| Failure::io(&e, "HTTP server");
+    let address = listener.local_addr().map_err(told)?;
+    let listener = Async::new(listener).map_err(told)?;
+    let authorization = config.webserver.as_ref().map(authorization);
+    let server = Arc::new(Server {
+        routes: routes::Routes::new(context),
+        authorization,
+    });
+    let (stop, stopped) = smol::channel::bounded(1);
+    let run = move || smol::block_on(accept(&listener, &server, &stopped));
+    let thread = thread::Builder::new().name("http".into()).spawn(run);
+    Ok(Handle {
+        address,
+        stop,
+        thread: Some(thread.map_err(told)?),
+    })
+}
+
+fn bind(config: &Config) -> Outcome<TcpListener> {
+    let (host, port) = (config.http_address.as_str(), config.http_port);
+    let addresses = resolve(host, port)?;
+    let open = addresses.iter().any(|address| !address.ip().is_loopback());
+    if open && config.webserver.is_none() && config.http_anonymous == Anonymous::Loopback {
+        let message = format!(
+            "http_address '{host}' is reachable from other machines, and no authentication is set"
+        );
+        return Err(Failure::new(Class::Config, message).hint(
+            "set webserver_username and webserver_password, or \"http_allow_unauthenticated\": \
+             true where the network keeps strangers out",
+        ));
+    }
+    TcpListener::bind(&*addresses)
+        .map_err(|e| Failure::io(&e, format!("cannot listen on {host}:{port} (http_address)")))
+}
+
+/// As PGHoard: empty is every IPv4 address, a name is looked up as IPv4.
+fn resolve(host: &str, port: u16) -> Outcome<Vec<SocketAddr>> {
+    if host.is_empty() {
+        return Ok(vec![SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port)]);
+    }
+    if let Ok(ip) = host.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(ip, port)]);
+    }
+    let about = format!("http_address '{host}'");
+    let found = (host, port).to_socket_addrs();
+    let found = found.map_err(|e| Failure::io(&e, &about))?;
+    let found: Vec<SocketAddr> = found.filter(SocketAddr::is_ipv4).collect();
+    match found.is_empty() {
+        true => Err(Failure::new(
+            Class::Config,
+            format!("{about} has no IPv4 address"),
+        )),
+        false => Ok(found),
+    }
+}
+
+struct Server {
+    routes: routes::Routes,
+    /// Digest of the one `Authorization` that is let in.
+    authorization: Option<[u8; 32]>,
+}
+
+/// Digests are compared, so that the time taken tells nothing of the text.
+fn authorization(webserver: &Credentials) -> [u8; 32] {
+    let login = format!("{}:{}", webserver.username, webserver.password.reveal());
+    Sha256::digest(format!("Basic {}", STANDARD.encode(login))).into()
+}
+
+async fn accept(listener: &Async<TcpListener>, server: &Arc<Server>, stop: &Receiver<Infallible>) {
+    let executor = smol::LocalExecutor::new();
+    let seats = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let serving = async {
+        loop {
+            let seat = seats.acquire_arc().await;
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let server = Arc::clone(server);
+                    let connection = async move {
+                        converse(stream, server).await;
+                        drop(seat);
+                    };
+                    executor.spawn(connection).detach();
+                }
+                Err(error) => {
+                    // Out of descriptors, most likely; it passes when connections end.
+                    log::warn!("HTTP server: accept: {error}");
+                    smol::Timer::after(Duration::from_secs(1)).await;
+                }
+            }
+        }
+    };
+    let stopped = async {
+        // Nothing is ever sent: an answer means that the channel was closed.
+        let _closed = stop.recv().await;
+    };
+    smol::future::or(stopped, executor.run(serving)).await;
+}
+
+/// One request and its answer.
+async fn converse(stream: Async<std::net::TcpStream>, server: Arc<Server>) {
+    let service = service_fn(move |request| {
+        let server = Arc::clone(&server);
+        async move { Ok::<_, Infallible>(server.answer(request).await) }
+    });
+    let connection = http1::Builder::new()
+        .keep_alive(false)
+        .max_headers(HEADERS_MAX)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .timer(SmolTimer::new())
+        .header_read_timeout(HEAD_WITHIN)
+        .serve_connection(FuturesIo::new(stream), service);
+    let served = async {
+        if let Err(error) = connection.await {
+            log::debug!("HTTP server: {error}");
+        }
+    };
+    let late = async {
+        smol::Timer::after(HEAD_WITHIN + ANSWER_WITHIN + SEND_WITHIN).await;
+    };
+    smol::future::or(served, late).await;
+}
+
+impl Server {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let answered = async { self.judge(request).await };
+        let late = async {
+            smol::Timer::after(ANSWER_WITHIN).await;
+            let message = "not done within 60 seconds; it goes on, ask again";
+            Answer::text(StatusCode::SERVICE_UNAVAILABLE, message)
+        };
+        let answer = smol::future::or(answered, late).await;
+        log::debug!("{method} {path}: {}", answer.status);
+        render(answer)
+    }
+
+    async fn judge(&self, request: Request<Incoming>) -> Answer {
+        if !self.allowed(request.headers().get(AUTHORIZATION)) {
+            return Answer::unauthorized();
+        }
+        let asked = Asked {
+            method: request.method().clone(),
+            path: request
+                .uri()
+                .path_and_query()
+                .map_or_else(String::new, |path| path.as_str().to_owned()),
+            target: request.headers().get(fetch::TARGET_HEADER).cloned(),
+        };
+        // Read and forgotten: a client that still sends would lose the answer to a reset.
+        let body = Limited::new(request.into_body(), BODY_BYTES_MAX);
+        if asked.takes_no_body() && body.collect().await.is_err() {
+            return Answer::text(StatusCode::PAYLOAD_TOO_LARGE, "the request is too large");
+        }
+        let routes = self.routes.clone();
+        smol::unblock(move || routes.answer(&asked)).await
+    }
+
+    fn allowed(&self, given: Option<&HeaderValue>) -> bool {
+        let given = given.map(|given| <[u8; 32]>::from(Sha256::digest(given.as_bytes())));
+        self.authorization.is_none() || self.authorization == given
+    }
+}
+
+fn render(answer: Answer) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(answer.body)));
+    *response.status_mut() = answer.status;
+    let headers = response.headers_mut();
+    headers.insert(SERVER, HeaderValue::from_static(SERVER_NAME));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
+    if answer.status == StatusCode::UNAUTHORIZED {
+        let realm = HeaderValue::from_static("Basic realm=\"pghoard\"");
+        headers.insert(WWW_AUTHENTICATE, realm);
+    }
+    for (name, value) in answer.headers {
+        // Only what came out of a store's metadata can be unfit, and is left out.
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            headers.insert(name, value);
+        }
+    }
+    response
+}
+
+const SERVER_NAME: &str = concat!("pghoard/", env!("CARGO_PKG_VERSION"));

@@ -1,0 +1,244 @@
+//! PGHoard's paths. Words and codes of the answers are PGHoard's where a client may know them.
+//!
+//! | request | answer |
+//! |---|---|
+//! | GET /status | 200, the state document |
+//! | GET /SITE/basebackup | 200, JSON list from the stores |
+//! | PUT /SITE/archive/basebackup | 201, a basebackup is asked for |
+//! | GET, HEAD /SITE/archive/FILE | see [`fetch`](super::fetch) |
+//! | PUT /SITE/archive/FILE | 501: archive_command is not served yet |
+//!
+//! 400 for a path without meaning, 404 for an unknown site, 405 for a method that the path does
+//! not have, 503 for "cannot say now".
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hyper::header::HeaderValue;
+use hyper::{Method, StatusCode};
+use machine::event::Why;
+use machine::{Class, Event, Millis};
+use serde_json::{Value, json};
+
+use super::{Context, fetch};
+use crate::config::Site;
+use crate::failure::{Failure, Outcome};
+use crate::journal::run::Report;
+use crate::publish::text::{iso, pretty};
+use crate::restore::Opened;
+use crate::store::Store;
+
+/// What of a request is looked at.
+pub struct Asked {
+    pub method: Method,
+    /// With its query, which is part of the last name.
+    pub path: String,
+    pub target: Option<HeaderValue>,
+}
+
+impl Asked {
+    /// A segment sent to us is refused before it is read.
+    pub fn takes_no_body(&self) -> bool {
+        self.method != Method::PUT || self.path.ends_with("/basebackup")
+    }
+}
+
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub content_type: &'static str,
+    pub body: String,
+    pub headers: Vec<(&'static str, String)>,
+}
+
+impl Answer {
+    pub fn new(status: StatusCode) -> Answer {
+        Answer::text(status, "")
+    }
+
+    pub fn text(status: StatusCode, body: impl Into<String>) -> Answer {
+        let content_type = match status.is_success() {
+            true => "application/octet-stream",
+            false => "text/plain",
+        };
+        Answer {
+            status,
+            content_type,
+            body: body.into(),
+            headers: Vec::new(),
+        }
+    }
+
+    pub fn unauthorized() -> Answer {
+        Answer {
+            content_type: "text/html",
+            ..Answer::text(StatusCode::UNAUTHORIZED, "Authentication required")
+        }
+    }
+
+    fn failed(failure: &Failure) -> Answer {
+        // The hint is for the log: it may speak of settings.
+        let message = format!("server failure: {}", failure.message);
+        Answer::text(StatusCode::SERVICE_UNAVAILABLE, message)
+    }
+}
+
+#[derive(Clone)]
+pub struct Routes {
+    pub context: Context,
+    /// Targets that are being written: two writers would mix their bytes.
+    pub fetching: Arc<Mutex<BTreeSet<PathBuf>>>,
+}
+
+/// What a path means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Meaning<'a> {
+    Status,
+    Metrics,
+    SiteStatus,
+    Basebackup(&'a str),
+    File { site: &'a str, name: &'a str },
+}
+
+impl Routes {
+    pub fn new(context: Context) -> Routes {
+        Routes {
+            context,
+            fetching: Arc::default(),
+        }
+    }
+
+    pub fn answer(&self, asked: &Asked) -> Answer {
+        let known = |name: &str| self.context.config.sites.contains_key(name);
+        match meaning(&asked.path, &known) {
+            Ok(meaning) => self.act(asked, meaning).unwrap_or_else(|failure| {
+                log::warn!("{} {}: {failure}", asked.method, asked.path);
+                Answer::failed(&failure)
+            }),
+            Err(answer) => answer,
+        }
+    }
+
+    fn act(&self, asked: &Asked, meaning: Meaning<'_>) -> Outcome<Answer> {
+        let method = &asked.method;
+        Ok(match (method, meaning) {
+            (&Method::GET, Meaning::Status) => self.status(),
+            (&Method::GET, Meaning::Basebackup(site)) => self.basebackups(self.site(site)?)?,
+            (&Method::PUT, Meaning::Basebackup(site)) => self.request(site)?,
+            (&Method::GET, Meaning::File { site, name }) => {
+                self.fetch(self.site(site)?, name, asked.target.as_ref())?
+            }
+            (&Method::HEAD, Meaning::File { .. }) if asked.target.is_some() => Answer::text(
+                StatusCode::BAD_REQUEST,
+                format!("{} header is not for HEAD requests", fetch::TARGET_HEADER),
+            ),
+            (&Method::HEAD, Meaning::File { site, name }) => self.find(self.site(site)?, name)?,
+            (&Method::PUT, Meaning::File { .. }) => Answer::text(
+                StatusCode::NOT_IMPLEMENTED,
+                "archive_command is not served by this version: let the daemon receive WAL by \
+                 streaming (active_backup_mode pg_receivexlog or walreceiver)",
+            ),
+            (_, Meaning::Metrics | Meaning::SiteStatus) => Answer::new(StatusCode::NOT_IMPLEMENTED),
+            (&(Method::HEAD | Method::PUT), _) => Answer::text(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "this path has no such method",
+            ),
+            _ => Answer::text(StatusCode::NOT_IMPLEMENTED, "GET, HEAD and PUT are served"),
+        })
+    }
+
+    fn site(&self, name: &str) -> Outcome<&Site> {
+        self.context.config.site(Some(name))
+    }
+
+    fn status(&self) -> Answer {
+        let document = self.context.document.lock();
+        let text = document.unwrap_or_else(PoisonError::into_inner).to_string();
+        Answer::text(StatusCode::OK, text)
+    }
+
+    fn request(&self, site: &str) -> Outcome<Answer> {
+        let reason = Why::Operator;
+        let site = machine::Site(site.to_owned());
+        let report = Report::outside(Some(site), Event::BackupRequested { reason });
+        let sent = self.context.reports.try_send(report);
+        sent.map_err(|_| Failure::new(Class::Interrupted, "the daemon is too busy, ask again"))?;
+        Ok(Answer::new(StatusCode::CREATED))
+    }
+
+    fn basebackups(&self, site: &Site) -> Outcome<Answer> {
+        let mut all = Vec::new();
+        for site in self.context.config.related(site) {
+            let opened = Opened::new(site)?;
+            list(opened.store.as_ref(), &site.prefix, &mut all)?;
+        }
+        let text = pretty(&json!({ "basebackups": all }))?;
+        Ok(Answer {
+            content_type: "application/json",
+            ..Answer::text(StatusCode::OK, text.trim_end())
+        })
+    }
+}
+
+fn list(store: &dyn Store, prefix: &str, all: &mut Vec<Value>) -> Outcome<()> {
+    let folder = format!("{prefix}/basebackup");
+    let mut keys = Vec::new();
+    store.list(&folder, &mut |entry| {
+        let below = entry.key.strip_prefix(&folder).unwrap_or_default();
+        if below.matches('/').count() == 1 {
+            keys.push(entry.key);
+        }
+        Ok(())
+    })?;
+    for key in keys {
+        // Gone since it was listed: expired meanwhile.
+        let Some(object) = store.look(&key)? else {
+            continue;
+        };
+        let modified = u64::try_from(object.entry.modified_ms).unwrap_or_default();
+        all.push(json!({
+            "last_modified": iso(Millis(modified)),
+            "metadata": object.metadata,
+            "name": key,
+            "size": object.entry.size_bytes,
+        }));
+    }
+    Ok(())
+}
+
+fn meaning<'a>(path: &'a str, known: &dyn Fn(&str) -> bool) -> Result<Meaning<'a>, Answer> {
+    let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+    let bad = |message: String| Err(Answer::text(StatusCode::BAD_REQUEST, message));
+    let site = match *parts {
+        ["status"] => return Ok(Meaning::Status),
+        ["status", ..] => return bad("Invalid status request".to_owned()),
+        ["metrics"] => return Ok(Meaning::Metrics),
+        ["metrics", ..] => return bad("Invalid request".to_owned()),
+        [_] | [] => return bad(format!("Invalid path {}", quoted(&parts))),
+        [site, ..] => site,
+    };
+    if !known(site) {
+        let message = format!("Site: '{site}' not found for path {}", quoted(&parts));
+        return Err(Answer::text(StatusCode::NOT_FOUND, message));
+    }
+    match *parts {
+        [_, "basebackup", ..] => Ok(Meaning::Basebackup(site)),
+        [_, "status", ..] => Ok(Meaning::SiteStatus),
+        [_, "archive", "basebackup"] => Ok(Meaning::Basebackup(site)),
+        [_, "archive", name] if !fetch::is_archived(name) => {
+            bad(format!("Unrecognized file '{name}' for archiving"))
+        }
+        [_, "archive" | "xlog" | "timeline", name] => Ok(Meaning::File { site, name }),
+        [_, kind @ ("archive" | "xlog" | "timeline"), ..] => bad(format!(
+            "Invalid '{kind}' request, only single file retrieval is supported for now"
+        )),
+        _ => bad(format!("Invalid path {}", quoted(&parts))),
+    }
+}
+
+/// As Python prints a list.
+fn quoted(parts: &[&str]) -> String {
+    let parts: Vec<String> = parts.iter().map(|part| format!("'{part}'")).collect();
+    format!("[{}]", parts.join(", "))
+}
