@@ -1,6 +1,6 @@
 //! The daemon: the real world around the loop.
 //!
-//! Threads: the loop (this one), one a running task, one for signals. Tasks report through one
+//! Threads: the loop (this one), one a running task, one for signals, one for HTTP. Tasks report through one
 //! bounded channel; the loop alone writes the log and decides.
 //!
 //! - [`site`]: what a site's configuration amounts to: stores, spools, connections, policy.
@@ -25,6 +25,7 @@ use crate::failure::{Failure, Outcome};
 use crate::journal::log::{self, Log};
 use crate::journal::run::{GROUP_MAX, Loop, Report, World};
 use crate::journal::start;
+use crate::serve;
 
 pub mod signals;
 pub mod site;
@@ -48,6 +49,8 @@ pub struct Daemon {
     signals: Arc<signals::Signals>,
     log_path: PathBuf,
     drain: Option<Duration>,
+    /// Until the daemon goes.
+    _http: serve::Handle,
 }
 
 impl Daemon {
@@ -85,7 +88,12 @@ impl Daemon {
         let (sender, reports) = sync_channel(REPORTS_MAX);
         let entries = Arc::new(AtomicU64::new(next_entry.saturating_add(1)));
         let signals = signals::watch(sender.clone())?;
-        let mut world = RealWorld::new(config, sites, sender, entries)?;
+        let mut world = RealWorld::new(config, sites, sender.clone(), entries)?;
+        let http = serve::start(serve::Context {
+            config: Arc::clone(config),
+            document: Arc::clone(&world.document),
+            reports: sender,
+        })?;
         let now = clock::now();
         for group in events.chunks(GROUP_MAX) {
             for envelope in log.append(now, run, group.to_vec())? {
@@ -101,6 +109,7 @@ impl Daemon {
             signals,
             log_path,
             drain,
+            _http: http,
         })
     }
 

@@ -99,7 +99,7 @@ impl Seen {
     }
 
     fn code(&self) -> i32 {
-        let alerts = self.facts.get("alerts").and_then(Value::as_object);
+        let alerts = self.facts.get(ALERTS).and_then(Value::as_object);
         let stands = |alert: &Value| alert.get("acknowledged") != Some(&Value::Bool(true));
         if self.facts.get(RUNNING) != Some(&Value::Bool(true)) {
             DOWN
@@ -117,6 +117,7 @@ enum Running {
     No,
 }
 
+const ALERTS: &str = "alerts";
 pub(super) const RUNNING: &str = "running";
 
 fn look(config: &Config, now: Millis) -> Outcome<Seen> {
@@ -126,11 +127,20 @@ fn look(config: &Config, now: Millis) -> Outcome<Seen> {
     {
         return Ok(Seen::new(facts.clone(), Running::Yes, now));
     }
-    // The log knows more than an old state file, unless it cannot be read.
-    match (from_log(config), written) {
-        (Ok(facts), _) | (Err(_), Ok(facts)) => Ok(Seen::new(facts, Running::No, now)),
-        (Err(failure), Err(_)) => Err(failure),
-    }
+    // The log knows more than an old state file, except for the alerts, which need the policy.
+    let facts = match (from_log(config), written) {
+        (Ok(mut facts), Ok(mut written)) => {
+            if let Some(alerts) = written.get_mut(ALERTS).map(Value::take)
+                && let Value::Object(map) = &mut facts
+            {
+                map.insert(ALERTS.to_owned(), alerts);
+            }
+            facts
+        }
+        (Ok(facts), Err(_)) | (Err(_), Ok(facts)) => facts,
+        (Err(failure), Err(_)) => return Err(failure),
+    };
+    Ok(Seen::new(facts, Running::No, now))
 }
 
 fn state_file(config: &Config) -> Outcome<Value> {
@@ -235,7 +245,9 @@ mod tests {
         let site = Some(testing::site("main"));
         log.append(NOW, 1, vec![(site, event)]).unwrap();
         drop(log);
+        write(&config, &testing::state("main"), NOW);
         let seen = look(&config, NOW.plus(60_000)).unwrap();
+        assert!(seen.facts[ALERTS].get("configuration_error").is_some());
         assert_eq!(seen.code(), DOWN);
         assert_eq!(seen.facts["sites"]["main"]["servers"][0]["role"], "primary");
     }
