@@ -63,6 +63,11 @@ const STATUS_EVERY: Duration = Duration::from_secs(10);
 /// After this silence the server is asked for a sign of life, after twice of it it is gone.
 const SILENCE: Duration = Duration::from_secs(30);
 
+/// So many demands for an answer within so long come only from a server that shuts down: one that
+/// is merely anxious asks twice in its wal_sender_timeout.
+const PRESSED_TIMES: u32 = 5;
+const PRESSED_WITHIN: Duration = Duration::from_secs(1);
+
 impl Receive {
     /// Streams until told to stop, the timeline ends or something fails: the answer says which.
     /// The last event is always `StreamEnded`.
@@ -210,7 +215,14 @@ impl Receive {
             }
             match message {
                 Some(Wal::Data { start, data, .. }) => writer.write(start, data, emit)?,
-                Some(Wal::Keepalive { reply, .. }) => answer = reply,
+                Some(Wal::Keepalive { server_end, reply }) => {
+                    answer = reply;
+                    let waits = reply == Reply::Wanted && server_end > self.flushed(writer);
+                    if waits && beat.pressed() {
+                        writer.sync()?;
+                        return Ok("the server shuts down; it is not kept from it".into());
+                    }
+                }
                 Some(Wal::TimelineEnd { next, at }) => {
                     writer.end_timeline(emit)?;
                     return Ok(format!("the timeline ended at {at}, {next} follows"));
@@ -284,6 +296,9 @@ struct Beat {
     heard: Instant,
     told: Instant,
     flushed: Lsn,
+    /// The server's demands for an answer in the running window.
+    demands: u32,
+    demanded: Instant,
 }
 
 impl Beat {
@@ -292,7 +307,20 @@ impl Beat {
             heard: Instant::now(),
             told: Instant::now(),
             flushed: Lsn::default(),
+            demands: 0,
+            demanded: Instant::now(),
         }
+    }
+
+    /// Whether the server presses for an answer: a walsender that shuts down asks again after
+    /// every one until all it sent is flushed. With `ack: "stored"` that would be never, and the
+    /// shutdown would hang; leaving lets it end, and the slot keeps what is not acknowledged (S-27).
+    fn pressed(&mut self) -> bool {
+        if self.demanded.elapsed() > PRESSED_WITHIN {
+            (self.demands, self.demanded) = (0, Instant::now());
+        }
+        self.demands = self.demands.saturating_add(1);
+        self.demands >= PRESSED_TIMES
     }
 
     fn heard(&mut self) {

@@ -9,6 +9,7 @@
 
 mod login;
 mod restore;
+mod shutdown;
 mod support_check;
 mod take;
 mod wire;
