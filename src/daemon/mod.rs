@@ -41,6 +41,7 @@ const REPORTS_MAX: usize = 1_024;
 const TURN: Duration = Duration::from_secs(1);
 /// Given away when the disk is full, so that the log can say so.
 const BALLAST_BYTES: usize = 4 << 20;
+const HELD_ELSEWHERE: Duration = Duration::from_secs(3);
 const REOPEN_PAUSE: Duration = Duration::from_secs(1);
 
 pub struct Daemon {
@@ -208,7 +209,18 @@ fn open_or_rebuild(path: &Path) -> Outcome<(Log, State, Option<String>)> {
         let log = Log::open(path, &mut |envelope| state.apply(envelope))?;
         Ok((log, state))
     };
-    match open() {
+    // A tool that looks at the log of a daemon that was killed holds it for a moment.
+    let patience = Instant::now() + HELD_ELSEWHERE;
+    let mut opened = open();
+    while opened
+        .as_ref()
+        .is_err_and(|failure| failure.class == Class::Conflict)
+        && Instant::now() < patience
+    {
+        thread::sleep(Duration::from_millis(100));
+        opened = open();
+    }
+    match opened {
         Ok((log, state)) => Ok((log, state, None)),
         Err(failure) if failure.class == Class::Corrupt => {
             let aside = log::set_aside(path)?;

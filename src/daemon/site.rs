@@ -126,6 +126,7 @@ fn conninfo(node: &Node, site: &config::Site) -> Outcome<Conninfo> {
 pub fn policy(config: &Config, sites: &Sites) -> Policy {
     let mut policy = Policy {
         uploads_max: usize::try_from(config.transfer_threads).unwrap_or(1).max(1),
+        retries_max: config.upload_retries_warning_limit,
         ..Policy::default()
     };
     for (name, site) in sites {

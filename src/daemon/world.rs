@@ -46,6 +46,8 @@ pub struct RealWorld {
     stats: Stats,
     story: Story,
     published: Option<Instant>,
+    /// What publishing last failed with: said once, not at every turn.
+    complaint: Option<Failure>,
     /// The state document, for HTTP.
     pub document: Arc<Mutex<Arc<str>>>,
 }
@@ -75,6 +77,7 @@ impl RealWorld {
             stats,
             story: Story::default(),
             published: None,
+            complaint: None,
             document: Arc::new(Mutex::new(Arc::from("{}"))),
         })
     }
@@ -165,20 +168,23 @@ impl RealWorld {
 impl RealWorld {
     /// Alert files and the state file; what fails here must not stop the loop.
     pub fn show(&mut self, state: &State, policy: &Policy, busy: &Busy) {
-        match self.alerts.publish(&alerts(state, policy)) {
-            Ok(noted) => {
-                for event in noted {
-                    drop(self.reports.try_send(Report::outside(None, event)));
-                }
-            }
-            Err(failure) => log::warn!("{failure}"),
-        }
         let now = clock::now();
+        let noted = self.alerts.publish(&alerts(state, policy));
         let document = stats::document(state, policy, busy, &self.live(), now);
-        match self.stats.publish(document, now) {
-            Ok(Some(text)) => self.serve(text),
-            Ok(None) => {}
-            Err(failure) => log::warn!("{failure}"),
+        let written = self.stats.publish(document, now);
+        let complaint = noted.as_ref().err().or(written.as_ref().err()).cloned();
+        if let Some(failure) = complaint
+            .as_ref()
+            .filter(|new| Some(*new) != self.complaint.as_ref())
+        {
+            log::warn!("{failure}");
+        }
+        self.complaint = complaint;
+        for event in noted.unwrap_or_default() {
+            drop(self.reports.try_send(Report::outside(None, event)));
+        }
+        if let Ok(Some(text)) = written {
+            self.serve(text);
         }
     }
 

@@ -9,6 +9,8 @@ pub struct Policy {
     pub sites: BTreeMap<Site, SitePolicy>,
     /// Uploads at a time, over all sites (`transfer.thread_count`).
     pub uploads_max: usize,
+    /// An upload that failed more often raises an alert (`upload_retries_warning_limit`).
+    pub retries_max: u32,
     /// No new basebackups while the maintenance file exists.
     pub maintenance: bool,
     /// On the way out: what is spooled is stored, everything else stops.

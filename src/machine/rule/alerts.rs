@@ -64,8 +64,8 @@ pub const OURS: [&str; 6] = [
     "wal_hole",
 ];
 
-/// PGHoard's default of `upload_retries_warning_limit`; a stream that breaks is given as many.
-const RETRIES_MAX: u32 = 3;
+/// A stream may break so often in a row before it is told.
+const BREAKS_MAX: u32 = 3;
 
 pub fn alerts(state: &State, policy: &Policy) -> BTreeMap<&'static str, Alert> {
     let mut list = List::default();
@@ -83,6 +83,7 @@ pub fn alerts(state: &State, policy: &Policy) -> BTreeMap<&'static str, Alert> {
             name,
             site,
             policy: site_policy,
+            retries_max: policy.retries_max,
         };
         view.servers(&mut list);
         view.stream(&mut list);
@@ -113,6 +114,7 @@ struct View<'a> {
     name: &'a Site,
     site: &'a SiteState,
     policy: &'a SitePolicy,
+    retries_max: u32,
 }
 
 impl View<'_> {
@@ -142,7 +144,7 @@ impl View<'_> {
 
     fn stream(&self, list: &mut List) {
         let failed = self.site.attempts.get(&TaskId::Receive(self.name.clone()));
-        if let Some(failed) = failed.filter(|failed| failed.times > RETRIES_MAX) {
+        if let Some(failed) = failed.filter(|failed| failed.times > BREAKS_MAX) {
             let (name, message) = (self.name, &failed.message);
             let what = format!("site '{name}': WAL is not received: {message}");
             connection(list, failed, what);
@@ -199,7 +201,7 @@ impl View<'_> {
 
     fn uploads(&self, list: &mut List) {
         let tired = self.site.attempts.iter().filter(|(task, failed)| {
-            matches!(task, TaskId::Store(..)) && failed.times > RETRIES_MAX
+            matches!(task, TaskId::Store(..)) && failed.times > self.retries_max
         });
         if let Some((_, oldest)) = tired.min_by_key(|(_, failed)| failed.since) {
             let (name, times, message) = (self.name, oldest.times, &oldest.message);
@@ -376,7 +378,11 @@ mod tests {
 
     /// The events happen at 1, 2, ...; each alert reads `name since..latest`, `!` unless noted.
     fn check(events: &[Event], expect: &str) {
-        let (mut state, mut policy) = (State::default(), Policy::default());
+        let mut state = State::default();
+        let mut policy = Policy {
+            retries_max: 3,
+            ..Policy::default()
+        };
         let mut site_policy = site_policy();
         site_policy.spool_limit_bytes = 100;
         policy.sites.insert(site(), site_policy);
