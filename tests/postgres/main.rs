@@ -7,7 +7,10 @@
     reason = "a test that meets the unexpected has failed"
 )]
 
+mod crash;
+mod load;
 mod login;
+mod matrix;
 mod restore;
 mod shutdown;
 mod support_check;
