@@ -456,7 +456,8 @@ impl Turn<'_> {
         for node in 0..self.policy.nodes {
             let known = self.site.servers.nodes.get(&node);
             let seen_at = known.filter(|n| n.lost.is_none()).and_then(|n| n.seen_at);
-            let ended = self.site.servers.ended.as_ref().filter(|e| e.node == node);
+            // When a stream ended, every node may have another role since.
+            let ended = self.site.servers.ended.as_ref();
             let stream = self.site.servers.stream.as_ref().filter(|s| s.node == node);
             let stale = seen_at.is_none_or(|at| {
                 // What the server makes of our stream shows soon after it began.
