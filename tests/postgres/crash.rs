@@ -164,9 +164,9 @@ fn slot_position(server: &Server) -> u64 {
 }
 
 /// One content a file, for ever.
-fn assert_stored_once(lines: &[Value]) {
+fn assert_stored_once(events: &[Value]) {
     let mut digests: BTreeMap<String, &Value> = BTreeMap::new();
-    for event in lines.iter().map(|line| &line["event"]) {
+    for event in events {
         assert_ne!(event["kind"], "conflicted", "{event}");
         if event["kind"] == "stored" {
             let (file, digest) = (event["body"]["file"].to_string(), &event["body"]["digest"]);
