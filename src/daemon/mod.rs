@@ -118,12 +118,12 @@ impl Daemon {
     pub fn run(mut self) -> Outcome<()> {
         while !self.signals.stop() {
             self.look_around();
-            self.turn();
+            self.turn()?;
         }
         self.machine.policy.draining = true;
         let began = Instant::now();
         while !self.signals.stop_now() && self.drain.is_none_or(|limit| began.elapsed() < limit) {
-            self.turn();
+            self.turn()?;
             if self.machine.busy.is_empty() {
                 break;
             }
@@ -155,7 +155,7 @@ impl Daemon {
         self.machine.policy.maintenance = self.machine.world.config.maintenance_mode_file.exists();
     }
 
-    fn turn(&mut self) {
+    fn turn(&mut self) -> Outcome<()> {
         let mut reports = Vec::new();
         match self.reports.recv_timeout(TURN) {
             Ok(report) => reports.push(report),
@@ -164,12 +164,14 @@ impl Daemon {
         reports.extend(self.reports.try_iter().take(GROUP_MAX));
         if let Err(failure) = self.machine.turn(reports) {
             crate::report::error(&failure.to_string());
-            self.reopen(&failure);
+            self.reopen(&failure)?;
         }
+        Ok(())
     }
 
     /// After a failure of its storage the log is opened again; nothing that was reported is lost.
-    fn reopen(&mut self, failure: &Failure) {
+    /// A log that turns out to be damaged ends the daemon: the next start sets it aside.
+    fn reopen(&mut self, failure: &Failure) -> Outcome<()> {
         if failure.class == Class::DiskFull {
             let _ = fs::remove_file(ballast(&self.log_path));
         }
@@ -180,9 +182,13 @@ impl Daemon {
             Ok((log, state))
         });
         if let Err(failure) = reopened {
+            if failure.class == Class::Corrupt {
+                return Err(failure.hint("start again: the log is set aside then and rebuilt"));
+            }
             crate::report::error(&failure.to_string());
         }
         thread::sleep(REOPEN_PAUSE);
+        Ok(())
     }
 }
 

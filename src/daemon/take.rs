@@ -10,6 +10,7 @@ use crate::clock;
 use crate::daemon::site::SiteContext;
 use crate::durable;
 use crate::failure::{Failure, Outcome};
+use crate::pg::conninfo::Conninfo;
 use crate::pg::files;
 use crate::source::chunks::Chunk;
 use crate::source::receive::Marks;
@@ -17,7 +18,7 @@ use crate::source::stream::{self, Patience, Progress, Request, Taken};
 
 pub struct Take<'a> {
     pub context: &'a SiteContext,
-    pub node: u32,
+    pub info: &'a Conninfo,
     pub backup: &'a BackupName,
     pub marks: &'a Marks,
     pub system_id: Option<u64>,
@@ -30,18 +31,9 @@ impl Take<'_> {
     /// Takes it and places its main object in the spool; the facts are to be told together.
     pub fn run(&self, entry: impl Fn() -> u64, emit: &mut dyn FnMut(Event)) -> Outcome<Vec<Event>> {
         let place = &self.context.place;
-        let node = usize::try_from(self.node)
-            .ok()
-            .and_then(|n| self.context.nodes.get(n));
-        let conninfo = node.ok_or_else(|| {
-            Failure::new(
-                Class::Config,
-                format!("node {} is not configured", self.node),
-            )
-        })?;
         let draft = place.scratch.join(format!("{}.main", self.backup));
         let request = Request {
-            conninfo,
+            conninfo: self.info,
             store: &*place.store,
             prefix: &place.prefix,
             backup: self.backup,

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use machine::decide::Busy;
 use machine::policy::{Ack, Policy};
 use machine::rule::alerts::alerts;
+use machine::task::Start;
 use machine::{
     Class, Envelope, Event, File, Lsn, Millis, Segment, SegmentSize, Site, SiteState, State, Task,
     TaskId, Timeline,
@@ -24,12 +25,14 @@ use crate::daemon::site::SiteContext;
 use crate::daemon::take::Take;
 use crate::failure::{Failure, Outcome};
 use crate::journal::run::{Report, World};
+use crate::pg::conninfo::Conninfo;
 use crate::publish::alerts::Alerts;
 use crate::publish::facts::Live;
 use crate::publish::stats::{self, Stats};
 use crate::publish::story::Story;
 use crate::source::probe::Probe;
 use crate::source::receive::{Marks, Receive};
+use crate::source::switch_wal;
 use crate::store::Metadata;
 use crate::work::reconcile::Known;
 use crate::work::upload::Upload;
@@ -82,33 +85,32 @@ impl RealWorld {
         })
     }
 
-    /// Runs `job` on a thread of its own; what it answers closes the task.
-    fn spawn(&self, id: TaskId, job: impl FnOnce(&mut dyn FnMut(Event)) -> Ended + Send + 'static) {
+    /// Runs `job` on a thread of its own; what it answers closes the task, and so does a panic.
+    fn spawn(
+        &self,
+        task: &Task,
+        job: impl FnOnce(&mut dyn FnMut(Event)) -> Outcome<Vec<Event>> + Send + 'static,
+    ) -> Outcome<()> {
+        let (task, id) = (task.clone(), task.id());
         let reports = self.reports.clone();
-        let inside = id.clone();
+        let thread = thread::Builder::new().name(id.name().into());
         let body = move || {
-            let going = reports.clone();
-            let told = inside.clone();
-            // The loop only goes away with the process.
-            let mut emit = |event| drop(going.send(Report::going(&told, event)));
+            // Sending fails only when the loop is gone, and the process with it.
+            let mut emit = |event| drop(reports.send(Report::going(&id, event)));
             let ended = catch_unwind(AssertUnwindSafe(|| job(&mut emit)));
-            let closing = match ended {
-                Ok(Ended::With(events)) => events,
-                Ok(Ended::Badly(failure)) => vec![failed(&inside, failure)],
-                Err(_) => {
-                    let message = "a task of ours panicked; the log has the place";
-                    vec![failed(&inside, Failure::new(Class::Internal, message))]
-                }
-            };
-            drop(reports.send(Report::closing(&inside, closing)));
+            let ended = ended.unwrap_or_else(|_| {
+                Err(Failure::new(
+                    Class::Internal,
+                    "a task of ours panicked; please report it",
+                ))
+            });
+            let events = ended
+                .unwrap_or_else(|failure| vec![task.failed(failure.class, failure.to_string())]);
+            drop(reports.send(Report::closing(&id, events)));
         };
-        let spawned = thread::Builder::new().name(id.name().into()).spawn(body);
-        if let Err(error) = spawned {
-            let failure = Failure::io(&error, format!("no thread for {id}"));
-            drop(
-                self.reports
-                    .try_send(Report::closing(&id, vec![failed(&id, failure)])),
-            );
+        match thread.spawn(body) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(Failure::io(&error, "no thread for a task")),
         }
     }
 
@@ -118,19 +120,21 @@ impl RealWorld {
         marks
     }
 
-    fn receive(&mut self, context: &SiteContext, task: &Task, site: &SiteState) {
-        let Task::Receive { node, start, .. } = task else {
-            return;
-        };
-        let Some(info) = info(context, *node) else {
-            return;
-        };
+    fn receive(
+        &mut self,
+        context: &SiteContext,
+        task: &Task,
+        node: u32,
+        start: Start,
+        site: &SiteState,
+    ) -> Outcome<()> {
+        let info = info(context, node)?;
         let marks = self.mark(&task.id());
         self.acknowledge(&task.id(), site);
         let receive = Receive {
-            node: *node,
+            node,
             info,
-            start: *start,
+            start,
             ack: match context.config.ack {
                 config::Ack::Stored => Ack::Stored,
                 config::Ack::Spooled => Ack::Spooled,
@@ -141,14 +145,14 @@ impl RealWorld {
             marks,
             entries: Arc::clone(&self.entries),
         };
-        self.spawn(task.id(), move |emit| {
+        self.spawn(task, move |emit| {
             let mut last = Vec::new();
             receive.run(&mut |event| match event {
                 Event::StreamEnded { .. } => last.push(event),
                 other => emit(other),
             });
-            Ended::With(last)
-        });
+            Ok(last)
+        })
     }
 
     /// What the running stream may tell its server: the frontier as the state has it.
@@ -203,39 +207,25 @@ impl RealWorld {
     }
 }
 
-/// How a task came to its end.
-enum Ended {
-    With(Vec<Event>),
-    Badly(Failure),
-}
-
 /// Collects a task's events; on failure what happened before it is told as well.
-fn collect(job: impl FnOnce(&mut dyn FnMut(Event)) -> Outcome<()>, id: &TaskId) -> Ended {
+fn collect(
+    task: &Task,
+    job: impl FnOnce(&mut dyn FnMut(Event)) -> Outcome<()>,
+) -> Outcome<Vec<Event>> {
     let mut events = Vec::new();
     if let Err(failure) = job(&mut |event| events.push(event)) {
-        events.push(failed(id, failure));
+        events.push(task.failed(failure.class, failure.to_string()));
     }
-    Ended::With(events)
+    Ok(events)
 }
 
-fn failed(task: &TaskId, failure: Failure) -> Event {
-    let message = failure.to_string();
-    match task {
-        TaskId::Probe(_, node) => Event::ServerLost {
-            node: *node,
-            class: failure.class,
-            message,
-        },
-        _ => Event::TaskFailed {
-            task: task.clone(),
-            class: failure.class,
-            message,
-        },
-    }
-}
-
-fn info(context: &SiteContext, node: u32) -> Option<crate::pg::conninfo::Conninfo> {
-    context.nodes.get(usize::try_from(node).ok()?).cloned()
+fn info(context: &SiteContext, node: u32) -> Outcome<Conninfo> {
+    let found = usize::try_from(node)
+        .ok()
+        .and_then(|node| context.nodes.get(node));
+    found
+        .cloned()
+        .ok_or_else(|| Failure::new(Class::Config, format!("node {node} is not configured")))
 }
 
 impl World for RealWorld {
@@ -243,37 +233,39 @@ impl World for RealWorld {
         clock::now()
     }
 
-    fn start(&mut self, task: &Task, state: &State) {
+    fn start(&mut self, task: &Task, state: &State) -> Outcome<()> {
         let id = task.id();
-        let Some(context) = self.sites.get(id.site()).cloned() else {
-            return;
-        };
+        let context = self.sites.get(id.site()).cloned().ok_or_else(|| {
+            Failure::new(
+                Class::Config,
+                format!("site '{}' is not configured", id.site()),
+            )
+        })?;
         let site = state.sites.get(id.site()).cloned().unwrap_or_default();
         let size = site.ledger.segment_size.unwrap_or(SegmentSize::DEFAULT);
         log::debug!("starting {id}");
+        let job = task.clone();
         match task.clone() {
-            Task::Receive { .. } => self.receive(&context, task, &site),
+            Task::Receive { node, start, .. } => self.receive(&context, task, node, start, &site),
             Task::Probe { node, .. } => {
-                let Some(info) = info(&context, node) else {
-                    return;
-                };
+                let info = info(&context, node)?;
                 let entries = Arc::clone(&self.entries);
                 let held = histories(&site);
-                self.spawn(id, move |_| {
+                self.spawn(task, move |_| {
                     let spool = &context.spool;
-                    let probe = Probe {
+                    Ok(Probe {
                         node,
                         info: &info,
                         spool,
                         held,
                         entries: &entries,
-                    };
-                    Ended::With(probe.run())
-                });
+                    }
+                    .run())
+                })
             }
             Task::Store { file, entry, .. } => {
                 let metadata = metadata(&context, &site, &file, size);
-                self.spawn(id.clone(), move |_| {
+                self.spawn(task, move |_| {
                     let (place, spool) = (&context.place, &context.spool);
                     let upload = Upload {
                         place,
@@ -283,64 +275,50 @@ impl World for RealWorld {
                         size,
                         metadata,
                     };
-                    collect(|emit| upload.run(emit), &id)
-                });
+                    collect(&job, |emit| upload.run(emit))
+                })
             }
             Task::Take { node, backup, .. } => {
                 let marks = self.mark(&id);
                 let entries = Arc::clone(&self.entries);
-                self.spawn(id, move |emit| {
+                let system_id = site.servers.system_id;
+                self.spawn(task, move |emit| {
                     let entry = || entries.fetch_add(1, Ordering::SeqCst);
-                    let system_id = site.servers.system_id;
+                    let info = info(&context, node)?;
                     let take = Take {
                         context: &context,
-                        node,
+                        info: &info,
                         backup: &backup,
                         marks: &marks,
                         system_id,
                     };
-                    match take.run(entry, emit) {
-                        Ok(events) => Ended::With(events),
-                        Err(failure) => {
-                            let message = failure.to_string();
-                            let class = failure.class;
-                            Ended::With(vec![Event::BackupFailed {
-                                backup,
-                                class,
-                                message,
-                            }])
-                        }
-                    }
-                });
+                    take.run(entry, emit)
+                })
             }
             Task::Switch { node, .. } => {
-                let Some(info) = info(&context, node) else {
-                    return;
-                };
-                self.spawn(id, move |_| {
-                    let deadline = Instant::now() + SWITCH_DEADLINE;
-                    match crate::source::switch_wal(&info, deadline) {
-                        Ok(at) => Ended::With(vec![Event::Switched { node, at }]),
-                        Err(failure) => Ended::Badly(failure),
-                    }
-                });
+                let info = info(&context, node)?;
+                self.spawn(task, move |_| {
+                    let at = switch_wal(&info, Instant::now() + SWITCH_DEADLINE)?;
+                    Ok(vec![Event::Switched { node, at }])
+                })
             }
-            Task::DeleteBackup { backup, object, .. } => self.spawn(id.clone(), move |_| {
+            Task::DeleteBackup { backup, object, .. } => self.spawn(task, move |_| {
                 let object = object.as_deref();
-                collect(
-                    |emit| delete::backup(&context.place, &backup, object, emit),
-                    &id,
-                )
+                collect(&job, |emit| {
+                    delete::backup(&context.place, &backup, object, emit)
+                })
             }),
-            Task::DeleteWal { ranges, .. } => self.spawn(id.clone(), move |_| {
-                collect(|emit| delete::wal(&context.place, &ranges, size, emit), &id)
+            Task::DeleteWal { ranges, .. } => self.spawn(task, move |_| {
+                collect(&job, |emit| {
+                    delete::wal(&context.place, &ranges, size, emit)
+                })
             }),
-            Task::Reconcile { .. } => self.spawn(id.clone(), move |_| {
+            Task::Reconcile { .. } => self.spawn(task, move |_| {
                 let known = Known {
                     ledger: site.ledger,
                     backups: site.backups,
                 };
-                collect(|emit| reconcile::run(&context.place, &known, emit), &id)
+                collect(&job, |emit| reconcile::run(&context.place, &known, emit))
             }),
         }
     }

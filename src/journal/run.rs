@@ -53,8 +53,8 @@ impl Report {
 
 pub trait World {
     fn now(&mut self) -> Millis;
-    /// Begins the task; it ends with a closing report.
-    fn start(&mut self, task: &Task, state: &State);
+    /// Begins the task; it ends with a closing report, unless it could not even begin.
+    fn start(&mut self, task: &Task, state: &State) -> Outcome<()>;
     /// Asks a running task to end soon; it still sends its closing report.
     fn stop(&mut self, id: &TaskId);
     /// The event that ends this spool file's life is committed: the file may go.
@@ -200,7 +200,10 @@ impl<W: World> Loop<W> {
         match command {
             Command::Start(task) => {
                 self.busy.insert(task.id(), task.clone());
-                self.world.start(&task, &self.state);
+                if let Err(failure) = self.world.start(&task, &self.state) {
+                    let event = task.failed(failure.class, failure.to_string());
+                    self.owed.push(Report::closing(&task.id(), vec![event]));
+                }
             }
             Command::Stop(id) => self.world.stop(&id),
             Command::Record(..) => {}

@@ -1,14 +1,16 @@
 //! What can be running. A task may run twice, be killed anywhere, or have succeeded while
 //! reporting failure; each is written for that.
 
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::class::Class;
 use crate::event::{Event, Range};
 use crate::file::{BackupName, File, Site};
-use crate::wal::Segment;
+use crate::wal::{Lsn, Segment};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Task {
@@ -30,7 +32,7 @@ pub enum Task {
     DeleteBackup {
         site: Site,
         backup: BackupName,
-        object: Option<alloc::string::String>,
+        object: Option<String>,
     },
     /// Remove WAL that no backup needs.
     DeleteWal { site: Site, ranges: Vec<Range> },
@@ -71,6 +73,39 @@ impl Task {
                 TaskId::Delete(site.clone())
             }
             Task::Reconcile { site } => TaskId::Reconcile(site.clone()),
+        }
+    }
+}
+
+impl Task {
+    /// The event that says that this task failed as a whole.
+    pub fn failed(&self, class: Class, message: String) -> Event {
+        match self {
+            Task::Probe { node, .. } => Event::ServerLost {
+                node: *node,
+                class,
+                message,
+            },
+            Task::Receive { node, .. } => Event::StreamEnded {
+                node: *node,
+                at: Lsn::default(),
+                class,
+                message,
+            },
+            Task::Take { backup, .. } => Event::BackupFailed {
+                backup: backup.clone(),
+                class,
+                message,
+            },
+            Task::Store { .. }
+            | Task::Switch { .. }
+            | Task::DeleteBackup { .. }
+            | Task::DeleteWal { .. }
+            | Task::Reconcile { .. } => Event::TaskFailed {
+                task: self.id(),
+                class,
+                message,
+            },
         }
     }
 }
