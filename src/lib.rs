@@ -6,7 +6,7 @@
 //!                    |          |                   |
 //!             FACTS  v          v                   v          every step reports an Event
 //!               +-----------------------------------------+
-//!               | journal: append (redb, fsync) --> fold  |--> publish: alert files, state file, HTTP
+//!               | journal: append (redb, fsync) --> fold  |--> publish, serve: files, HTTP
 //!               +-----------------------------------------+
 //!                                  | State (pure)
 //!                                  v
@@ -46,11 +46,32 @@
 //!
 //! # Who may use whom
 //!
-//! `machine` uses nothing. `pg`, `codec`, `store`, `spool` use `machine`'s types. `source` and
-//! `work` use those four and get their facts as arguments. `journal` uses `machine` and the spool's
-//! listing; it alone names redb and serde_cbor. `restore` uses `store`, `codec`, `config`, `pg`'s
-//! file formats and `machine::wal`, never the journal or the state. `tool` uses everything and
-//! nothing uses `tool`. `tests/tidy` holds this.
+//! `machine` uses nothing, and everybody its types. The rest by name; who is not in a line is not
+//! used there, `mod tests` excepted. `tests/tidy` reads this block and holds the code to it.
+//!
+//! ```text
+//! everybody: clock durable failure report
+//! clock:
+//! durable:
+//! failure:
+//! report:    config publish        (the level of the log, times as text)
+//! pg:
+//! codec:     store                 (the metadata of an object)
+//! store:     config                (which store to open)
+//! config:    codec                 (names of algorithms, keys)
+//! spool:
+//! source:    codec pg spool store
+//! work:      codec spool store
+//! journal:   spool
+//! publish:
+//! restore:   codec config pg store
+//! serve:     config journal publish restore spool store
+//! daemon:    codec config journal pg publish serve source spool store work
+//! tool:      codec config daemon journal publish restore serve store
+//! ```
+//!
+//! Facts come to `source` and `work` as arguments. `journal` alone names redb and serde_cbor, each
+//! in one file. `restore` knows neither the journal nor the state. Nothing uses `tool`.
 //!
 //! # Invariants
 //!

@@ -1,6 +1,7 @@
 //! One basebackup: from the stream to the facts that the log keeps of it.
 
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use machine::event::{Finished, How, Origin};
@@ -65,36 +66,39 @@ impl Take<'_> {
                 });
             }
         })?;
-        if let Some(ours) = self.system_id.filter(|ours| *ours != taken.system_id) {
-            return Err(Failure::new(
-                Class::Conflict,
-                format!(
-                    "the server's system identifier is {}, this site's is {ours}",
-                    taken.system_id
-                ),
-            )
-            .hint("another cluster needs a site of its own"));
-        }
-        let main = File::Main(self.backup.clone());
-        let spooled = self
-            .context
-            .spool_directory
-            .join(main.spool_name(SegmentSize::DEFAULT));
-        let bytes = fs::metadata(&draft)
-            .map_err(|e| Failure::io(&e, draft.display()))?
-            .len();
-        durable::sync_file(&draft)?;
-        durable::rename_new(&draft, &spooled)?;
+        self.same_cluster(&taken)?;
+        let (file, bytes) = self.spool(&draft)?;
         let mut events = self.parts(&taken);
-        let origin = Origin::Backup;
         events.push(Event::Spooled {
-            file: main,
+            file,
             entry: entry(),
             bytes,
-            origin,
+            origin: Origin::Backup,
         });
         events.push(Event::BackupFinished(self.finished(&taken)));
         Ok(events)
+    }
+
+    fn same_cluster(&self, taken: &Taken) -> Outcome<()> {
+        let theirs = taken.system_id;
+        match self.system_id.filter(|ours| *ours != theirs) {
+            None => Ok(()),
+            Some(ours) => Err(Failure::new(
+                Class::Conflict,
+                format!("the server's system identifier is {theirs}, this site's is {ours}"),
+            )
+            .hint("another cluster needs a site of its own")),
+        }
+    }
+
+    /// Moves the finished main object into the spool. Gives its name there and its size in bytes.
+    fn spool(&self, draft: &Path) -> Outcome<(File, u64)> {
+        let main = File::Main(self.backup.clone());
+        let name = main.spool_name(SegmentSize::DEFAULT);
+        let about = fs::metadata(draft).map_err(|e| Failure::io(&e, draft.display()))?;
+        durable::sync_file(draft)?;
+        durable::rename_new(draft, &self.context.spool_directory.join(name))?;
+        Ok((main, about.len()))
     }
 
     fn parts(&self, taken: &Taken) -> Vec<Event> {

@@ -6,7 +6,7 @@
 //! postgres-protocol knows no CopyBoth, so its frames are read by tag.
 //! Authority: PostgreSQL documentation, "Streaming Replication Protocol".
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use machine::{Class, Lsn, SegmentSize, Timeline};
 use postgres_protocol::message::frontend::{self, CopyData};
@@ -15,6 +15,7 @@ use super::connection::{Connection, Mode, Row};
 use super::fault::{Answer, Fault, SqlState};
 use super::files::History;
 use super::input::Frame;
+use crate::clock;
 
 /// READ_REPLICATION_SLOT exists since 15.
 const VERSION_READ_SLOT: u32 = 150_000;
@@ -381,8 +382,7 @@ fn three(body: &[u8]) -> Option<([u64; 3], &[u8])> {
 
 /// For the server's `reply_time` column only; nothing is decided by it.
 fn now_us() -> u64 {
-    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
-    let us = since_1970.map_or(0, |d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX));
+    let us = clock::now().0.saturating_mul(1000);
     us.saturating_sub(EPOCH_US)
 }
 

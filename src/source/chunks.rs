@@ -18,7 +18,8 @@ use std::time::{Duration, Instant};
 
 use machine::{BackupName, Class, SegmentSize};
 
-use super::members::{BLOCK, Kind, Member, padding};
+use super::header::BLOCK;
+use super::members::{Kind, Member, padding};
 use crate::codec::{Encoder, Encoding};
 use crate::failure::{Failure, Outcome};
 use crate::store::{Body, Metadata, Put, Store};

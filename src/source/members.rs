@@ -1,21 +1,18 @@
 //! A tar stream as it comes, cut into members without holding any of them.
 //!
-//! Only the 512-byte headers are looked at; bodies pass through as slices of the caller's buffer.
+//! Only the headers (`header.rs`) are looked at; bodies pass through as slices of the caller's
+//! buffer.
 //! Understood: ustar with prefix, pax `x` and `g` headers (path and size), GNU long names, sizes in
 //! base 256. Refused: sparse files, hard links, devices; no PostgreSQL server sends them.
 //! Authority: POSIX pax, PostgreSQL `src/port/tar.c`.
 
 use machine::Class;
 
+use super::header::{self, BLOCK, CHECKSUM, Header, MAGIC, NAME, NAME_BYTES, PREFIX, SIZE};
 use crate::failure::{Failure, Outcome};
-
-pub const BLOCK: usize = 512;
 
 /// What a pax header or a long name may take: PostgreSQL sends neither, a path is 4 KiB at most.
 const EXTENSION_MAX_BYTES: u64 = 64 << 10;
-
-const NAME_BYTES: usize = 100;
-const PREFIX_BYTES: usize = 155;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -290,98 +287,14 @@ fn corrupt(what: &str) -> Failure {
     Failure::new(Class::Corrupt, format!("tar stream: {what}"))
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Header([u8; BLOCK]);
-
-/// Where a field lies.
-type Field = std::ops::Range<usize>;
-
-const NAME: Field = 0..NAME_BYTES;
-const MODE: Field = 100..108;
-const SIZE: Field = 124..136;
-const CHECKSUM: Field = 148..156;
-const KIND: Field = 156..157;
-const MAGIC: Field = 257..265;
-const PREFIX: Field = 345..345 + PREFIX_BYTES;
-
-impl Header {
-    fn field(&self, field: Field) -> &[u8] {
-        self.0.get(field).unwrap_or(&[])
-    }
-
-    fn set(&mut self, field: Field, value: &[u8]) {
-        let room = self.0.get_mut(field).into_iter().flatten();
-        let padded = value.iter().copied().chain(std::iter::repeat(0));
-        for (place, byte) in room.zip(padded) {
-            *place = byte;
-        }
-    }
-
-    fn kind(&self) -> u8 {
-        self.field(KIND).first().copied().unwrap_or(0)
-    }
-
-    /// Describes the member that follows.
-    fn extends(&self) -> bool {
-        matches!(self.kind(), b'x' | b'g' | b'L' | b'K')
-    }
-
-    fn path(&self) -> Vec<u8> {
-        let text = |bytes: &[u8]| bytes.split(|b| *b == 0).next().map(<[u8]>::to_vec);
-        let name = text(self.field(NAME)).unwrap_or_default();
-        // Old GNU headers say `ustar` and a blank, and keep other things where the prefix is.
-        let prefixed = self.field(MAGIC).starts_with(b"ustar\0");
-        let prefix = text(self.field(PREFIX)).filter(|p| prefixed && !p.is_empty());
-        match prefix {
-            Some(prefix) => [prefix, name].join(&b'/'),
-            None => name,
-        }
-    }
-
-    /// Octal digits, or base 256 when the first bit is set.
-    fn number(&self, field: Field) -> Option<u64> {
-        let bytes = self.field(field);
-        let (first, rest) = bytes.split_first()?;
-        if first & 0x80 != 0 {
-            let start = Some(u64::from(first & 0x7f));
-            return rest.iter().fold(start, |sum, b| {
-                sum?.checked_mul(256)?.checked_add(u64::from(*b))
-            });
-        }
-        let text = std::str::from_utf8(bytes).ok()?;
-        let digits = text.trim_matches(|c| c == ' ' || c == '\0');
-        u64::from_str_radix(digits, 8).ok()
-    }
-
-    /// The sum of all bytes, those of the checksum itself counted as blanks.
-    fn checksum(&self) -> u64 {
-        let all: u64 = self.0.iter().map(|b| u64::from(*b)).sum();
-        let own: u64 = self.field(CHECKSUM).iter().map(|b| u64::from(*b)).sum();
-        all - own + 8 * u64::from(b' ')
-    }
-
-    fn seal(&mut self) {
-        let sum = format!("{:06o}\0 ", self.checksum());
-        self.set(CHECKSUM, sum.as_bytes());
-    }
-}
-
 impl Member {
     /// A folder nobody sent.
     pub fn folder(path: &[u8]) -> Member {
-        let mut header = Header([0; BLOCK]);
-        header.set(MODE, b"0000700");
-        for zero in [108..116, 116..124] {
-            header.set(zero, b"0000000");
-        }
-        header.set(SIZE, b"00000000000");
-        header.set(136..148, b"00000000000");
-        header.set(KIND, b"5");
         Member {
             path: path.to_vec(),
             kind: Kind::Folder,
             size_bytes: 0,
-            header: Box::new(header),
+            header: Box::new(Header::folder()),
         }
     }
 
@@ -395,13 +308,13 @@ impl Member {
         header.set(MAGIC, b"ustar\x0000");
         header.set(PREFIX, b"");
         let mut blocks = Vec::with_capacity(BLOCK);
-        match split(&name) {
+        match header::split(&name) {
             Some((prefix, short)) => {
                 header.set(PREFIX, prefix);
                 header.set(NAME, short);
             }
             None => {
-                blocks = long_name(&name);
+                blocks = header::long_name(&name);
                 header.set(NAME, name.get(..NAME_BYTES).unwrap_or(&name));
             }
         }
@@ -420,40 +333,6 @@ impl Member {
         blocks.extend_from_slice(&header.0);
         blocks
     }
-}
-
-/// Prefix and name of ustar, if the path fits; the prefix is empty when the name alone does.
-fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
-    if path.len() <= NAME_BYTES {
-        return Some((&[], path));
-    }
-    let cuts = path.iter().enumerate().filter(|(_, b)| **b == b'/');
-    let mut halves = cuts.filter_map(|(at, _)| Some((path.get(..at)?, path.get(at + 1..)?)));
-    halves.find(|(prefix, name)| {
-        !prefix.is_empty()
-            && prefix.len() <= PREFIX_BYTES
-            && !name.is_empty()
-            && name.len() <= NAME_BYTES
-    })
-}
-
-/// GNU's header for a name that fits nowhere: a member of type `L` with the name as its body.
-fn long_name(name: &[u8]) -> Vec<u8> {
-    let mut carrier = *Member::folder(b"").header;
-    let size = length(name) + 1;
-    carrier.set(NAME, b"././@LongLink");
-    carrier.set(MAGIC, b"ustar  \0");
-    carrier.set(MODE, b"0000000");
-    carrier.set(SIZE, format!("{size:011o}").as_bytes());
-    carrier.set(KIND, b"L");
-    carrier.seal();
-    let mut blocks = carrier.0.to_vec();
-    blocks.extend_from_slice(name);
-    blocks.resize(blocks.len().next_multiple_of(BLOCK), 0);
-    if name.len().is_multiple_of(BLOCK) {
-        blocks.resize(blocks.len() + BLOCK, 0);
-    }
-    blocks
 }
 
 #[cfg(test)]

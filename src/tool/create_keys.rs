@@ -1,8 +1,14 @@
 //! `pghoard_create_keys`: a new RSA pair, shown or put into the configuration.
 //!
-//! Flags, words, JSON and exit codes are PGHoard's: 0, 1 for `FATAL: ...`, 2 for a wrong command
-//! line. Different on purpose: everything that can be refused is refused before a key is made; the
-//! rewritten file keeps its owner; a configuration reached by a symbolic link stays where it is.
+//! Flags, words, JSON and exit codes are PGHoard's. Different on purpose: everything that can be
+//! refused is refused before a key is made; the rewritten file keeps its owner; a configuration
+//! reached by a symbolic link stays where it is.
+//!
+//! | code | when |
+//! |---|---|
+//! | 0 | done |
+//! | 1 | not done: `FATAL: ...` on standard error says why |
+//! | 2 | wrong command line |
 
 use std::ffi::OsString;
 use std::fs;

@@ -1,4 +1,10 @@
-//! `pghoard`: the daemon. PGHoard's flags, messages and exit codes (0 stopped, 1 not started).
+//! `pghoard`: the daemon. PGHoard's flags, messages and exit codes.
+//!
+//! | code | when |
+//! |---|---|
+//! | 0 | stopped by a signal, everything at rest |
+//! | 1 | not started, or ended by an error |
+//! | 2 | wrong command line or unknown command |
 
 use std::ffi::OsString;
 use std::path::PathBuf;

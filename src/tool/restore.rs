@@ -1,9 +1,14 @@
 //! `pghoard_restore`: lists basebackups and brings one back.
 //!
-//! Flags, texts and exit codes are PGHoard's: 0, 1 for `FATAL: ...` on stdout, 2 for a wrong
-//! command line. New: `--recovery-target-lsn`, `--recovery-target-immediate` and
-//! `--recovery-target-timeline`; the restored server fetches its WAL with this configuration
-//! straight from the store, so no daemon has to run beside it.
+//! Flags, texts and exit codes are PGHoard's. New: `--recovery-target-lsn`,
+//! `--recovery-target-immediate` and `--recovery-target-timeline`; the restored server fetches its
+//! WAL with this configuration straight from the store, so no daemon has to run beside it.
+//!
+//! | code | when |
+//! |---|---|
+//! | 0 | done |
+//! | 1 | not done: `FATAL: ...` on standard output says why |
+//! | 2 | wrong command line |
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

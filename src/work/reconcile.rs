@@ -39,8 +39,6 @@ pub fn run(place: &Place, known: &Known, emit: &mut dyn FnMut(Event)) -> Outcome
     let started = Instant::now();
     let size = segment_size(place, known)?;
     let listing = list(place, size)?;
-    let (mut found, mut missing, mut unknown) = (0_u64, 0_u64, listing.unknown);
-
     let new = confirmed(
         place,
         size,
@@ -53,43 +51,21 @@ pub fn run(place: &Place, known: &Known, emit: &mut dyn FnMut(Event)) -> Outcome
         &difference(&known.ledger.wal, &listing.wal),
         false,
     )?;
-    let (mut new_files, mut gone_files) = (Vec::new(), Vec::new());
-    let held = held_files(&known.ledger);
-    for file in listing.files.difference(&held) {
-        let orphan = matches!(file, File::Part { backup, .. }
-            if !known.backups.all.contains_key(backup) && !listing.has_main(backup));
-        if orphan {
-            unknown += 1;
-        } else if place.store.look(&place.key(&file.key(size)))?.is_some() {
-            new_files.push(file.clone());
-        }
-    }
-    for file in held.difference(&listing.files) {
-        let key = match file {
-            File::Main(name) => place.key(&main_key(known, name)),
-            other => place.key(&other.key(size)),
-        };
-        if place.store.look(&key)?.is_none() {
-            gone_files.push(file.clone());
-        }
-    }
-    found = found
-        .saturating_add(count(&new))
-        .saturating_add(length(&new_files));
-    missing = missing
-        .saturating_add(count(&gone))
-        .saturating_add(length(&gone_files));
+    let files = compare(place, known, &listing, size)?;
+    let mut unknown = listing.unknown.saturating_add(files.orphans);
+    let mut found = count(&new).saturating_add(length(&files.new));
+    let missing = count(&gone).saturating_add(length(&files.gone));
     if found > 0 {
         emit(Event::Found {
             segment_size: size,
             wal: new,
-            files: new_files,
+            files: files.new,
         });
     }
     if missing > 0 {
         emit(Event::Missing {
             wal: gone,
-            files: gone_files,
+            files: files.gone,
         });
     }
     for entry in &listing.mains {
@@ -111,6 +87,39 @@ pub fn run(place: &Place, known: &Known, emit: &mut dyn FnMut(Event)) -> Outcome
         millis: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
     });
     Ok(())
+}
+
+/// How the files differ; each difference was looked at once more.
+#[derive(Default)]
+struct Files {
+    new: Vec<File>,
+    gone: Vec<File>,
+    /// Parts of no backup that anybody knows.
+    orphans: u64,
+}
+
+fn compare(place: &Place, known: &Known, listing: &Listing, size: SegmentSize) -> Outcome<Files> {
+    let mut files = Files::default();
+    let held = held_files(&known.ledger);
+    for file in listing.files.difference(&held) {
+        let orphan = matches!(file, File::Part { backup, .. }
+            if !known.backups.all.contains_key(backup) && !listing.has_main(backup));
+        if orphan {
+            files.orphans += 1;
+        } else if place.store.look(&place.key(&file.key(size)))?.is_some() {
+            files.new.push(file.clone());
+        }
+    }
+    for file in held.difference(&listing.files) {
+        let key = match file {
+            File::Main(name) => place.key(&main_key(known, name)),
+            other => place.key(&other.key(size)),
+        };
+        if place.store.look(&key)?.is_none() {
+            files.gone.push(file.clone());
+        }
+    }
+    Ok(files)
 }
 
 impl Listing {

@@ -17,6 +17,7 @@ use machine::{
 use pghoard::journal::encoding::{GENESIS, decode, encode, parse};
 use pghoard::journal::upcast::{KINDS, VERSION};
 
+#[allow(clippy::too_many_lines, reason = "a table: one sample of every kind")]
 fn samples() -> Vec<Event> {
     let segment = Segment::new(Timeline(2), 37);
     let backup = BackupName("2026-11-22_09-27_0".into());

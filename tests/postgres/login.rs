@@ -139,6 +139,102 @@ fn check_tls(server: &Server, rows: &[Row], certificates: &Certificates) {
     }
 }
 
+/// At a server that encrypts where it is asked to.
+const ENCRYPTING: &[Row] = &[
+    row("host=127.0.0.1 user=postgres sslmode=disable", Ok(false)),
+    row("host=127.0.0.1 user=postgres sslmode=allow", Ok(false)),
+    row("host=127.0.0.1 user=onlytls sslmode=allow", Ok(true)),
+    row(
+        "host=127.0.0.1 user=onlytls sslmode=disable",
+        Err(Class::Denied),
+    ),
+    row("host=127.0.0.1 user=postgres sslmode=prefer", Ok(true)),
+    row("host=127.0.0.1 user=onlyplain sslmode=prefer", Ok(false)),
+    row(
+        "host=127.0.0.1 user=onlyplain sslmode=require",
+        Err(Class::Denied),
+    ),
+    row("host=127.0.0.1 user=postgres sslmode=require", Ok(true)),
+    row(
+        "host=127.0.0.1 user=postgres sslmode=require sslrootcert=CA",
+        Ok(true),
+    ),
+    row(
+        "host=127.0.0.1 user=postgres sslmode=require sslrootcert=OTHER",
+        Err(Class::Auth),
+    ),
+    row(
+        "host=127.0.0.1 user=postgres sslmode=prefer sslrootcert=OTHER",
+        Ok(false),
+    ),
+    row(
+        "host=127.0.0.1 user=postgres sslmode=verify-ca sslrootcert=CA",
+        Ok(true),
+    ),
+    row(
+        "host=elsewhere hostaddr=127.0.0.1 user=postgres sslmode=verify-ca sslrootcert=CA",
+        Ok(true),
+    ),
+    row(
+        "host=127.0.0.1 user=postgres sslmode=verify-ca sslrootcert=OTHER",
+        Err(Class::Auth),
+    ),
+    row(
+        "host=localhost hostaddr=127.0.0.1 user=postgres sslmode=verify-full sslrootcert=CA",
+        Ok(true),
+    ),
+    row(
+        "host=127.0.0.1 user=postgres sslmode=verify-full sslrootcert=CA",
+        Ok(true),
+    ),
+    row(
+        "host=elsewhere hostaddr=127.0.0.1 user=postgres sslmode=verify-full sslrootcert=CA",
+        Err(Class::Auth),
+    ),
+    row(
+        "host=127.0.0.1 user=postgres sslmode=verify-full sslrootcert=system",
+        Err(Class::Auth),
+    ),
+    row(
+        "host=127.0.0.1 user=postgres sslmode=verify-ca sslrootcert=/none",
+        Err(Class::Config),
+    ),
+    row(
+        "host=127.0.0.1 user=scram password=p sslmode=require channel_binding=require",
+        Ok(true),
+    ),
+    row(
+        "host=127.0.0.1 user=scram password=p sslmode=require channel_binding=disable",
+        Ok(true),
+    ),
+    row(
+        "host=127.0.0.1 user=scram password=p sslmode=disable channel_binding=require",
+        Err(Class::Auth),
+    ),
+    row(
+        "host=127.0.0.1 user=postgres sslmode=require channel_binding=require",
+        Err(Class::Auth),
+    ),
+    row(
+        "host=127.0.0.1 user=scram password=q sslmode=require",
+        Err(Class::Auth),
+    ),
+];
+
+/// At a server that cannot.
+const PLAIN: &[Row] = &[
+    row("host=127.0.0.1 user=postgres sslmode=allow", Ok(false)),
+    row("host=127.0.0.1 user=postgres sslmode=prefer", Ok(false)),
+    row(
+        "host=127.0.0.1 user=postgres sslmode=require",
+        Err(Class::Unsupported),
+    ),
+    row(
+        "host=127.0.0.1 user=postgres sslmode=verify-full sslrootcert=CA",
+        Err(Class::Unsupported),
+    ),
+];
+
 #[test]
 fn sslmodes_mean_what_libpq_means() {
     let Some(install) = install(15) else { return };
@@ -159,101 +255,9 @@ fn sslmodes_mean_what_libpq_means() {
     for role in ["onlytls", "onlyplain", "scram"] {
         server.sql(&format!("create role {role} login password 'p'"));
     }
-    let rows = [
-        row("host=127.0.0.1 user=postgres sslmode=disable", Ok(false)),
-        row("host=127.0.0.1 user=postgres sslmode=allow", Ok(false)),
-        row("host=127.0.0.1 user=onlytls sslmode=allow", Ok(true)),
-        row(
-            "host=127.0.0.1 user=onlytls sslmode=disable",
-            Err(Class::Denied),
-        ),
-        row("host=127.0.0.1 user=postgres sslmode=prefer", Ok(true)),
-        row("host=127.0.0.1 user=onlyplain sslmode=prefer", Ok(false)),
-        row(
-            "host=127.0.0.1 user=onlyplain sslmode=require",
-            Err(Class::Denied),
-        ),
-        row("host=127.0.0.1 user=postgres sslmode=require", Ok(true)),
-        row(
-            "host=127.0.0.1 user=postgres sslmode=require sslrootcert=CA",
-            Ok(true),
-        ),
-        row(
-            "host=127.0.0.1 user=postgres sslmode=require sslrootcert=OTHER",
-            Err(Class::Auth),
-        ),
-        row(
-            "host=127.0.0.1 user=postgres sslmode=prefer sslrootcert=OTHER",
-            Ok(false),
-        ),
-        row(
-            "host=127.0.0.1 user=postgres sslmode=verify-ca sslrootcert=CA",
-            Ok(true),
-        ),
-        row(
-            "host=elsewhere hostaddr=127.0.0.1 user=postgres sslmode=verify-ca sslrootcert=CA",
-            Ok(true),
-        ),
-        row(
-            "host=127.0.0.1 user=postgres sslmode=verify-ca sslrootcert=OTHER",
-            Err(Class::Auth),
-        ),
-        row(
-            "host=localhost hostaddr=127.0.0.1 user=postgres sslmode=verify-full sslrootcert=CA",
-            Ok(true),
-        ),
-        row(
-            "host=127.0.0.1 user=postgres sslmode=verify-full sslrootcert=CA",
-            Ok(true),
-        ),
-        row(
-            "host=elsewhere hostaddr=127.0.0.1 user=postgres sslmode=verify-full sslrootcert=CA",
-            Err(Class::Auth),
-        ),
-        row(
-            "host=127.0.0.1 user=postgres sslmode=verify-full sslrootcert=system",
-            Err(Class::Auth),
-        ),
-        row(
-            "host=127.0.0.1 user=postgres sslmode=verify-ca sslrootcert=/none",
-            Err(Class::Config),
-        ),
-        row(
-            "host=127.0.0.1 user=scram password=p sslmode=require channel_binding=require",
-            Ok(true),
-        ),
-        row(
-            "host=127.0.0.1 user=scram password=p sslmode=require channel_binding=disable",
-            Ok(true),
-        ),
-        row(
-            "host=127.0.0.1 user=scram password=p sslmode=disable channel_binding=require",
-            Err(Class::Auth),
-        ),
-        row(
-            "host=127.0.0.1 user=postgres sslmode=require channel_binding=require",
-            Err(Class::Auth),
-        ),
-        row(
-            "host=127.0.0.1 user=scram password=q sslmode=require",
-            Err(Class::Auth),
-        ),
-    ];
-    check_tls(&server, &rows, &certificates);
+    check_tls(&server, ENCRYPTING, &certificates);
     let plain = Server::start(install, &Options::default());
-    let rows = [
-        row("host=127.0.0.1 user=postgres sslmode=allow", Ok(false)),
-        row("host=127.0.0.1 user=postgres sslmode=prefer", Ok(false)),
-        row(
-            "host=127.0.0.1 user=postgres sslmode=require",
-            Err(Class::Unsupported),
-        ),
-        row(
-            "host=127.0.0.1 user=postgres sslmode=verify-full sslrootcert=CA",
-            Err(Class::Unsupported),
-        ),
-    ];
-    check_tls(&plain, &rows, &certificates);
+    check_tls(&plain, PLAIN, &certificates);
 }
 
 #[test]

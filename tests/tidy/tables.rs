@@ -1,0 +1,131 @@
+//! README's tables against the code: what an operator is told is what there is.
+
+use machine::rule::alerts::{OURS, STICKY};
+use pghoard::config::keys;
+use pghoard::journal::upcast::KINDS;
+
+use crate::{read, texts};
+
+/// The cells of every table row below a heading, up to the next heading of its rank or higher.
+fn rows(heading: &str) -> Vec<Vec<String>> {
+    let readme = read("README.md").content;
+    let part = readme
+        .split_once(&format!("\n{heading}\n"))
+        .unwrap_or_else(|| panic!("README.md: no heading '{heading}'"))
+        .1;
+    let rank = heading.bytes().take_while(|b| *b == b'#').count();
+    let ends = |line: &&str| {
+        let marks = line.bytes().take_while(|b| *b == b'#').count();
+        marks > 0 && marks <= rank
+    };
+    let lines = part.lines().take_while(|line| !ends(line));
+    let cells = |line: &str| {
+        let inner = line.strip_prefix("| ")?.strip_suffix(" |")?;
+        Some(
+            inner
+                .split(" | ")
+                .map(|cell| cell.trim().to_owned())
+                .collect(),
+        )
+    };
+    lines.filter_map(cells).collect()
+}
+
+/// The words in backticks that begin a row.
+fn names(heading: &str) -> Vec<String> {
+    let name = |row: &Vec<String>| {
+        let inner = row[0].strip_prefix('`')?.strip_suffix('`')?;
+        Some(inner.to_owned())
+    };
+    let mut names: Vec<String> = rows(heading).iter().filter_map(name).collect();
+    names.sort();
+    names
+}
+
+fn check(heading: &str, mut code: Vec<String>) {
+    code.sort();
+    assert_eq!(
+        names(heading),
+        code,
+        "README.md, '{heading}' (left) against the code (right)"
+    );
+}
+
+#[test]
+fn every_alert_is_told() {
+    let all = STICKY.iter().chain(&OURS).map(ToString::to_string);
+    check("### Alerts", all.collect());
+}
+
+#[test]
+fn every_event_is_told() {
+    check(
+        "### Events",
+        KINDS.iter().map(ToString::to_string).collect(),
+    );
+}
+
+/// The whole section is made from the table the parser goes by.
+#[test]
+fn every_configuration_key_is_told() {
+    let mut wanted = String::new();
+    let mut level = None;
+    for key in keys::all() {
+        if level != Some(key.level) {
+            level = Some(key.level);
+            let name = key.level.name();
+            wanted += &format!("\n#### {name}\n\n| key | default | meaning |\n|---|---|---|\n");
+        }
+        let meaning = match key.used {
+            keys::Use::Read => key.meaning.to_owned(),
+            keys::Use::Accepted => format!("accepted, without effect: {}", key.meaning),
+        };
+        wanted += &format!("| `{}` | {} | {meaning} |\n", key.name, key.default);
+    }
+    let told = read("README.md").content;
+    assert!(
+        told.contains(&wanted),
+        "README.md: the configuration keys should read\n{wanted}"
+    );
+}
+
+/// Each tool's module doc has its codes; README has the same rows with the command in front.
+#[test]
+fn every_exit_code_is_told() {
+    let mut code = Vec::new();
+    for text in texts()
+        .iter()
+        .filter(|text| text.path.starts_with("src/tool/"))
+    {
+        let doc = text.content.strip_prefix("//! `pghoard");
+        let Some((name, _)) = doc.and_then(|doc| doc.split_once('`')) else {
+            continue;
+        };
+        let before = code.len();
+        for (_, line) in text.lines() {
+            let cells = line
+                .strip_prefix("//! | ")
+                .and_then(|row| row.strip_suffix(" |"));
+            let Some((number, when)) = cells.and_then(|cells| cells.split_once(" | ")) else {
+                continue;
+            };
+            if number.parse::<u8>().is_ok() {
+                code.push(
+                    [&format!("`pghoard{name}`"), number, when]
+                        .map(str::to_owned)
+                        .to_vec(),
+                );
+            }
+        }
+        assert!(
+            code.len() > before,
+            "{}:1: no table of exit codes",
+            text.path
+        );
+    }
+    let mut told: Vec<Vec<String>> = rows("### Exit codes");
+    told.retain(|row| row[1].parse::<u8>().is_ok());
+    told.sort();
+    code.sort();
+    assert_eq!(told, code, "README.md (left) against src/tool (right)");
+}
