@@ -67,7 +67,7 @@
 //! restore:   codec config pg store
 //! serve:     config journal publish restore spool store
 //! daemon:    codec config journal pg publish serve source spool store work
-//! tool:      codec config daemon journal publish restore serve store
+//! tool:      codec config daemon journal publish restore serve spool store
 //! ```
 //!
 //! Facts come to `source` and `work` as arguments. `journal` alone names redb and serde_cbor, each

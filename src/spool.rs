@@ -19,6 +19,9 @@ pub use disk::RealDisk;
 
 mod disk;
 
+/// PGHoard's folder for WAL on its way in, below `backup_location` and the site's prefix.
+pub const FOLDER: &str = "xlog_incoming";
+
 /// The few things a spool needs of a disk. Paths are names within one directory.
 pub trait Disk: Send + Sync {
     /// Opens for reading and writing, creating an empty file where there is none.

@@ -17,7 +17,7 @@ use crate::config::{
 use crate::daemon::Sites;
 use crate::failure::{Failure, Outcome};
 use crate::pg::conninfo::{Conninfo, Defaults, Place as Host};
-use crate::spool::{RealDisk, Spool};
+use crate::spool::{self, RealDisk, Spool};
 use crate::store::choose::{self, Missing};
 use crate::work::Place;
 
@@ -31,8 +31,6 @@ pub struct SiteContext {
     pub config: config::Site,
 }
 
-/// PGHoard's folder for WAL on its way in.
-pub const SPOOL_FOLDER: &str = "xlog_incoming";
 const SCRATCH_FOLDER: &str = "scratch";
 /// A server that answered is looked at again after this long.
 const PROBE_INTERVAL: Duration = Duration::from_secs(30);
@@ -64,7 +62,7 @@ fn open(config: &Config, site: &config::Site, root: &Path) -> Outcome<SiteContex
         .hint("use \"stream\"; what the other modes wrote is restored all the same"));
     }
     let base = root.join(&site.prefix);
-    let (spool_directory, scratch) = (base.join(SPOOL_FOLDER), base.join(SCRATCH_FOLDER));
+    let (spool_directory, scratch) = (base.join(spool::FOLDER), base.join(SCRATCH_FOLDER));
     let io = |path: &Path| {
         let told = path.display().to_string();
         move |error: std::io::Error| Failure::io(&error, told)

@@ -19,10 +19,10 @@ use machine::{Class, Timeline};
 
 use super::routes::{Answer, Routes};
 use crate::config::{Config, Site};
-use crate::daemon::site::SPOOL_FOLDER;
 use crate::failure::{Failure, Outcome};
 use crate::restore::Opened;
 use crate::restore::wal::{self, Delivery, Places, Shelf};
+use crate::spool;
 use crate::store::Object;
 
 pub const TARGET_HEADER: &str = "x-pghoard-target-path";
@@ -124,7 +124,7 @@ fn places<'a>(config: &Config, site: &Site, opened: &'a [Opened<'a>]) -> Places<
 
 fn spool(config: &Config, site: &Site) -> Option<PathBuf> {
     let root = config.backup_location.as_ref()?;
-    Some(root.join(&site.prefix).join(SPOOL_FOLDER))
+    Some(root.join(&site.prefix).join(spool::FOLDER))
 }
 
 /// A sealed file of the spool, without asking any store.

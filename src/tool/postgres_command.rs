@@ -30,6 +30,7 @@ use crate::config::{self, Secret};
 use crate::failure::{Failure, Outcome};
 use crate::restore::Opened;
 use crate::restore::wal::{self, Delivery, Places, Shelf};
+use crate::spool;
 
 #[derive(Parser)]
 #[command(name = "pghoard_postgres_command", infer_long_args = true)]
@@ -231,7 +232,7 @@ fn from_store(flags: &Flags, path: &Path, output: Option<&Path>, standby: bool) 
                 source: opened.source(),
             })
             .collect(),
-        spool: spool.map(|folder| folder.join(&site.prefix).join("xlog_incoming")),
+        spool: spool.map(|folder| folder.join(&site.prefix).join(spool::FOLDER)),
     };
     let Some(output) = output else {
         return Ok(match wal::exists(&places, &flags.xlog)? {
