@@ -39,6 +39,8 @@ impl Level {
 pub enum Use {
     /// Read by the parser.
     Read,
+    /// Read and checked, but what it is for is not built yet.
+    Later,
     /// Accepted because configurations of PGHoard have it; nothing here needs it.
     Accepted,
 }
@@ -63,9 +65,9 @@ pub fn of(level: Level) -> impl Iterator<Item = Key> {
 
 struct Row {
     name: &'static str,
-    /// None: accepted without use.
-    default: Option<&'static str>,
+    default: &'static str,
     meaning: &'static str,
+    used: Use,
 }
 
 impl Row {
@@ -73,27 +75,37 @@ impl Row {
         Key {
             level,
             name: self.name,
-            default: self.default.unwrap_or("-"),
+            default: self.default,
             meaning: self.meaning,
-            used: self.default.map_or(Use::Accepted, |_| Use::Read),
+            used: self.used,
         }
     }
 }
 
 const fn key(name: &'static str, default: &'static str, meaning: &'static str) -> Row {
-    let default = Some(default);
     Row {
         name,
         default,
         meaning,
+        used: Use::Read,
+    }
+}
+
+const fn later(name: &'static str, default: &'static str, meaning: &'static str) -> Row {
+    Row {
+        name,
+        default,
+        meaning,
+        used: Use::Later,
     }
 }
 
 const fn idle(name: &'static str, meaning: &'static str) -> Row {
     Row {
         name,
-        default: None,
+        default: "-",
         meaning,
+        used: Use::Accepted,
     }
 }
 
@@ -123,21 +135,21 @@ const GLOBAL: &[Row] = &[
     key("webserver_password", "none", "basic authentication, with the name"),
     key("http_allow_unauthenticated", "false", "true: no authentication beyond loopback either"),
     key("log_level", "INFO", "DEBUG, INFO, WARNING, ERROR or CRITICAL"),
-    key("syslog", "false", "log to syslog too"),
-    key("syslog_address", "/dev/log", "socket of syslog"),
-    key("syslog_facility", "local2", "facility of syslog"),
+    later("syslog", "false", "log to syslog too"),
+    later("syslog_address", "/dev/log", "socket of syslog"),
+    later("syslog_facility", "local2", "facility of syslog"),
     key("path_prefix", "empty", "put before the default prefix of each site"),
     key("upload_retries_warning_limit", "3", "failed uploads in a row before the alert"),
     key("hash_algorithm", "sha1", "digest kept with each WAL segment"),
-    key("graceful_shutdown_compression_timeout", "180", "seconds at stop; null: for ever"),
+    later("graceful_shutdown_compression_timeout", "180", "seconds at stop; null: for ever"),
     key("graceful_shutdown_upload_timeout", "300", "seconds at stop; null: for ever"),
     key("compression", "{}", "how objects are compressed"),
     key("transfer", "{}", "how objects are moved"),
     key("restore_process_count", "CPUs + 1, at most 20", "parallel fetches of a restore"),
-    key("restore_prefetch", "transfer.thread_count", "WAL segments fetched ahead; 0 for none"),
-    key("statsd", "none", "metrics as datagrams"),
-    key("pushgateway", "none", "metrics to a Prometheus pushgateway"),
-    key("prometheus", "none", "metrics at /metrics"),
+    later("restore_prefetch", "transfer.thread_count", "WAL segments fetched ahead; 0 for none"),
+    later("statsd", "none", "metrics as datagrams"),
+    later("pushgateway", "none", "metrics to a Prometheus pushgateway"),
+    later("prometheus", "none", "metrics at /metrics"),
     idle("tar_executable", "archives are read without a program"),
     idle("pg_basebackup_path", "no PostgreSQL programs are run"),
     idle("pg_receivexlog_path", "no PostgreSQL programs are run"),
@@ -158,23 +170,23 @@ const TRANSFER: &[Row] = &[
 
 #[rustfmt::skip]
 const STATSD: &[Row] = &[
-    key("host", "127.0.0.1", "where to send; null for nowhere"),
-    key("port", "8125", "where to send; null for nowhere"),
-    key("format", "telegraf", "telegraf or datadog"),
-    key("tags", "{}", "added to every metric"),
+    later("host", "127.0.0.1", "where to send; null for nowhere"),
+    later("port", "8125", "where to send; null for nowhere"),
+    later("format", "telegraf", "telegraf or datadog"),
+    later("tags", "{}", "added to every metric"),
 ];
 
 #[rustfmt::skip]
 const PUSHGATEWAY: &[Row] = &[
-    key("endpoint", "empty", "URL to push to; empty for nowhere"),
-    key("job", "pghoard", "job label"),
-    key("instance", "empty", "instance label"),
-    key("tags", "{}", "added to every metric"),
+    later("endpoint", "empty", "URL to push to; empty for nowhere"),
+    later("job", "pghoard", "job label"),
+    later("instance", "empty", "instance label"),
+    later("tags", "{}", "added to every metric"),
 ];
 
 #[rustfmt::skip]
 const PROMETHEUS: &[Row] = &[
-    key("tags", "{}", "added to every metric"),
+    later("tags", "{}", "added to every metric"),
 ];
 
 #[rustfmt::skip]
@@ -196,11 +208,11 @@ const SITE: &[Row] = &[
     key("basebackup_minute", "0", "minute to basebackup_hour"),
     key("basebackup_chunk_size", "2147483648", "plain bytes in a chunk"),
     key("basebackup_chunks_in_progress", "5", "chunks on disk at a time"),
-    key("basebackup_threads", "1", "chunks encoded at a time"),
+    later("basebackup_threads", "1", "chunks encoded at a time"),
     key("basebackup_compression_threads", "2 in mode stream, else 0", "zstd threads in one chunk"),
-    key("basebackup_delta_mode_max_retries", "10", "attempts at a stable snapshot"),
-    key("basebackup_delta_mode_min_delta_file_size", "10485760", "smaller files are bundled"),
-    key("basebackup_delta_mode_chunk_size", "524288000", "plain bytes in a bundle"),
+    later("basebackup_delta_mode_max_retries", "10", "attempts at a stable snapshot"),
+    later("basebackup_delta_mode_min_delta_file_size", "10485760", "smaller files are bundled"),
+    later("basebackup_delta_mode_chunk_size", "524288000", "plain bytes in a bundle"),
     key("encryption_format", "aes-gcm", "aes-gcm, or pghoa1 while a PGHoard still reads the store"),
     key("encryption_key_id", "none", "key that encrypts; none writes in the clear"),
     key("encryption_keys", "{}", "RSA keys in PEM, by id"),
@@ -220,8 +232,8 @@ const SITE: &[Row] = &[
 
 #[rustfmt::skip]
 const RECEIVEXLOG: &[Row] = &[
-    key("min_disk_free_bytes", "none", "receiving pauses when the disk has less"),
-    key("resume_multiplier", "1.5", "times min_disk_free_bytes to go on"),
+    later("min_disk_free_bytes", "none", "receiving pauses when the disk has less"),
+    later("resume_multiplier", "1.5", "times min_disk_free_bytes to go on"),
     idle("disk_space_check_interval", "room is checked before every segment"),
 ];
 
@@ -233,7 +245,7 @@ const KEYPAIR: &[Row] = &[
 
 #[rustfmt::skip]
 const LOCAL: &[Row] = &[
-    key("storage_type", "required", "local, s3, google, azure, swift or sftp"),
+    key("storage_type", "required", "local; PGHoard's other types are known by name and refused"),
     key("directory", "required", "folder of the objects"),
     key("prefix", "empty", "put before every key"),
 ];

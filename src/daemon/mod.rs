@@ -1,7 +1,7 @@
 //! The daemon: the real world around the loop.
 //!
-//! Threads: the loop (this one), one a running task, one for signals, one for HTTP. Tasks report through one
-//! bounded channel; the loop alone writes the log and decides.
+//! Threads: the loop (this one), one a running task, one for signals, one for HTTP. Tasks report
+//! through one bounded channel; the loop alone writes the log and decides.
 //!
 //! - [`site`]: what a site's configuration amounts to: stores, spools, connections, policy.
 //! - [`world`]: tasks as threads; `take` is the longest of them.

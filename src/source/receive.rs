@@ -314,7 +314,8 @@ impl Beat {
 
     /// Whether the server presses for an answer: a walsender that shuts down asks again after
     /// every one until all it sent is flushed. With `ack: "stored"` that would be never, and the
-    /// shutdown would hang; leaving lets it end, and the slot keeps what is not acknowledged (S-27).
+    /// shutdown would hang; leaving lets it end, and the slot keeps what is not acknowledged
+    /// (S-27).
     fn pressed(&mut self) -> bool {
         if self.demanded.elapsed() > PRESSED_WITHIN {
             (self.demands, self.demanded) = (0, Instant::now());

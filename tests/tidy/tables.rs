@@ -78,6 +78,7 @@ fn every_configuration_key_is_told() {
         }
         let meaning = match key.used {
             keys::Use::Read => key.meaning.to_owned(),
+            keys::Use::Later => format!("not yet: {}", key.meaning),
             keys::Use::Accepted => format!("accepted, without effect: {}", key.meaning),
         };
         wanted += &format!("| `{}` | {} | {meaning} |\n", key.name, key.default);
