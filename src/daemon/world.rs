@@ -14,8 +14,8 @@ use machine::policy::{Ack, Policy};
 use machine::rule::alerts::alerts;
 use machine::task::Start;
 use machine::{
-    Class, Envelope, Event, File, Lsn, Millis, Segment, SegmentSize, Site, SiteState, State, Task,
-    TaskId, Timeline,
+    BackupName, Class, Envelope, Event, File, Lsn, Millis, Segment, SegmentSize, Site, SiteState,
+    State, Task, TaskId, Timeline,
 };
 
 use crate::clock;
@@ -155,6 +155,51 @@ impl RealWorld {
         })
     }
 
+    fn probe(
+        &self,
+        context: Arc<SiteContext>,
+        task: &Task,
+        node: u32,
+        site: &SiteState,
+    ) -> Outcome<()> {
+        let info = info(&context, node)?;
+        let entries = Arc::clone(&self.entries);
+        let held = histories(site);
+        self.spawn(task, move |_| {
+            let probe = Probe {
+                node,
+                info: &info,
+                spool: &context.spool,
+                held,
+                entries: &entries,
+            };
+            Ok(probe.run())
+        })
+    }
+
+    fn take(
+        &mut self,
+        context: Arc<SiteContext>,
+        task: &Task,
+        (node, backup): (u32, BackupName),
+        system_id: Option<u64>,
+    ) -> Outcome<()> {
+        let marks = self.mark(&task.id());
+        let entries = Arc::clone(&self.entries);
+        self.spawn(task, move |emit| {
+            let entry = || entries.fetch_add(1, Ordering::SeqCst);
+            let info = info(&context, node)?;
+            let take = Take {
+                context: &context,
+                info: &info,
+                backup: &backup,
+                marks: &marks,
+                system_id,
+            };
+            take.run(entry, emit)
+        })
+    }
+
     /// What the running stream may tell its server: the frontier as the state has it.
     fn acknowledge(&self, id: &TaskId, site: &SiteState) {
         let timeline = site
@@ -247,22 +292,7 @@ impl World for RealWorld {
         let job = task.clone();
         match task.clone() {
             Task::Receive { node, start, .. } => self.receive(&context, task, node, start, &site),
-            Task::Probe { node, .. } => {
-                let info = info(&context, node)?;
-                let entries = Arc::clone(&self.entries);
-                let held = histories(&site);
-                self.spawn(task, move |_| {
-                    let spool = &context.spool;
-                    Ok(Probe {
-                        node,
-                        info: &info,
-                        spool,
-                        held,
-                        entries: &entries,
-                    }
-                    .run())
-                })
-            }
+            Task::Probe { node, .. } => self.probe(context, task, node, &site),
             Task::Store { file, entry, .. } => {
                 let metadata = metadata(&context, &site, &file, size);
                 self.spawn(task, move |_| {
@@ -279,21 +309,7 @@ impl World for RealWorld {
                 })
             }
             Task::Take { node, backup, .. } => {
-                let marks = self.mark(&id);
-                let entries = Arc::clone(&self.entries);
-                let system_id = site.servers.system_id;
-                self.spawn(task, move |emit| {
-                    let entry = || entries.fetch_add(1, Ordering::SeqCst);
-                    let info = info(&context, node)?;
-                    let take = Take {
-                        context: &context,
-                        info: &info,
-                        backup: &backup,
-                        marks: &marks,
-                        system_id,
-                    };
-                    take.run(entry, emit)
-                })
+                self.take(context, task, (node, backup), site.servers.system_id)
             }
             Task::Switch { node, .. } => {
                 let info = info(&context, node)?;
