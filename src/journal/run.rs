@@ -79,6 +79,8 @@ pub struct Loop<W> {
     log: Option<Log>,
     /// Reports not yet known to be committed: the storage failed under them.
     owed: Vec<Report>,
+    /// So many of them were in the commit that failed, which may have succeeded all the same.
+    tried: usize,
 }
 
 impl<W: World> Loop<W> {
@@ -90,6 +92,7 @@ impl<W: World> Loop<W> {
             busy: Busy::new(),
             log: Some(log),
             owed: Vec::new(),
+            tried: 0,
         }
     }
 
@@ -108,16 +111,30 @@ impl<W: World> Loop<W> {
     }
 
     /// Closes the log and goes on with what `open` makes of it. What it holds beyond our state was
-    /// committed though the commit reported an error: then it is owed no more.
+    /// committed though the commit reported an error: then the reports that were in it are owed no
+    /// more.
     pub fn reopen(&mut self, open: impl FnOnce() -> Outcome<(Log, State)>) -> Outcome<()> {
         self.log = None;
         let (log, state) = open()?;
-        if state.seq > self.state.seq {
-            self.retire();
-            self.owed.clear();
+        let before = std::mem::replace(&mut self.state, state);
+        self.log = Some(log);
+        let tried = std::mem::take(&mut self.tried);
+        if self.state.seq > before.seq {
+            self.settle(tried);
         }
-        (self.log, self.state) = (Some(log), state);
+        for (site, old) in &before.sites {
+            let spool = self.state.sites.get(site).map(|s| &s.ledger.spool);
+            let gone = |file: &&File| spool.is_some_and(|spool| !spool.contains_key(file));
+            for file in old.ledger.spool.keys().filter(gone) {
+                self.world.discard(site, file, &self.state);
+            }
+        }
         Ok(())
+    }
+
+    /// Whether the last opening of the log succeeded.
+    pub fn is_open(&self) -> bool {
+        self.log.is_some()
     }
 
     fn commit_owed(&mut self) -> Outcome<()> {
@@ -129,14 +146,24 @@ impl<W: World> Loop<W> {
                 .take(group)
                 .flat_map(|r| r.events.iter().cloned());
             let events = events.collect();
-            self.append(events)?;
-            for report in self.owed.drain(..group) {
-                if let Some(task) = report.task.filter(|_| report.closing) {
-                    self.busy.remove(&task);
-                }
+            if self.log.is_some() {
+                self.tried = group;
             }
+            self.append(events)?;
+            self.tried = 0;
+            self.settle(group);
         }
         Ok(())
+    }
+
+    /// The first `count` of the reports owed are committed.
+    fn settle(&mut self, count: usize) {
+        let count = count.min(self.owed.len());
+        for report in self.owed.drain(..count) {
+            if let Some(task) = report.task.filter(|_| report.closing) {
+                self.busy.remove(&task);
+            }
+        }
     }
 
     fn retire(&mut self) {
@@ -210,3 +237,6 @@ impl<W: World> Loop<W> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
