@@ -72,7 +72,11 @@ impl Failure {
             Kind::Unsupported => Class::Unsupported,
             _ => Class::Internal,
         };
-        Failure::new(class, format!("{thing}: {error}"))
+        let failure = Failure::new(class, format!("{thing}: {error}"));
+        match class {
+            Class::DiskFull => failure.hint("make room on that disk"),
+            _ => failure,
+        }
     }
 }
 

@@ -52,6 +52,8 @@ pub struct Daemon {
     drain: Option<Duration>,
     /// Until the daemon goes.
     _http: serve::Handle,
+    /// What the log's storage suffers from, until a turn succeeds.
+    suffering: Option<String>,
 }
 
 impl Daemon {
@@ -62,18 +64,16 @@ impl Daemon {
                 .hint("name a directory for the event log and the WAL on its way")
         })?;
         fs::create_dir_all(spool_root).map_err(|e| Failure::io(&e, spool_root.display()))?;
+        // First of all, because it keeps a second daemon from touching what belongs to the first.
+        let log_path = spool_root.join(log::FILE_NAME);
+        let (mut log, mut state) = open_or_rebuild(&log_path)?;
+        place_ballast(&log_path);
         let sites = site::open_all(config, spool_root)?;
         let policy = site::policy(config, &sites);
-        let log_path = spool_root.join(log::FILE_NAME);
-        let (mut log, mut state, rebuilt) = open_or_rebuild(&log_path)?;
-        place_ballast(&log_path);
 
         let run = state.run.saturating_add(1);
         let mut next_entry = run << 32;
         let mut events = vec![(None, started(config, &state))];
-        if let Some(reason) = rebuilt {
-            events.push((None, Event::LogRebuilt { reason }));
-        }
         for (name, site) in &sites {
             let known = state.sites.get(name).cloned().unwrap_or_default();
             let scan = start::scan(&known, &site.spool.scan()?, &mut next_entry);
@@ -111,6 +111,7 @@ impl Daemon {
             log_path,
             drain,
             _http: http,
+            suffering: None,
         })
     }
 
@@ -162,19 +163,28 @@ impl Daemon {
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
         }
         reports.extend(self.reports.try_iter().take(GROUP_MAX));
-        if let Err(failure) = self.machine.turn(reports) {
-            crate::report::error(&failure.to_string());
-            self.reopen(&failure)?;
+        match self.machine.turn(reports) {
+            Ok(()) if self.suffering.take().is_some() => {
+                ::log::info!("the event log is written again; nothing was lost");
+                place_ballast(&self.log_path);
+            }
+            Ok(()) => {}
+            Err(failure) => {
+                if failure.class == Class::DiskFull {
+                    let _ = fs::remove_file(ballast(&self.log_path));
+                }
+                if self.machine.is_open() {
+                    self.complain(failure.about(self.log_path.display()));
+                }
+                self.reopen()?;
+            }
         }
         Ok(())
     }
 
     /// After a failure of its storage the log is opened again; nothing that was reported is lost.
     /// A log that turns out to be damaged ends the daemon: the next start sets it aside.
-    fn reopen(&mut self, failure: &Failure) -> Outcome<()> {
-        if failure.class == Class::DiskFull {
-            let _ = fs::remove_file(ballast(&self.log_path));
-        }
+    fn reopen(&mut self) -> Outcome<()> {
         let path = self.log_path.clone();
         let reopened = self.machine.reopen(|| {
             let mut state = State::default();
@@ -185,15 +195,24 @@ impl Daemon {
             if failure.class == Class::Corrupt {
                 return Err(failure.hint("start again: the log is set aside then and rebuilt"));
             }
-            crate::report::error(&failure.to_string());
+            self.complain(failure);
         }
         thread::sleep(REOPEN_PAUSE);
         Ok(())
     }
+
+    /// The same trouble is told once, however many tries it lasts.
+    fn complain(&mut self, failure: Failure) {
+        let text = failure.to_string();
+        if self.suffering.as_ref() != Some(&text) {
+            crate::report::error(&text);
+            self.suffering = Some(text);
+        }
+    }
 }
 
 fn started(config: &Config, state: &State) -> Event {
-    let previous = match (state.seq, state.stopped) {
+    let previous = match (state.run, state.stopped) {
         (0, _) => Previous::Unknown,
         (_, true) => Previous::Clean,
         (_, false) => Previous::Crashed,
@@ -208,8 +227,9 @@ fn started(config: &Config, state: &State) -> Event {
     }
 }
 
-/// The log and its fold; a damaged one is set aside and an empty one begun.
-fn open_or_rebuild(path: &Path) -> Outcome<(Log, State, Option<String>)> {
+/// The log and its fold. A damaged one is set aside and an empty one begun, which says so at once:
+/// whatever else keeps this start from succeeding, the next one knows.
+fn open_or_rebuild(path: &Path) -> Outcome<(Log, State)> {
     let open = || -> Outcome<(Log, State)> {
         let mut state = State::default();
         let log = Log::open(path, &mut |envelope| state.apply(envelope))?;
@@ -226,16 +246,19 @@ fn open_or_rebuild(path: &Path) -> Outcome<(Log, State, Option<String>)> {
         thread::sleep(Duration::from_millis(100));
         opened = open();
     }
-    match opened {
-        Ok((log, state)) => Ok((log, state, None)),
-        Err(failure) if failure.class == Class::Corrupt => {
-            let aside = log::set_aside(path)?;
-            let (log, state) = open()?;
-            let reason = format!("{failure}; kept as '{}'", aside.display());
-            Ok((log, state, Some(reason)))
-        }
-        Err(failure) => Err(failure),
+    let failure = match opened {
+        Err(failure) if failure.class == Class::Corrupt => failure,
+        other => return other,
+    };
+    let aside = log::set_aside(path)?;
+    let reason = format!("{failure}; kept as '{}'", aside.display());
+    crate::report::error(&format!("{reason}; the log is rebuilt from the stores"));
+    let (mut log, mut state) = open()?;
+    let rebuilt = vec![(None, Event::LogRebuilt { reason })];
+    for envelope in log.append(clock::now(), state.run, rebuilt)? {
+        state.apply(&envelope);
     }
+    Ok((log, state))
 }
 
 fn ballast(log_path: &Path) -> PathBuf {

@@ -273,6 +273,11 @@ fn connection(list: &mut List, failed: &Failed, what: String) {
             "version_unsupported_error",
             "only PostgreSQL 12 and later is served",
         ),
+        Class::DiskFull => (
+            "spool_filling",
+            "make room on the disk of backup_location; reception goes on by itself, and \
+             PostgreSQL keeps its WAL meanwhile",
+        ),
         _ => (
             "configuration_error",
             "check that the server runs, its address, its slot and pg_hba.conf",
