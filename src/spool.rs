@@ -18,6 +18,8 @@ use crate::failure::{Failure, Outcome};
 pub use disk::RealDisk;
 
 mod disk;
+#[cfg(test)]
+mod tests;
 
 /// PGHoard's folder for WAL on its way in, below `backup_location` and the site's prefix.
 pub const FOLDER: &str = "xlog_incoming";
@@ -128,7 +130,7 @@ impl Partial {
     /// aside under a name of its own (S-16): the server may have been rolled back.
     pub fn write(&mut self, offset: u64, bytes: &[u8]) -> Outcome<()> {
         if offset < self.old && !self.same(offset, bytes)? {
-            self.set_aside()?;
+            self.set_aside(offset)?;
         }
         self.file
             .write_at(offset, bytes)
@@ -148,7 +150,8 @@ impl Partial {
         Ok(written.iter().zip(bytes).all(|(a, b)| a == b || *a == 0))
     }
 
-    fn set_aside(&mut self) -> Outcome<()> {
+    /// Begins anew with the `agreed` bytes that both contents share.
+    fn set_aside(&mut self, agreed: u64) -> Outcome<()> {
         let aside = self.free_name()?;
         self.disk
             .rename_new(&self.working, &aside)
@@ -164,11 +167,12 @@ impl Partial {
             .map_err(|e| failed(&e, &self.working))?;
         let mut block = vec![0; BLOCK];
         let mut at = 0;
-        loop {
+        while at < agreed {
             let n = kept
                 .read_at(at, &mut block)
                 .map_err(|e| failed(&e, &aside))?;
-            let Some(bytes) = block.get(..n).filter(|bytes| !bytes.is_empty()) else {
+            let rest = usize::try_from(agreed.saturating_sub(at)).unwrap_or(usize::MAX);
+            let Some(bytes) = block.get(..n.min(rest)).filter(|bytes| !bytes.is_empty()) else {
                 break;
             };
             self.file
