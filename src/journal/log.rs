@@ -295,3 +295,6 @@ fn storage(error: impl Into<redb::Error>) -> Failure {
         error => Failure::new(Class::Internal, format!("event log: {error}")),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -89,3 +89,6 @@ pub fn wal(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

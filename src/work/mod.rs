@@ -12,6 +12,8 @@ use crate::store::Store;
 pub mod delete;
 pub mod label;
 pub mod reconcile;
+#[cfg(test)]
+mod testing;
 pub mod upload;
 
 /// Where a site's objects go, and in which form.

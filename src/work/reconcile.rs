@@ -319,3 +319,6 @@ fn count(ranges: &[Range]) -> u64 {
 fn length(files: &[File]) -> u64 {
     u64::try_from(files.len()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

@@ -208,3 +208,6 @@ impl Drop for Content {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,189 @@
+//! Listing against log: every difference is told once, and only after a look at the object.
+
+use machine::event::{Adopted, How};
+use machine::{Envelope, Site, State};
+
+use super::*;
+use crate::failure::Failure;
+use crate::work::testing::Bed;
+
+const BACKUP: &str = "2026-11-22_09-27_0";
+const MAIN: &str = "main/basebackup/2026-11-22_09-27_0.00000000.pghoard";
+const PART: &str = "main/basebackup_chunk/2026-11-22_09-27_0/2026-11-22_09-27_0.00000001.pghoard";
+const ORPHAN: &str = "main/basebackup_chunk/2020-01-01_00-00_0/2020-01-01_00-00_0.00000001.pghoard";
+const LABEL: [(&str, &str); 3] = [
+    ("format", "pghoard-bb-v2"),
+    ("start-time", "2026-11-22T09:27:26+00:00"),
+    ("start-wal-segment", "000000010000000000000002"),
+];
+
+fn wal(number: u64) -> File {
+    File::Wal(Segment::new(Timeline(1), number))
+}
+
+fn key(number: u64) -> String {
+    format!("main/{}", wal(number).key(SegmentSize::DEFAULT))
+}
+
+fn stored(file: File) -> Event {
+    Event::Stored {
+        file,
+        entry: None,
+        bytes_in: 1,
+        bytes_out: 1,
+        digest: String::new(),
+        millis: 1,
+        how: How::Written,
+    }
+}
+
+fn known(events: &[Event]) -> Known {
+    let mut state = State::default();
+    let site = Site("main".into());
+    for (event, seq) in events.iter().zip(1..) {
+        state.apply(&Envelope {
+            seq,
+            at: Millis(seq),
+            run: 1,
+            site: Some(site.clone()),
+            event: event.clone(),
+        });
+    }
+    let site = state.sites.remove(&site).unwrap_or_default();
+    Known {
+        ledger: site.ledger,
+        backups: site.backups,
+    }
+}
+
+/// `found A-B ...`, `missing ...`, `backup NAME`, `objects/found/missing/unknown`.
+fn told(bed: &Bed, known: &Known) -> Vec<String> {
+    let size = SegmentSize::DEFAULT;
+    let list = |wal: &[Range], files: &[File]| {
+        let ranges = wal.iter().map(|r| format!(" {}-{}", r.first, r.last));
+        let files = files.iter().map(|f| format!(" {}", f.key(size)));
+        ranges.chain(files).collect::<String>()
+    };
+    let mut lines = Vec::new();
+    let mut tell = |event: Event| {
+        lines.push(match &event {
+            Event::Found { wal, files, .. } => format!("found{}", list(wal, files)),
+            Event::Missing { wal, files } => format!("missing{}", list(wal, files)),
+            Event::BackupFound(Adopted { backup, .. }) => format!("backup {backup}"),
+            Event::Reconciled {
+                objects,
+                found,
+                missing,
+                unknown,
+                ..
+            } => format!("{objects}/{found}/{missing}/{unknown}"),
+            other => panic!("{other:?}"),
+        });
+    };
+    run(&bed.place, known, &mut tell).unwrap();
+    lines
+}
+
+#[test]
+fn what_agrees_is_not_told() {
+    let bed = Bed::new();
+    assert_eq!(told(&bed, &known(&[])), ["0/0/0/0"]);
+    bed.put(&key(1), &[]);
+    bed.put("main/timeline/00000002.history", &[]);
+    let history = File::History(Timeline(2));
+    let known = known(&[stored(wal(1)), stored(history)]);
+    assert_eq!(told(&bed, &known), ["2/0/0/0"]);
+}
+
+#[test]
+fn each_difference_is_told() {
+    let bed = Bed::new();
+    for number in [1, 2, 3, 7] {
+        bed.put(&key(number), &[]);
+    }
+    bed.put("main/timeline/00000002.history", &[]);
+    bed.put("main/xlog/core.1234", &[]);
+    let known = known(&[
+        stored(wal(2)),
+        stored(wal(9)),
+        stored(wal(10)),
+        stored(File::History(Timeline(3))),
+    ]);
+    let expected = [
+        "found 1-1 3-3 7-7 timeline/00000002.history",
+        "missing 9-10 timeline/00000003.history",
+        "6/4/3/1",
+    ];
+    assert_eq!(told(&bed, &known), expected);
+}
+
+#[test]
+fn a_lying_listing_is_not_believed() {
+    let bed = Bed::new();
+    bed.put(&key(1), &[]);
+    *bed.store.unlisted.lock().unwrap() = Some(key(1));
+    assert_eq!(told(&bed, &known(&[stored(wal(1))])), ["0/0/0/0"]);
+}
+
+#[test]
+fn a_backup_that_the_log_does_not_know_is_adopted() {
+    let bed = Bed::new();
+    bed.put(MAIN, &LABEL);
+    bed.put(PART, &[]);
+    bed.put(&key(2), &[("original-file-size", "16777216")]);
+    let found = format!(
+        "found 2-2 basebackup_chunk/{BACKUP}/{BACKUP}.00000001.pghoard \
+         basebackup/{BACKUP}.00000000.pghoard"
+    );
+    let lines = told(&bed, &known(&[]));
+    assert_eq!(lines, [found, format!("backup {BACKUP}"), "3/4/0/0".into()]);
+}
+
+/// Objects that belong to nothing we know are counted and left alone.
+#[test]
+fn what_nobody_can_name_is_only_counted() {
+    let bed = Bed::new();
+    bed.put(ORPHAN, &[]);
+    bed.put(MAIN, &[("format", "pghoard-bb-v2")]);
+    bed.put("main/xlog_partial/junk", &[]);
+    let expected = [
+        format!("found basebackup/{BACKUP}.00000000.pghoard"),
+        "3/1/0/3".into(),
+    ];
+    assert_eq!(told(&bed, &known(&[])), expected);
+    assert_eq!(bed.keys().len(), 3);
+}
+
+#[test]
+fn the_segment_size_comes_from_the_store_after_a_lost_log() {
+    let bed = Bed::new();
+    let mib = [("original-file-size", "1048576")];
+    bed.put("main/xlog/000000010000000000000FFF", &mib);
+    let mut sizes = Vec::new();
+    let mut tell = |event: Event| {
+        if let Event::Found {
+            segment_size, wal, ..
+        } = event
+        {
+            sizes.push((segment_size.bytes(), wal.len()));
+        }
+    };
+    run(&bed.place, &known(&[]), &mut tell).unwrap();
+    assert_eq!(sizes, [(1 << 20, 1)]);
+}
+
+#[test]
+fn a_store_that_is_gone_is_an_error_not_an_absence() {
+    let bed = Bed::new();
+    bed.put(&key(1), &[]);
+    std::fs::rename(
+        bed.folder.path().join("store"),
+        bed.folder.path().join("away"),
+    )
+    .unwrap();
+    let mut events = 0;
+    let failure: Failure =
+        run(&bed.place, &known(&[stored(wal(1))]), &mut |_| events += 1).unwrap_err();
+    assert!(failure.message.contains("does not exist"), "{failure}");
+    assert_eq!(events, 0);
+}

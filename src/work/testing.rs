@@ -1,0 +1,161 @@
+//! A local store that notes what it is asked and fails once when told, for the tests of the tasks.
+
+use std::io::Read;
+use std::sync::{Arc, Mutex};
+
+use machine::Class;
+use tempfile::TempDir;
+
+use crate::codec::digest::Algorithm;
+use crate::codec::keys::Keyring;
+use crate::codec::{Compression, Encoding};
+use crate::failure::{Failure, Outcome};
+use crate::store::local::Local;
+use crate::store::{Body, Entry, Metadata, Object, Put, Store};
+use crate::work::Place;
+
+pub struct Bed {
+    pub folder: TempDir,
+    pub store: Arc<Fickle>,
+    pub place: Place,
+}
+
+impl Bed {
+    pub fn new() -> Bed {
+        let folder = tempfile::tempdir().unwrap();
+        let scratch = folder.path().join("scratch");
+        std::fs::create_dir(&scratch).unwrap();
+        let store = Arc::new(Fickle {
+            inner: Local::create(&folder.path().join("store")).unwrap(),
+            asked: Mutex::default(),
+            fault: Mutex::default(),
+            unlisted: Mutex::default(),
+        });
+        let place = Place {
+            site: "main".into(),
+            prefix: "main".into(),
+            store: Arc::clone(&store) as Arc<dyn Store>,
+            encoding: Encoding {
+                compression: Compression::Snappy,
+                level: 0,
+                threads: 1,
+                encryption: None,
+            },
+            keys: Keyring::default(),
+            hash: Algorithm::Sha1,
+            host: "here".into(),
+            scratch,
+        };
+        Bed {
+            folder,
+            store,
+            place,
+        }
+    }
+
+    /// Puts an object without asking through the notes.
+    pub fn put(&self, key: &str, metadata: &[(&str, &str)]) {
+        let metadata = metadata
+            .iter()
+            .map(|(k, v)| ((*k).into(), (*v).into()))
+            .collect();
+        let body = Body::Bytes(b"x");
+        self.store
+            .inner
+            .put(key, body, &metadata, Put::Create)
+            .unwrap();
+    }
+
+    /// Every key there is.
+    pub fn keys(&self) -> Vec<String> {
+        let mut keys = Vec::new();
+        let visit = &mut |entry: Entry| {
+            keys.push(entry.key);
+            Ok(())
+        };
+        self.store.inner.list("", visit).unwrap();
+        keys
+    }
+}
+
+/// Where one request goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Refused, nothing done.
+    Before(Class),
+    /// Done, but told as failed.
+    After(Class),
+}
+
+pub struct Fickle {
+    pub inner: Local,
+    /// `put KEY`, `delete KEY`, in order.
+    pub asked: Mutex<Vec<String>>,
+    /// After so many good changes one fails.
+    pub fault: Mutex<Option<(u32, Fault)>>,
+    /// A key that listings forget.
+    pub unlisted: Mutex<Option<String>>,
+}
+
+impl Fickle {
+    pub fn fail(&self, after: u32, fault: Fault) {
+        *self.fault.lock().unwrap() = Some((after, fault));
+    }
+
+    fn change(&self, what: String, change: impl FnOnce() -> Outcome<()>) -> Outcome<()> {
+        let due = {
+            let mut fault = self.fault.lock().unwrap();
+            match fault.as_mut() {
+                Some((0, _)) => fault.take().map(|(_, fault)| fault),
+                Some((after, _)) => {
+                    *after -= 1;
+                    None
+                }
+                None => None,
+            }
+        };
+        let refused = |class| Err(Failure::new(class, "the test says so"));
+        if let Some(Fault::Before(class)) = due {
+            return refused(class);
+        }
+        change()?;
+        self.asked.lock().unwrap().push(what);
+        match due {
+            Some(Fault::After(class)) => refused(class),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Store for Fickle {
+    fn name(&self) -> String {
+        self.inner.name()
+    }
+
+    fn put(&self, key: &str, body: Body<'_>, metadata: &Metadata, mode: Put) -> Outcome<()> {
+        let put = || self.inner.put(key, body, metadata, mode);
+        self.change(format!("put {key}"), put)
+    }
+
+    fn get(&self, key: &str) -> Outcome<(Object, Box<dyn Read + Send>)> {
+        self.inner.get(key)
+    }
+
+    fn look(&self, key: &str) -> Outcome<Option<Object>> {
+        self.inner.look(key)
+    }
+
+    fn list(&self, folder: &str, visit: &mut dyn FnMut(Entry) -> Outcome<()>) -> Outcome<()> {
+        let unlisted = self.unlisted.lock().unwrap().clone();
+        self.inner.list(folder, &mut |entry| {
+            if unlisted.as_ref() == Some(&entry.key) {
+                return Ok(());
+            }
+            visit(entry)
+        })
+    }
+
+    fn delete(&self, key: &str) -> Outcome<()> {
+        self.change(format!("delete {key}"), || self.inner.delete(key))
+    }
+}

@@ -1,0 +1,183 @@
+//! The upload rule: absent is put, the same is success, other content is refused and kept.
+
+use std::fs;
+
+use machine::{Segment, Timeline};
+
+use super::*;
+use crate::spool::RealDisk;
+use crate::store::{Body, Store};
+use crate::work::testing::{Bed, Fault};
+
+const KEY: &str = "main/xlog/000000010000000000000001";
+const NAME: &str = "000000010000000000000001";
+
+/// Longer than fits in memory, so that it takes the way through the scratch file.
+const LARGE: usize = 300 << 10;
+
+#[test]
+fn a_file_is_stored_with_what_pghoard_keeps_beside_it() {
+    for length in [100, LARGE] {
+        let bed = Bed::new();
+        let content = vec![7; length];
+        let events = upload(&bed, &content).unwrap();
+        let [
+            Event::Stored {
+                how,
+                digest,
+                entry,
+                bytes_in,
+                ..
+            },
+        ] = events.as_slice()
+        else {
+            panic!("{events:?}")
+        };
+        assert_eq!((*how, *entry), (How::Written, Some(5)));
+        assert_eq!(*bytes_in, u64::try_from(length).unwrap());
+        let (object, _) = bed.store.get(KEY).unwrap();
+        for (name, value) in [
+            ("compression-algorithm", "snappy"),
+            ("original-file-size", length.to_string().as_str()),
+            ("hash", digest.as_str()),
+            ("hash-algorithm", "sha1"),
+            ("host", "here"),
+            ("pg-version", "150018"),
+        ] {
+            assert_eq!(object.metadata[name], value, "{name}");
+        }
+        assert_eq!(stored(&bed), content);
+        settled(&bed, &content);
+    }
+}
+
+#[test]
+fn s17_the_same_content_again_is_success() {
+    for length in [100, LARGE] {
+        let bed = Bed::new();
+        let content = vec![7; length];
+        // Stored, but the answer was lost.
+        bed.store.fail(0, Fault::After(Class::Network));
+        let failure = upload(&bed, &content).unwrap_err();
+        assert_eq!(failure.class, Class::Network);
+        settled(&bed, &content);
+        for _ in 0..2 {
+            let events = upload(&bed, &content).unwrap();
+            let told = matches!(
+                events.as_slice(),
+                [Event::Stored {
+                    how: How::AlreadyThere,
+                    ..
+                }]
+            );
+            assert!(told, "{events:?}");
+        }
+        assert_eq!(*bed.store.asked.lock().unwrap(), [format!("put {KEY}")]);
+        settled(&bed, &content);
+    }
+}
+
+#[test]
+fn s16_other_content_under_the_name_is_refused_and_both_are_kept() {
+    for length in [100, LARGE] {
+        let bed = Bed::new();
+        let (first, second) = (vec![7; length], vec![8; length]);
+        upload(&bed, &first).unwrap();
+        let events = upload(&bed, &second).unwrap();
+        let [Event::Conflicted { ours, theirs, .. }] = events.as_slice() else {
+            panic!("{events:?}")
+        };
+        assert_eq!(*ours, Algorithm::Sha1.hex(&second));
+        assert_eq!(*theirs, Algorithm::Sha1.hex(&first));
+        assert_eq!(stored(&bed), first);
+        settled(&bed, &second);
+    }
+}
+
+/// Objects of others have no digest, or one of another algorithm: their content decides.
+#[test]
+fn s16_without_a_digest_the_stored_content_is_compared() {
+    for (theirs, digest, same) in [
+        ("content", None, true),
+        ("another", None, false),
+        ("content", Some(Algorithm::Md5), true),
+        ("another", Some(Algorithm::Md5), false),
+    ] {
+        let bed = Bed::new();
+        let theirs = theirs.as_bytes();
+        let pairs = digest.map(|digest| {
+            let name = ("hash-algorithm".to_owned(), digest.name().to_owned());
+            [("hash".to_owned(), digest.hex(theirs)), name]
+        });
+        let metadata = pairs.into_iter().flatten().collect();
+        let body = Body::Bytes(theirs);
+        bed.store.put(KEY, body, &metadata, Put::Create).unwrap();
+        let events = upload(&bed, b"content").unwrap();
+        let success = matches!(events.as_slice(), [Event::Stored { .. }]);
+        let conflict = matches!(events.as_slice(), [Event::Conflicted { .. }]);
+        assert!(success == same && conflict != same, "{events:?}");
+    }
+}
+
+#[test]
+fn a_store_that_refuses_loses_nothing() {
+    for class in [Class::DiskFull, Class::Denied, Class::Timeout] {
+        let bed = Bed::new();
+        let content = vec![7; LARGE];
+        bed.store.fail(0, Fault::Before(class));
+        assert_eq!(upload(&bed, &content).unwrap_err().class, class);
+        assert!(bed.keys().is_empty());
+        settled(&bed, &content);
+        upload(&bed, &content).unwrap();
+        assert_eq!(stored(&bed), content);
+    }
+}
+
+#[test]
+fn a_spool_file_that_is_gone_is_named() {
+    let bed = Bed::new();
+    let failure = run(&bed).unwrap_err();
+    assert_eq!(failure.class, Class::NotFound);
+    let expected = format!("spool file '{NAME}': No such file or directory");
+    assert!(failure.message.starts_with(&expected), "{failure}");
+}
+
+fn upload(bed: &Bed, content: &[u8]) -> Outcome<Vec<Event>> {
+    let spool = bed.folder.path().join("spool");
+    fs::create_dir_all(&spool).unwrap();
+    fs::write(spool.join(NAME), content).unwrap();
+    run(bed)
+}
+
+fn run(bed: &Bed) -> Outcome<Vec<Event>> {
+    let disk = RealDisk::new(&bed.folder.path().join("spool")).unwrap();
+    let upload = Upload {
+        place: &bed.place,
+        spool: &Spool::new(std::sync::Arc::new(disk)),
+        file: &File::Wal(Segment::new(Timeline(1), 1)),
+        entry: 5,
+        size: SegmentSize::DEFAULT,
+        metadata: Metadata::from([("pg-version".to_owned(), "150018".to_owned())]),
+    };
+    let mut events = Vec::new();
+    upload.run(&mut |event| events.push(event))?;
+    Ok(events)
+}
+
+fn stored(bed: &Bed) -> Vec<u8> {
+    let (object, body) = bed.store.get(KEY).unwrap();
+    let size = object.entry.size_bytes;
+    let mut plain = decoder(body, size, &object.metadata, &bed.place.keys).unwrap();
+    let mut content = Vec::new();
+    plain.read_to_end(&mut content).unwrap();
+    content
+}
+
+/// The spool has its file until the loop lets it go; scratch is empty.
+fn settled(bed: &Bed, content: &[u8]) {
+    assert_eq!(
+        fs::read(bed.folder.path().join("spool").join(NAME)).unwrap(),
+        content
+    );
+    assert_eq!(fs::read_dir(&bed.place.scratch).unwrap().count(), 0);
+}
