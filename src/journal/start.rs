@@ -180,6 +180,7 @@ mod tests {
         let history = "00000002.history";
         let partial = "000000010000000000000003.partial";
         let known = spooled(wal(1), 1);
+        let only = [known.clone()];
         let gone_main = format!("gone {main}");
         let useless_main = format!("useless {main}");
         let (adopted, gone) = (format!("adopted {ONE}"), format!("gone {ONE}"));
@@ -192,10 +193,10 @@ mod tests {
             (&[], &[(main, 10)], &[&useless_main]),
             (&[], &[("core.17", 10), ("lost+found", 1)], &[]),
             (&[], &[("000000010000000000000001.conflict-1", MIB_16)], &[]),
-            (&[known.clone()], &[(ONE, MIB_16)], &[]),
-            (&[known.clone()], &[], &[&gone]),
+            (&only, &[(ONE, MIB_16)], &[]),
+            (&only, &[], &[&gone]),
             (
-                &[known.clone()],
+                &only,
                 &[(TWO, MIB_16)],
                 &["adopted 000000010000000000000002", &gone],
             ),

@@ -31,10 +31,11 @@ impl Bed {
             fault: Mutex::default(),
             unlisted: Mutex::default(),
         });
+        let shared: Arc<dyn Store> = store.clone();
         let place = Place {
             site: "main".into(),
             prefix: "main".into(),
-            store: Arc::clone(&store) as Arc<dyn Store>,
+            store: shared,
             encoding: Encoding {
                 compression: Compression::Snappy,
                 level: 0,

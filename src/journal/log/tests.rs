@@ -120,13 +120,13 @@ fn one_writer_at_a_time_and_readers_beside_it() {
 fn an_event_changed_moved_or_lost_breaks_the_chain() {
     type Change = fn(&mut redb::Table<'_, u64, &'static [u8]>);
     let broken = "event log: a line does not continue the digest chain";
-    for (change, expected) in [
+    let rows: [(Change, &str); 4] = [
         (
-            (|table| {
+            |table| {
                 let mut line = table.get(2).unwrap().unwrap().value().to_vec();
                 *line.last_mut().unwrap() ^= 1;
                 table.insert(2, line.as_slice()).unwrap();
-            }) as Change,
+            },
             broken,
         ),
         (
@@ -148,7 +148,8 @@ fn an_event_changed_moved_or_lost_breaks_the_chain() {
             },
             "event log: event 1 is followed by 3",
         ),
-    ] {
+    ];
+    for (change, expected) in rows {
         let place = Place::with(3);
         let database = builder().open(&place.path).unwrap();
         let write = database.begin_write().unwrap();

@@ -163,7 +163,7 @@ impl World for Quiet {
         Millis(1)
     }
 
-    fn start(&mut self, task: &Task, _state: &State) {
+    fn start(&mut self, task: &Task, _state: &State) -> Outcome<()> {
         panic!("{task:?} was not asked for");
     }
 
