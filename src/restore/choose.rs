@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
-use machine::{Lsn, Segment, SegmentSize};
+use machine::{Lsn, Segment, SegmentSize, Timeline};
 
 use super::refused;
 use crate::config::Site;
@@ -52,8 +52,21 @@ impl Backup<'_> {
         Ok(key)
     }
 
+    /// How much there will be on the disk; 0 where it does not say.
+    pub fn plain_bytes(&self) -> u64 {
+        let names = ["total-size-plain", "original-file-size"];
+        let text = names.iter().find_map(|name| self.text(name));
+        text.and_then(|text| text.parse().ok()).unwrap_or(0)
+    }
+
+    /// The timeline it was taken on.
+    pub fn timeline(&self, size: SegmentSize) -> Option<Timeline> {
+        let name = self.text("start-wal-segment")?;
+        Segment::from_name(name, size).map(|segment| segment.timeline)
+    }
+
     /// Where it becomes consistent; not known of PGHoard's.
-    fn end_lsn(&self) -> Option<Lsn> {
+    pub fn end_lsn(&self) -> Option<Lsn> {
         self.text("end-lsn")?.parse().ok()
     }
 
@@ -127,10 +140,28 @@ pub fn choose<'b, 'a>(
         },
     };
     chosen.ok_or_else(|| match goal {
-        Goal::Time(_) | Goal::Lsn(_) => refused("No applicable basebackups found, exiting")
-            .hint("every basebackup ends after the recovery target"),
+        Goal::Time(_) | Goal::Lsn(_) => {
+            refused("No applicable basebackups found, exiting").hint(earliest(backups, size))
+        }
         _ => refused("No applicable basebackup found, exiting"),
     })
+}
+
+/// The first moment that can be reached at all, for those who asked for one before it.
+fn earliest(backups: &[Backup<'_>], size: SegmentSize) -> String {
+    let Some(first) = backups.iter().min_by_key(|b| (b.end_time(), b.key())) else {
+        return String::new();
+    };
+    let time = first.end_time().map(python_time);
+    let lsn = first.end_lsn().map(|lsn| lsn.to_string());
+    let lsn = lsn.or_else(|| Some(first.end_segment(size)?.name(size)));
+    let unknown = || "an unknown position".to_owned();
+    format!(
+        "every basebackup ends after the recovery target; the earliest, '{}', ends at {} ({})",
+        first.key(),
+        lsn.unwrap_or_else(unknown),
+        time.unwrap_or_else(unknown)
+    )
 }
 
 /// The backups that are candidates for a goal, for the list that is shown.
@@ -225,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn the_goal_chooses() {
+    fn s42_the_goal_chooses_or_is_told_what_can_be_reached() {
         let config = config::parse(&json!({"backup_sites": {"s": {}}}))
             .unwrap()
             .0;
@@ -267,6 +298,12 @@ mod tests {
             let chosen = choose(&backups, wanted, &goal, SegmentSize::DEFAULT).ok();
             let found = chosen.map(|b| b.key().trim_start_matches("s/basebackup/"));
             assert_eq!(found, expected, "{wanted} {goal:?}");
+        }
+        let hint = "every basebackup ends after the recovery target; the earliest, \
+                    's/basebackup/a', ends at 000000010000000000000010 (2026-01-01 00:00:05+00:00)";
+        for goal in [at("2026-01-01 00:00:04"), lsn("0/0F000010")] {
+            let failure = choose(&backups, "latest", &goal, SegmentSize::DEFAULT).unwrap_err();
+            assert_eq!(failure.hint.as_deref(), Some(hint));
         }
         let mut exact = backups.clone();
         let say = |end: &str| ("end-lsn".to_owned(), end.to_owned());

@@ -18,7 +18,9 @@ pub mod manifest;
 mod pipe;
 pub mod progress;
 pub mod recovery;
+pub mod space;
 pub mod target;
+pub mod timeline;
 mod unpack;
 pub mod wal;
 
@@ -108,7 +110,7 @@ pub struct Notes {
 /// Restores a backup. After a failure the target does not start, and `--overwrite` tries again.
 pub fn run(backup: &Backup<'_>, source: &Source<'_>, order: &Order) -> Outcome<Notes> {
     let layout = layout::read(backup, source)?;
-    let places = target::prepare(&order.target, &layout.tablespaces)?;
+    let places = target::prepare(&order.target, &layout.tablespaces, backup.plain_bytes())?;
     let request = order
         .preserve
         .map(|wish| backup.preserve(source.store, wish.until));

@@ -3,7 +3,7 @@
 //! The lines and the file are PGHoard's; the file is also written at the end, which PGHoard
 //! forgets.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -147,7 +147,8 @@ impl Screen {
                 let share = progress.share();
                 if last || share >= *shown + LINE_STEP {
                     *shown = share;
-                    println!("{}", progress.line());
+                    // The restore matters more than who reads about it.
+                    let _unread = writeln!(io::stdout(), "{}", progress.line());
                 }
             }
         }

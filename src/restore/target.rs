@@ -15,7 +15,7 @@ use nix::sys::signal::kill;
 use nix::unistd::{Pid, geteuid};
 
 use super::layout::Tablespace;
-use super::refused;
+use super::{refused, space};
 use crate::durable;
 use crate::failure::{Failure, Outcome};
 
@@ -62,11 +62,17 @@ impl Owner {
     }
 }
 
-/// Checks all, then makes the directories ready.
-pub fn prepare(request: &Request, tablespaces: &[Tablespace]) -> Outcome<Places> {
+/// Checks all, then makes the directories ready for so many bytes.
+pub fn prepare(
+    request: &Request,
+    tablespaces: &[Tablespace],
+    needed_bytes: u64,
+) -> Outcome<Places> {
     let pgdata = absolute(&request.target_dir)?;
     check_target(&pgdata, request.existing)?;
     let tablespaces = place_tablespaces(request, tablespaces)?;
+    let spaces = tablespaces.values().map(|place| place.path.as_path());
+    space::check(needed_bytes, &pgdata, request.existing, spaces)?;
     let owner = match geteuid().is_root() {
         true => owner_above(&pgdata)?,
         false => None,
@@ -288,11 +294,11 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let target = root.path().join("data");
         let mut request = request(&target);
-        prepare(&request, &[]).unwrap();
+        prepare(&request, &[], 0).unwrap();
         fs::create_dir(target.join("lost+found")).unwrap();
-        prepare(&request, &[]).unwrap();
+        prepare(&request, &[], 0).unwrap();
         fs::write(target.join("PG_VERSION"), "15").unwrap();
-        let failure = prepare(&request, &[]).unwrap_err();
+        let failure = prepare(&request, &[], 0).unwrap_err();
         let expected = format!(
             "$PGDATA target directory '{}' exists, is not empty and --overwrite not specified, \
              aborting.",
@@ -300,7 +306,7 @@ mod tests {
         );
         assert_eq!(failure.message, expected);
         request.existing = Existing::Overwrite;
-        prepare(&request, &[]).unwrap();
+        prepare(&request, &[], 0).unwrap();
         let left: Vec<_> = names(&target).unwrap().unwrap();
         assert_eq!(left, ["lost+found"]);
     }
@@ -313,14 +319,14 @@ mod tests {
         request.existing = Existing::Overwrite;
         fs::write(&pid, format!("{}\n", std::process::id())).unwrap();
         assert!(
-            prepare(&request, &[])
+            prepare(&request, &[], 0)
                 .unwrap_err()
                 .message
                 .contains("is in use")
         );
         assert!(pid.exists());
         fs::write(&pid, "2147483646\n").unwrap();
-        prepare(&request, &[]).unwrap();
+        prepare(&request, &[], 0).unwrap();
         assert!(!pid.exists());
     }
 
@@ -345,7 +351,7 @@ mod tests {
                 tablespace_base_dir: base.map(Path::to_owned),
                 ..request(&at("data"))
             };
-            match prepare(&request, &space) {
+            match prepare(&request, &space, 0) {
                 Ok(places) => places.tablespaces["ts"].path.display().to_string(),
                 Err(failure) => failure.message,
             }

@@ -4,7 +4,10 @@
 //! the same where there are no links.
 
 use std::ffi::OsString;
+use std::io::{self, Write};
 use std::path::Path;
+
+use crate::failure::{Failure, Outcome};
 
 pub mod create_keys;
 pub mod events;
@@ -72,6 +75,20 @@ fn unknown(word: &str) -> i32 {
 }
 
 const UNKNOWN: i32 = 2;
+
+/// To standard output. That nobody reads it any more (`| head -1`) is no failure.
+fn print(text: &str) -> Outcome<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(Failure::io(&e, "standard output")),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// What is said beside the work, which goes on without it.
+fn say(text: &str) {
+    let _unsaid = print(text);
+}
 
 #[cfg(test)]
 mod tests {

@@ -51,7 +51,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
         }
     };
     if arguments.version {
-        println!("{}", env!("CARGO_PKG_VERSION"));
+        super::say(concat!(env!("CARGO_PKG_VERSION"), "\n"));
         return 0;
     }
     let Some(path) = arguments.config.or(arguments.config_file) else {

@@ -17,6 +17,7 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -79,7 +80,7 @@ const ABORT: i32 = 255;
 pub fn run(args: impl IntoIterator<Item = OsString>) -> i32 {
     let args: Vec<OsString> = args.into_iter().collect();
     if args.iter().skip(1).any(|arg| arg == "--version") {
-        println!("{}", env!("CARGO_PKG_VERSION"));
+        super::say(concat!(env!("CARGO_PKG_VERSION"), "\n"));
         return DONE;
     }
     let flags = match Flags::try_parse_from(&args) {
@@ -93,10 +94,12 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> i32 {
             };
         }
     };
-    match flags.mode {
-        Mode::Archive => archive(&flags),
-        Mode::Restore => restore(&flags),
-    }
+    // A panic would end with 101, which PostgreSQL takes for the end of the archive.
+    let (work, lost): (fn(&Flags) -> i32, i32) = match flags.mode {
+        Mode::Archive => (archive, UNEXPECTED),
+        Mode::Restore => (restore, ABORT),
+    };
+    std::panic::catch_unwind(|| work(&flags)).unwrap_or(lost)
 }
 
 /// Whoever does not clearly archive may be recovering.
@@ -109,7 +112,13 @@ fn usage_code(args: &[OsString]) -> i32 {
 }
 
 fn say(message: impl std::fmt::Display) {
-    eprintln!("pghoard_postgres_command: ERROR: {message}");
+    tell(format_args!("ERROR: {message}"));
+}
+
+/// A server without a log file must not make us panic: nowhere is left to say so.
+fn tell(message: impl std::fmt::Display) {
+    let line = format!("pghoard_postgres_command: {message}\n");
+    let _unsaid = io::stderr().lock().write_all(line.as_bytes());
 }
 
 impl Flags {
@@ -130,7 +139,9 @@ impl Flags {
 fn archive(flags: &Flags) -> i32 {
     let name = &flags.xlog;
     if name.ends_with(".backup") {
-        println!("Ignoring request to archive backup label '{name}': PGHoard does not use them");
+        super::say(&format!(
+            "Ignoring request to archive backup label '{name}': PGHoard does not use them\n"
+        ));
         return DONE;
     }
     match flags.daemon().ask("PUT", &flags.path(), &[]) {
@@ -243,17 +254,16 @@ fn from_store(flags: &Flags, path: &Path, output: Option<&Path>, standby: bool) 
     match wal::fetch(&places, &flags.xlog, output)? {
         Delivery::Full => Ok(Answer::Here),
         Delivery::Partial { bytes } => {
-            eprintln!(
-                "pghoard_postgres_command: '{}' is the unfinished segment of the spool, with \
-                 {bytes} bytes of WAL",
+            tell(format_args!(
+                "'{}' is the unfinished segment of the spool, with {bytes} bytes of WAL",
                 flags.xlog
-            );
+            ));
             Ok(Answer::Here)
         }
         Delivery::Absent => {
             // A standby asks every few seconds, and its archive has no last position.
             if !standby && let Some(lsn) = wal::reach(&places, &flags.xlog)? {
-                eprintln!("pghoard_postgres_command: the WAL within reach ends at {lsn}");
+                tell(format_args!("the WAL within reach ends at {lsn}"));
             }
             Ok(Answer::Absent)
         }

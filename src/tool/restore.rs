@@ -12,18 +12,22 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::thread;
 
+use async_signal::{Signal, Signals};
 use clap::{CommandFactory, Parser};
 use machine::{Class, SegmentSize};
 use nix::unistd::geteuid;
 use serde::Deserialize;
+use smol::stream::StreamExt;
 
 use super::http::Daemon;
+use super::{print, say};
 use crate::config::{self, Config, Secret};
 use crate::failure::{Failure, Outcome};
 use crate::restore::choose::{self, Backup, Goal};
 use crate::restore::list::{self, Detail, Row};
-use crate::restore::{self, Notes, Opened, Order};
+use crate::restore::{self, Notes, Opened, Order, timeline};
 use crate::store::Metadata;
 use flags::{Command, Flags, Get, List, ListHttp};
 
@@ -41,12 +45,15 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> i32 {
         }
     };
     if flags.version {
-        println!("{}", env!("CARGO_PKG_VERSION"));
+        say(concat!(env!("CARGO_PKG_VERSION"), "\n"));
         return 0;
+    }
+    if let Err(failure) = on_interrupt() {
+        eprintln!("warning: {failure}");
     }
     let outcome = match &flags.command {
         None => {
-            print!("{}", Flags::command().render_help());
+            say(&Flags::command().render_help().to_string());
             return 1;
         }
         Some(Command::ListBasebackupsHttp(list)) => list_http(list),
@@ -56,10 +63,28 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> i32 {
     match outcome {
         Ok(()) => 0,
         Err((class, failure)) => {
-            println!("FATAL: {class}: {failure}");
+            say(&format!("FATAL: {class}: {failure}\n"));
             1
         }
     }
+}
+
+/// A person who presses Ctrl-C is told so in PGHoard's words. What was restored so far does not
+/// start: its `pg_control` has no name yet.
+fn on_interrupt() -> Outcome<()> {
+    let mut signals =
+        Signals::new([Signal::Int]).map_err(|e| Failure::io(&e, "watching signals"))?;
+    let watch = move || {
+        if smol::block_on(signals.next()).is_some() {
+            say("*** interrupted by keyboard ***\n");
+            std::process::exit(1);
+        }
+    };
+    thread::Builder::new()
+        .name("signals".into())
+        .spawn(watch)
+        .map(drop)
+        .map_err(|e| Failure::io(&e, "no thread for signals"))
 }
 
 /// PGHoard's name for the kind of error, and the error.
@@ -124,8 +149,7 @@ fn list_http(list: &ListHttp) -> Result<(), Fatal> {
         metadata: &listed.metadata,
     });
     let caption = format!("Available '{}' basebackups:", list.site);
-    print!("{}", list::render(&caption, rows, detail(list.verbose)));
-    Ok(())
+    print(&list::render(&caption, rows, detail(list.verbose))).map_err(fatal)
 }
 
 fn list_store(list: &List) -> Result<(), Fatal> {
@@ -137,8 +161,7 @@ fn list_store(list: &List) -> Result<(), Fatal> {
     let backups = backups(&opened).map_err(fatal)?;
     let caption = format!("Available '{}' basebackups:", site.name);
     let rows = backups.iter().map(Row::from);
-    print!("{}", list::render(&caption, rows, detail(list.verbose)));
-    Ok(())
+    print(&list::render(&caption, rows, detail(list.verbose))).map_err(fatal)
 }
 
 /// The site and the ones it was moved from.
@@ -167,8 +190,11 @@ fn get_basebackup(get: &Get, status_file: Option<PathBuf>) -> Result<(), Fatal> 
     let preserve = get.preserve().map_err(fatal)?;
     let opened = open(&config, site).map_err(fatal)?;
     let all = backups(&opened).map_err(fatal)?;
-    let (backup, opened) = choose(&get.basebackup, &all, &opened, &goal).map_err(fatal)?;
-    println!("\nSelecting '{}' for restore", backup.key());
+    let (backup, chosen) = choose(&get.basebackup, &all, &opened, &goal).map_err(fatal)?;
+    let size = choose::segment_size(backup, chosen.store.as_ref()).map_err(fatal)?;
+    let timeline = &get.recovery_target_timeline;
+    timeline::check(backup, timeline, &opened, size).map_err(fatal)?;
+    say(&format!("\nSelecting '{}' for restore\n", backup.key()));
 
     let order = Order {
         recovery: get.recovery(&backup.site.name, goal).map_err(fatal)?,
@@ -177,16 +203,18 @@ fn get_basebackup(get: &Get, status_file: Option<PathBuf>) -> Result<(), Fatal> 
         threads: config.restore_threads,
         status_file,
     };
-    let notes = restore::run(backup, &opened.source(), &order).map_err(fatal)?;
+    let notes = restore::run(backup, &chosen.source(), &order).map_err(fatal)?;
     tell(&notes);
     if geteuid().is_root() && notes.owner.is_none() {
         eprintln!("warning: the restored files belong to root, as whom PostgreSQL does not run");
     }
     let target = get.target_dir.display();
-    println!("Basebackup restoration complete.");
-    println!("You can start PostgreSQL by running pg_ctl -D {target} start");
-    println!("On systemd based systems you can run systemctl start postgresql");
-    println!("On SYSV Init based systems you can run /etc/init.d/postgresql start");
+    say(&format!(
+        "Basebackup restoration complete.\n\
+         You can start PostgreSQL by running pg_ctl -D {target} start\n\
+         On systemd based systems you can run systemctl start postgresql\n\
+         On SYSV Init based systems you can run /etc/init.d/postgresql start\n"
+    ));
     Ok(())
 }
 
@@ -218,10 +246,8 @@ fn choose<'b, 'a>(
     let found = choose::candidates(all, goal);
     let plural = if found.len() == 1 { "" } else { "s" };
     let caption = format!("Found {} applicable basebackup{plural}", found.len());
-    print!(
-        "{}",
-        list::render(&caption, found.iter().map(Row::from), Detail::Verbose)
-    );
+    let rows = found.iter().map(Row::from);
+    say(&list::render(&caption, rows, Detail::Verbose));
     let size = match (goal, all.first().and_then(|b| Some((b, holder(b)?)))) {
         (Goal::Lsn(_), Some((first, opened))) => {
             choose::segment_size(first, opened.store.as_ref())?
