@@ -13,8 +13,10 @@ mod login;
 mod matrix;
 mod restore;
 mod shutdown;
+mod standby;
 mod support_check;
 mod take;
+mod trouble;
 mod wire;
 
 #[path = "../support/mod.rs"]

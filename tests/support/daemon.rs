@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::postgres::{Install, Server, free_port, lsn};
 use super::process::{Answer, Process, Scratch, command, run};
-use super::{PATIENCE, tail, wait_until};
+use super::{PATIENCE, tail, wait_for, wait_until};
 
 /// The names the binary answers to, beside `pghoard` itself.
 const NAMES: [&str; 3] = [
@@ -175,6 +175,21 @@ impl Daemon {
             .collect()
     }
 
+    /// Waits for an event of this kind; answers its body.
+    pub fn wait_event(&mut self, what: &str, kind: &str, is: impl Fn(&Value) -> bool) -> Value {
+        wait_for(what, PATIENCE, || {
+            self.assert_alive();
+            let answer = run(self.tool("pghoard", &["events", "--json", "--kind", kind]));
+            // A daemon that starts holds the log for a moment.
+            let lines = answer.stdout.lines();
+            let mut bodies = lines.map(|line| {
+                let event: Value = serde_json::from_str(line).expect("a JSON object a line");
+                event["body"].clone()
+            });
+            bodies.find(|body| is(body))
+        })
+    }
+
     /// The digest chain holds from the first event to the last.
     pub fn verify_events(&self) {
         run(self.tool("pghoard", &["events", "--verify"])).ok();
@@ -190,6 +205,11 @@ impl Daemon {
         entries
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect()
+    }
+
+    /// The text of an alert that stands.
+    pub fn alert(&self, name: &str) -> Option<String> {
+        fs::read_to_string(self.scratch.join("alerts").join(name)).ok()
     }
 
     pub fn wait_alert(&self, name: &str) {

@@ -1,0 +1,155 @@
+//! What goes wrong between a server and the daemon, and what the daemon says and does about it.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::support::daemon::{Daemon, node};
+use crate::support::postgres::{Identity, Options, Server, install};
+use crate::support::{PATIENCE, wait_until};
+
+/// A quiet server would never finish the segment in which a backup ends.
+#[test]
+fn s32_a_backup_of_an_idle_server_completes() {
+    for install in [13, 18].into_iter().filter_map(install) {
+        let server = Server::start(install, &Options::default());
+        server.sql("create table rows as select generate_series(1, 100) as n");
+        server.sql("select pg_switch_wal()");
+        let mut daemon = Daemon::over(&[&server], json!({}));
+        daemon.wait_backups(1);
+        let mut restored = daemon.restore(install, &["--restore-to-primary"]);
+        restored.up();
+        restored.wait_primary();
+        assert_eq!(restored.one("select count(*) from rows"), "100");
+        daemon.sigterm();
+        // The one that ended the backup: idle time never seals a segment.
+        let switches = count(&daemon.events(), "switched");
+        assert!(switches <= 1, "{switches} switches");
+    }
+}
+
+/// A slot that reserves nothing would let the first segments go before the stream begins.
+#[test]
+fn s05_the_slot_reserves_wal_from_its_beginning() {
+    let Some(install) = install(14) else { return };
+    let conf = ["log_replication_commands=on"];
+    let options = Options {
+        conf: &conf,
+        ..Options::default()
+    };
+    let server = Server::start(install, &options);
+    let _daemon = Daemon::over(&[&server], json!({}));
+    let slot = "select count(*) from pg_replication_slots \
+        where slot_name = 'pghoard' and slot_type = 'physical' and active \
+        and restart_lsn is not null";
+    wait_until("the slot to be used", PATIENCE, || server.one(slot) == "1");
+    let log = fs::read_to_string(server.log()).unwrap();
+    let creations: Vec<&str> = log
+        .lines()
+        .filter(|line| line.contains("CREATE_REPLICATION_SLOT"))
+        .collect();
+    assert_eq!(creations.len(), 1, "{creations:?}");
+    assert!(creations[0].contains("RESERVE_WAL"), "{creations:?}");
+}
+
+/// The address stays, the cluster behind it is another: nothing of it joins the archive.
+#[test]
+fn s15_another_cluster_at_the_same_address_is_refused() {
+    let Some(install) = install(15) else { return };
+    let options = |identity| Options {
+        identity,
+        ..Options::default()
+    };
+    let mut ours = Server::start(install, &options(Identity::Shared));
+    let mut daemon = Daemon::over(&[&ours], json!({}));
+    daemon.wait_backups(1);
+    ours.sql("create table rows as select generate_series(1, 100) as n");
+    daemon.wait_caught_up(&ours);
+    ours.stop();
+
+    let mut other = Server::start(install, &options(Identity::Own));
+    other.stop();
+    let own_port = other.port;
+    other.port = ours.port;
+    other.configure(&format!("port={}", ours.port));
+    other.up();
+    daemon.wait_alert("wal_conflict");
+    let said = daemon.alert("wal_conflict").unwrap();
+    assert!(said.contains("system identifier"), "{said}");
+    let streams = "select count(*) from pg_stat_replication";
+    assert_eq!(other.one(streams), "0", "nothing is received from it");
+    other.stop();
+    other.port = own_port;
+
+    ours.up();
+    ours.sql("insert into rows values (101)");
+    daemon.wait_caught_up(&ours);
+    wait_until("the alert to go", PATIENCE, || daemon.alerts().is_empty());
+    let mut restored = daemon.restore(install, &["--restore-to-primary"]);
+    restored.up();
+    restored.wait_primary();
+    assert_eq!(restored.one("select count(*) from rows"), "101");
+}
+
+/// Every commit would wait for a whole segment: that is said at once.
+#[test]
+fn a_synchronous_daemon_that_acknowledges_whole_segments_is_told() {
+    let Some(install) = install(17) else { return };
+    let server = Server::start(install, &Options::default());
+    let mut daemon = Daemon::over(&[&server], json!({}));
+    daemon.wait_backups(1);
+    server.sql("alter system set synchronous_standby_names = 'pghoard'");
+    server.sql("select pg_reload_conf()");
+    daemon.wait_alert("sync_misconfigured");
+    server.sql("alter system reset synchronous_standby_names");
+    server.sql("select pg_reload_conf()");
+    wait_until("the alert to go", PATIENCE, || daemon.alerts().is_empty());
+}
+
+/// Without a slot the server may let go of WAL that we lack: that is said, and a new basebackup
+/// covers what comes after the hole.
+#[test]
+fn s07_recycled_wal_is_told_and_bridged_by_a_new_backup() {
+    let Some(install) = install(15) else { return };
+    let conf = ["min_wal_size=2MB", "max_wal_size=2MB", "wal_keep_size=0"];
+    let options = Options {
+        segment_mib: Some(1),
+        conf: &conf,
+        ..Options::default()
+    };
+    let server = Server::start(install, &options);
+    server.sql("create table rows (n int)");
+    let mut slotless = node(&server);
+    slotless.as_object_mut().unwrap().remove("slot");
+    let mut daemon = Daemon::over(&[&server], json!({ "nodes": [slotless] }));
+    daemon.wait_backups(1);
+    daemon.kill9();
+
+    let lost = server.one("select pg_walfile_name(pg_current_wal_lsn())");
+    let there = format!("select count(*) from pg_ls_waldir() where name = '{lost}'");
+    wait_until("the server to recycle WAL", PATIENCE, || {
+        server.sql("insert into rows values (1)");
+        server.sql("select pg_switch_wal()");
+        server.sql("checkpoint");
+        server.one(&there) == "0"
+    });
+    let rows = server.one("select count(*) from rows");
+
+    daemon.up();
+    daemon.wait_alert("wal_hole");
+    daemon.wait_backups(2);
+    let site = daemon.site().unwrap();
+    assert_eq!(site["backups"][1]["reason"], "hole", "{site:#}");
+    server.sql("insert into rows values (2)");
+    daemon.wait_caught_up(&server);
+    let mut restored = daemon.restore(install, &["--restore-to-primary"]);
+    restored.up();
+    restored.wait_primary();
+    let found = restored.one("select count(*) filter (where n = 1), max(n) from rows");
+    assert_eq!(found, format!("{rows}|2"));
+    daemon.verify_events();
+}
+
+fn count(events: &[Value], kind: &str) -> usize {
+    events.iter().filter(|event| event["kind"] == kind).count()
+}
