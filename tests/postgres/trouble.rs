@@ -46,7 +46,7 @@ fn s05_the_slot_reserves_wal_from_its_beginning() {
     let log = fs::read_to_string(server.log()).unwrap();
     let creations: Vec<&str> = log
         .lines()
-        .filter(|line| line.contains("CREATE_REPLICATION_SLOT"))
+        .filter(|line| line.contains("received replication command: CREATE_REPLICATION_SLOT"))
         .collect();
     assert_eq!(creations.len(), 1, "{creations:?}");
     assert!(creations[0].contains("RESERVE_WAL"), "{creations:?}");
@@ -84,7 +84,9 @@ fn s15_another_cluster_at_the_same_address_is_refused() {
     ours.up();
     ours.sql("insert into rows values (101)");
     daemon.wait_caught_up(&ours);
-    wait_until("the alert to go", PATIENCE, || daemon.alerts().is_empty());
+    wait_until("the alert to go", PATIENCE, || {
+        daemon.alert("wal_conflict").is_none()
+    });
     let mut restored = daemon.restore(install, &["--restore-to-primary"]);
     restored.up();
     restored.wait_primary();
@@ -103,7 +105,9 @@ fn a_synchronous_daemon_that_acknowledges_whole_segments_is_told() {
     daemon.wait_alert("sync_misconfigured");
     server.sql("alter system reset synchronous_standby_names");
     server.sql("select pg_reload_conf()");
-    wait_until("the alert to go", PATIENCE, || daemon.alerts().is_empty());
+    wait_until("the alert to go", PATIENCE, || {
+        daemon.alert("sync_misconfigured").is_none()
+    });
 }
 
 /// Without a slot the server may let go of WAL that we lack: that is said, and a new basebackup

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -254,6 +255,16 @@ impl Daemon {
 
     fn binary(&self, name: &str) -> PathBuf {
         self.scratch.join("bin").join(name)
+    }
+}
+
+/// What happened explains a failed test better than anything.
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let answer = run(self.tool("pghoard", &["events"]));
+            eprintln!("--- pghoard events\n{}{}", answer.stdout, answer.stderr);
+        }
     }
 }
 
