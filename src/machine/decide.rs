@@ -402,9 +402,12 @@ impl Turn<'_> {
         newest.is_some() && hole > newest
     }
 
+    /// Never that of a failed one: a deletion of its objects may yet arrive in the store.
     fn free_name(&self) -> BackupName {
         let minute = civil(self.now);
-        let mut index = 0_u32;
+        let newest = self.site.backups.newest.as_ref();
+        let used = newest.and_then(|n| n.0.strip_prefix(&*minute)?.strip_prefix('_')?.parse().ok());
+        let mut index = used.map_or(0, |used: u32| used.saturating_add(1));
         loop {
             let name = BackupName(format!("{minute}_{index}"));
             let ledger = &self.site.ledger;

@@ -15,6 +15,8 @@ use crate::wal::{Lsn, Segment};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backups {
     pub all: BTreeMap<BackupName, Backup>,
+    /// The last one begun, whatever became of it.
+    pub newest: Option<BackupName>,
     /// Asked for and not yet started.
     pub requested: Option<Why>,
     pub last_failure: Option<(Millis, Class, String)>,
@@ -74,6 +76,7 @@ impl Backups {
                 reason,
             } => {
                 self.requested = None;
+                self.newest = Some(backup.clone());
                 let started = Backup {
                     phase: Phase::Running,
                     run,
