@@ -14,6 +14,7 @@ use crate::failure::Outcome;
 use crate::pg::connection::{Connection, Mode};
 use crate::pg::conninfo::Conninfo;
 use crate::pg::fault::Answer;
+use crate::pg::files::{Ancestor, History};
 use crate::pg::replication;
 use crate::spool::{Sealed, Spool};
 
@@ -86,22 +87,9 @@ impl Probe<'_> {
         let file = replication::timeline_history(connection, newest, deadline)
             .await
             .map_err(|fault| fault.failure)?;
-        let ancestors = file.history.ancestors.iter();
-        let older: Vec<Timeline> = ancestors
-            .clone()
-            .map(|a| a.timeline)
-            .filter(|t| *t > Timeline(1))
-            .collect();
-        let branches = ancestors
-            .map(|a| Branch {
-                timeline: a.timeline,
-                switch: a.end,
-            })
-            .collect();
-        events.push(Event::TimelineLearned {
-            timeline: newest,
-            ancestors: branches,
-        });
+        let older = file.history.ancestors.iter().map(|a| a.timeline);
+        let older: Vec<Timeline> = older.filter(|t| *t > Timeline(1)).collect();
+        events.push(learned(newest, &file.history));
         self.keep(newest, &file.content, &mut events)?;
         for timeline in older.into_iter().filter(|t| !self.held.contains(t)) {
             // An older history the server itself has lost cannot be had from it.
@@ -109,17 +97,7 @@ impl Probe<'_> {
             else {
                 continue;
             };
-            let ancestors = file.history.ancestors.iter();
-            let branches = ancestors
-                .map(|a| Branch {
-                    timeline: a.timeline,
-                    switch: a.end,
-                })
-                .collect();
-            events.push(Event::TimelineLearned {
-                timeline,
-                ancestors: branches,
-            });
+            events.push(learned(timeline, &file.history));
             self.keep(timeline, &file.content, &mut events)?;
         }
         Ok(events)
@@ -145,6 +123,18 @@ impl Probe<'_> {
             }),
         }
         Ok(())
+    }
+}
+
+fn learned(timeline: Timeline, history: &History) -> Event {
+    let branch = |ancestor: &Ancestor| Branch {
+        timeline: ancestor.timeline,
+        switch: ancestor.end,
+    };
+    let ancestors = history.ancestors.iter().map(branch).collect();
+    Event::TimelineLearned {
+        timeline,
+        ancestors,
     }
 }
 

@@ -48,14 +48,9 @@ struct Flags {
 
 /// The command; the first argument is its name. Gives the exit code.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> i32 {
-    let flags = match Flags::try_parse_from(args) {
+    let flags: Flags = match super::flags(args) {
         Ok(flags) => flags,
-        Err(refused) => {
-            return match refused.print() {
-                Ok(()) => refused.exit_code(),
-                Err(_) => 1,
-            };
-        }
+        Err(code) => return code,
     };
     let done = answer(&flags).and_then(|text| {
         io::stdout()

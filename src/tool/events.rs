@@ -58,13 +58,9 @@ const USAGE: i32 = 2;
 
 /// The command; the first argument is its name. Gives the exit code.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> i32 {
-    let mut flags = match Flags::try_parse_from(args) {
+    let mut flags: Flags = match super::flags(args) {
         Ok(flags) => flags,
-        Err(refused) => {
-            // Nothing is left to do if this cannot be printed.
-            let _unsaid = refused.print();
-            return refused.exit_code();
-        }
+        Err(code) => return code,
     };
     let config = flags.config.take().or(flags.config_file.take());
     let path = screen::config(config).and_then(|config| screen::log_path(&config));

@@ -60,6 +60,16 @@ fn tool(name: &str) -> Option<Tool> {
     found.map(|(_, tool)| *tool)
 }
 
+/// The command line as the tool wants it, or the exit code of one that was refused or only asked
+/// for help.
+fn flags<F: clap::Parser>(args: impl IntoIterator<Item = OsString>) -> Result<F, i32> {
+    F::try_parse_from(args).map_err(|refused| {
+        // Nothing is left to do if this cannot be printed.
+        let _unsaid = refused.print();
+        refused.exit_code()
+    })
+}
+
 fn unknown(word: &str) -> i32 {
     let names: Vec<String> = TOOLS
         .iter()

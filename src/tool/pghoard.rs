@@ -43,12 +43,9 @@ struct Arguments {
 }
 
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
-    let arguments = match Arguments::try_parse_from(arguments) {
+    let arguments: Arguments = match super::flags(arguments) {
         Ok(arguments) => arguments,
-        Err(error) => {
-            drop(error.print());
-            return error.exit_code();
-        }
+        Err(code) => return code,
     };
     if arguments.version {
         super::say(concat!(env!("CARGO_PKG_VERSION"), "\n"));

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use async_signal::{Signal, Signals};
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
 use machine::{Class, SegmentSize};
 use nix::unistd::geteuid;
 use serde::Deserialize;
@@ -35,14 +35,9 @@ mod flags;
 
 /// The command; the first argument is its name. Gives the exit code.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> i32 {
-    let flags = match Flags::try_parse_from(args) {
+    let flags: Flags = match super::flags(args) {
         Ok(flags) => flags,
-        Err(refused) => {
-            return match refused.print() {
-                Ok(()) => refused.exit_code(),
-                Err(_) => 1,
-            };
-        }
+        Err(code) => return code,
     };
     if flags.version {
         say(concat!(env!("CARGO_PKG_VERSION"), "\n"));

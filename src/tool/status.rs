@@ -50,13 +50,9 @@ const DOWN: i32 = 3;
 
 /// The command; the first argument is its name. Gives the exit code.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> i32 {
-    let flags = match Flags::try_parse_from(args) {
+    let flags: Flags = match super::flags(args) {
         Ok(flags) => flags,
-        Err(refused) => {
-            // Nothing is left to do if this cannot be printed.
-            let _unsaid = refused.print();
-            return refused.exit_code();
-        }
+        Err(code) => return code,
     };
     let config = match screen::config(flags.config.or(flags.config_file)) {
         Ok(config) => config,
