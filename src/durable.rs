@@ -89,6 +89,7 @@ pub fn make_folders(path: &Path) -> Outcome<()> {
     }
 }
 
+/// Makes the content durable; the name is the folder's part.
 pub fn sync_file(path: &Path) -> Outcome<()> {
     File::open(path)
         .and_then(|file| file.sync_all())
@@ -159,6 +160,7 @@ impl Draft {
             .map_err(|e| Failure::io(&e, self.target.display()))
     }
 
+    /// Puts the draft in the target's place, durably; an older file there is replaced.
     pub fn commit(self) -> Outcome<()> {
         self.sync()?;
         rename(&self.path, &self.target)

@@ -40,6 +40,7 @@ pub trait Disk: Send + Sync {
     fn remove(&self, name: &str) -> io::Result<()>;
 }
 
+/// An open file; what was not synced may be lost in a crash.
 pub trait DiskFile: Send {
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()>;
     /// Fills as much of `buffer` as the file has from `offset` on.
@@ -80,6 +81,7 @@ impl Spool {
         Spool { disk }
     }
 
+    /// Everything in the folder, unfinished files too.
     pub fn scan(&self) -> Outcome<Vec<Found>> {
         self.disk.list().map_err(|e| Failure::io(&e, "spool"))
     }

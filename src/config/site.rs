@@ -63,6 +63,7 @@ impl Site {
         })
     }
 
+    /// The site's keys, parsed; either half of a pair may be missing.
     pub fn keyring(&self) -> Outcome<Keyring> {
         let mut keyring = Keyring::default();
         for (id, pair) in &self.encryption_keys {

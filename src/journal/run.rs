@@ -51,6 +51,7 @@ impl Report {
     }
 }
 
+/// Where the loop acts: the real world, or the simulator's.
 pub trait World {
     fn now(&mut self) -> Millis;
     /// Begins the task; it ends with a closing report, unless it could not even begin.

@@ -32,6 +32,8 @@ const LOOK_AFTER_MS: u64 = 1_000;
 /// A spool near its limit stops reception; it starts again below this share of it.
 const SPOOL_RESUME_PERCENT: u64 = 80;
 
+/// Everything to record, start and stop now. It looks at the state alone, so asking again without
+/// anything new gives nothing new.
 pub fn decide(state: &State, policy: &Policy, busy: &Busy, now: Millis) -> Vec<Command> {
     let mut out = Vec::new();
     for (name, site_policy) in &policy.sites {
@@ -404,7 +406,7 @@ impl Turn<'_> {
 
     /// Never that of a failed one: a deletion of its objects may yet arrive in the store.
     fn free_name(&self) -> BackupName {
-        let minute = civil(self.now);
+        let minute = BackupName::minute(self.now);
         let newest = self.site.backups.newest.as_ref();
         let used = newest.and_then(|n| n.0.strip_prefix(&*minute)?.strip_prefix('_')?.parse().ok());
         let mut index = used.map_or(0, |used: u32| used.saturating_add(1));
@@ -557,43 +559,6 @@ impl Turn<'_> {
                     },
                 );
             }
-        }
-    }
-}
-
-/// `YYYY-MM-DD_HH-MM`, UTC. Days to civil date as in Howard Hinnant's `civil_from_days`.
-fn civil(at: Millis) -> alloc::string::String {
-    let minutes = at.0 / 60_000;
-    let (days, minute) = (minutes / 1440, minutes % 1440);
-    let z = days.saturating_add(719_468);
-    let era = z / 146_097;
-    let doe = z % 146_097;
-    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
-    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-    let mp = (5 * doy + 2) / 153;
-    let day = doy - (153 * mp + 2) / 5 + 1;
-    let month = if mp < 10 { mp + 3 } else { mp - 9 };
-    let year = yoe + era * 400 + u64::from(month <= 2);
-    format!(
-        "{year:04}-{month:02}-{day:02}_{:02}-{:02}",
-        minute / 60,
-        minute % 60
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_civil_utc_minutes() {
-        for (at, name) in [
-            (0, "1970-01-01_00-00"),
-            (951_782_400_000, "2000-02-29_00-00"),
-            (1_795_339_646_717, "2026-11-22_09-27"),
-            (4_102_444_799_000, "2099-12-31_23-59"),
-        ] {
-            assert_eq!(civil(Millis(at)), name);
         }
     }
 }

@@ -26,6 +26,7 @@ impl Millis {
         Millis(self.0.saturating_add(ms))
     }
 
+    /// Milliseconds from `earlier` to here; 0 if that is later.
     pub fn since(self, earlier: Millis) -> u64 {
         self.0.saturating_sub(earlier.0)
     }

@@ -9,6 +9,7 @@ use core::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::event::Millis;
 use crate::wal::{Segment, SegmentSize, Timeline};
 
 /// A site: the name of one backed-up cluster in the configuration.
@@ -26,6 +27,29 @@ impl fmt::Display for Site {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct BackupName(pub String);
+
+impl BackupName {
+    /// How the name of a backup begins: `YYYY-MM-DD_HH-MM`, UTC. Days to civil date as in Howard
+    /// Hinnant's `civil_from_days`.
+    pub fn minute(at: Millis) -> String {
+        let minutes = at.0 / 60_000;
+        let (days, minute) = (minutes / 1440, minutes % 1440);
+        let z = days.saturating_add(719_468);
+        let era = z / 146_097;
+        let doe = z % 146_097;
+        let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
+        let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+        let mp = (5 * doy + 2) / 153;
+        let day = doy - (153 * mp + 2) / 5 + 1;
+        let month = if mp < 10 { mp + 3 } else { mp - 9 };
+        let year = yoe + era * 400 + u64::from(month <= 2);
+        format!(
+            "{year:04}-{month:02}-{day:02}_{:02}-{:02}",
+            minute / 60,
+            minute % 60
+        )
+    }
+}
 
 impl fmt::Display for BackupName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -126,5 +150,17 @@ mod tests {
             );
         }
         assert_eq!(File::from_spool_name("core.1234", size), None);
+    }
+
+    #[test]
+    fn names_are_civil_utc_minutes() {
+        for (at, name) in [
+            (0, "1970-01-01_00-00"),
+            (951_782_400_000, "2000-02-29_00-00"),
+            (1_795_339_646_717, "2026-11-22_09-27"),
+            (4_102_444_799_000, "2099-12-31_23-59"),
+        ] {
+            assert_eq!(BackupName::minute(Millis(at)), name);
+        }
     }
 }

@@ -102,6 +102,7 @@ pub struct SegmentSize(u32);
 impl SegmentSize {
     pub const DEFAULT: SegmentSize = SegmentSize(16 << 20);
 
+    /// A power of two from 1 MiB to 1 GiB, as `initdb --wal-segsize` takes it.
     pub fn new(bytes: u64) -> Option<SegmentSize> {
         let bytes = u32::try_from(bytes).ok()?;
         let fits = bytes.is_power_of_two() && (1 << 20..=1 << 30).contains(&bytes);
@@ -164,6 +165,7 @@ impl Segment {
         Lsn(self.number.saturating_mul(size.bytes()))
     }
 
+    /// The first byte after it.
     pub fn end(self, size: SegmentSize) -> Lsn {
         Lsn(self.number.saturating_add(1).saturating_mul(size.bytes()))
     }
@@ -175,6 +177,7 @@ impl Segment {
         }
     }
 
+    /// The segment of the same number on another timeline.
     pub fn on(self, timeline: Timeline) -> Segment {
         Segment { timeline, ..self }
     }

@@ -273,6 +273,7 @@ impl Connection {
         }
     }
 
+    /// The server sent something else than the protocol allows here.
     pub fn violation(&self, expected: &str) -> Fault {
         Fault::protocol(&self.server, expected)
     }

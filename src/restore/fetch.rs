@@ -8,13 +8,17 @@ use std::thread;
 use machine::Class;
 
 use super::layout::{Content, Job};
-use super::progress::Progress;
 use super::target::Places;
-use super::unpack::{Unpacked, Unpacker};
-use super::{Source, at, corrupt, pipe};
+use super::{Source, at, corrupt};
 use crate::codec;
 use crate::codec::digest::{Algorithm, Digest};
 use crate::failure::{Failure, Outcome};
+use progress::Progress;
+use unpack::{Unpacked, Unpacker};
+
+pub mod pipe;
+pub mod progress;
+pub mod unpack;
 
 /// Fetches the largest first; the first failure stops all.
 pub fn all(

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::corrupt;
-use super::unpack::{CONTROL, CONTROL_UNFINISHED, Sum};
+use super::fetch::unpack::{CONTROL, CONTROL_UNFINISHED, Sum};
 use crate::codec::digest::{Algorithm, Digest};
 use crate::failure::{Failure, Outcome};
 

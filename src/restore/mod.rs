@@ -7,21 +7,19 @@
 //! A target is not startable until all of it is there and on disk: `global/pg_control` keeps
 //! another name until the end, and PostgreSQL does not start without it.
 //!
-//! Budget: a worker holds [`pipe::PIECES_MAX`] pieces of plain data; names, sizes and checksums of
-//! all files are held, about 150 bytes a file. One sync a file system, none a file.
+//! Budget: a worker holds [`PIECES_MAX`](fetch::pipe::PIECES_MAX) pieces of plain data; names,
+//! sizes and checksums of all files are held, about 150 bytes a file. One sync a file system, none
+//! a file.
 
 pub mod choose;
 pub mod fetch;
 pub mod layout;
 pub mod list;
 pub mod manifest;
-mod pipe;
-pub mod progress;
 pub mod recovery;
 pub mod space;
 pub mod target;
 pub mod timeline;
-mod unpack;
 pub mod wal;
 
 use std::collections::BTreeSet;
@@ -40,14 +38,14 @@ use crate::durable;
 use crate::failure::{Failure, Outcome};
 use crate::store::choose::Missing;
 use crate::store::{self, Store};
+use fetch::progress::{self, Progress};
+use fetch::unpack::{CONTROL, CONTROL_UNFINISHED, Unpacked, Unpacker};
 use layout::{Layout, Naming};
-use progress::Progress;
 use recovery::{Recovery, Version};
 use target::{Owner, Places};
-use unpack::{CONTROL, CONTROL_UNFINISHED, Unpacked, Unpacker};
 
 pub use choose::Backup;
-pub use unpack::Link;
+pub use fetch::unpack::Link;
 
 /// A site with its store and keys at hand.
 pub struct Opened<'a> {

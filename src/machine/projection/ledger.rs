@@ -278,6 +278,7 @@ impl Ledger {
         self.frontier = Some(frontier);
     }
 
+    /// Whether the store holds it, as far as the log knows.
     pub fn stored(&self, segment: Segment) -> bool {
         self.wal
             .get(&segment.timeline)

@@ -12,10 +12,10 @@ use std::path::{Component, Path, PathBuf};
 
 use tar::{Archive, Entry, EntryType};
 
-use super::corrupt;
-use super::layout::{DESCRIPTION, Naming};
-use super::target::Places;
 use crate::failure::{Failure, Outcome};
+use crate::restore::corrupt;
+use crate::restore::layout::{DESCRIPTION, Naming};
+use crate::restore::target::Places;
 
 /// PostgreSQL does not start without it, so it gets its name last.
 pub const CONTROL: &str = "global/pg_control";
@@ -285,8 +285,8 @@ mod tests {
 
     use tar::{Builder, Header};
 
-    use super::super::target::Place;
     use super::*;
+    use crate::restore::target::Place;
 
     fn unpack(root: &Path, naming: Naming, tar: &[u8]) -> Outcome<Unpacked> {
         let space = root.join("space");
