@@ -25,6 +25,8 @@ const NAMES: [&str; 3] = [
 pub struct Daemon {
     process: Option<Process>,
     config: PathBuf,
+    /// Of its HTTP server.
+    pub port: u16,
     scratch: Scratch,
 }
 
@@ -46,12 +48,13 @@ impl Daemon {
         let scratch = Scratch::new();
         install_binary(&scratch);
         let folder = |name| scratch.folder(name).display().to_string();
+        let port = free_port();
         let mut config = json!({
             "backup_location": folder("spool"),
             "alert_file_dir": folder("alerts"),
             "json_state_file_path": scratch.join("pghoard_state.json"),
             "maintenance_mode_file": scratch.join("maintenance"),
-            "http_port": free_port(),
+            "http_port": port,
             "backup_sites": {},
         });
         merge(&mut config, global);
@@ -68,6 +71,7 @@ impl Daemon {
         Daemon {
             process: None,
             config,
+            port,
             scratch,
         }
     }
@@ -217,6 +221,16 @@ impl Daemon {
         wait_until(&format!("alert {name}"), PATIENCE, || {
             self.alerts().contains(name)
         });
+    }
+
+    /// A restore_command that asks the running daemon.
+    pub fn fetch_command(&self) -> String {
+        let command = self.binary("pghoard_postgres_command");
+        format!(
+            "{} --mode restore --port {} --site {SITE} --output %p --xlog %f",
+            command.display(),
+            self.port
+        )
     }
 
     /// Runs `get-basebackup` into a place for a server of this major, which is not started yet.

@@ -141,6 +141,11 @@ impl Server {
         self.append("postgresql.conf", line);
     }
 
+    /// As `configure`, stronger than what ALTER SYSTEM or a restore has set.
+    pub fn overrule(&self, line: &str) {
+        self.append("postgresql.auto.conf", line);
+    }
+
     /// A streaming standby made by PostgreSQL's own pg_basebackup.
     pub fn standby_of(primary: &Server) -> Server {
         let mut standby = Server::empty(primary.install);
