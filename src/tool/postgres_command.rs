@@ -222,11 +222,24 @@ fn from_daemon(flags: &Flags, output: Option<&Path>) -> Outcome<Answer> {
             "the daemon answered that it wrote the file, but it is not there",
         )
         .hint("the daemon must run on this machine; --config reads the store without it")),
-        status => Err(Failure::new(
-            Class::Unsupported,
-            format!("Restore failed with HTTP status {status}"),
-        )),
+        status => {
+            let failure = Failure::new(
+                Class::Unsupported,
+                format!("Restore failed with HTTP status {status}"),
+            );
+            Err(match reason(&reply.body) {
+                Some(reason) => failure.hint(reason),
+                None => failure,
+            })
+        }
     }
+}
+
+/// What the daemon said about it: one line for PostgreSQL's log.
+fn reason(body: &[u8]) -> Option<String> {
+    let line = std::str::from_utf8(body).ok()?.lines().next()?;
+    let fit = !line.is_empty() && line.len() <= 1_000 && !line.chars().any(char::is_control);
+    fit.then(|| line.to_owned())
 }
 
 fn from_store(flags: &Flags, path: &Path, output: Option<&Path>, standby: bool) -> Outcome<Answer> {
