@@ -1,8 +1,9 @@
 //! WAL and history files for a recovering server: `GET` writes the file, `HEAD` only asks.
 //!
 //! The daemon writes to the path that the client names, so that path is held to the site's
-//! `pg_data_directory`, links and `..` resolved. The answer 404 is a confirmed absence, which
-//! PostgreSQL takes for the end of the archive: whatever is not sure is 503.
+//! `pg_data_directory`, links and `..` resolved. The answer 404 with the header
+//! `x-pghoard-absent` is a confirmed absence, which PostgreSQL takes for the end of the archive:
+//! whatever is not sure is 503. Any other 404 may come from a stranger on this port.
 //!
 //! The spool's sealed file comes first, because it may not be stored yet; then the stores; and
 //! only when no store has a full one the unfinished segment, padded with zeros and marked by the
@@ -26,6 +27,7 @@ use crate::spool;
 use crate::store::Object;
 
 pub const TARGET_HEADER: &str = "x-pghoard-target-path";
+pub const ABSENT_HEADER: &str = "x-pghoard-absent";
 const PARTIAL_HEADER: &str = "x-pghoard-partial";
 
 /// The names that PostgreSQL's archive is asked for.
@@ -97,7 +99,9 @@ impl Routes {
 }
 
 fn absent(name: &str) -> Answer {
-    Answer::text(StatusCode::NOT_FOUND, format!("{name} not found"))
+    let mut answer = Answer::text(StatusCode::NOT_FOUND, format!("{name} not found"));
+    answer.headers.push((ABSENT_HEADER, "true".to_owned()));
+    answer
 }
 
 fn look(opened: &Opened<'_>, name: &str) -> Outcome<Option<Object>> {

@@ -40,6 +40,7 @@ use smol_hyper::rt::{FuturesIo, SmolTimer};
 use crate::config::{Anonymous, Config, Credentials};
 use crate::failure::{Failure, Outcome};
 use crate::journal::run::Report;
+pub use fetch::ABSENT_HEADER;
 use routes::{Answer, Asked};
 
 /// What the API needs of the daemon.

@@ -218,11 +218,15 @@ fn wal_comes_from_spool_and_stores_and_absence_is_confirmed() {
     let api = Api::new(json!({}));
     let target = api.path("pgdata/pg_wal/RECOVERYXLOG");
     let got = || fs::read(&target).unwrap();
-    let (status, _, body) = api.fetch(NAME, &target);
+    let (status, head, body) = api.fetch(NAME, &target);
     assert_eq!(
         (status, body.as_str()),
         (404, &*format!("{NAME} not found"))
     );
+    assert!(head.contains("x-pghoard-absent: true"), "{head}");
+    // That no such site is known says nothing about its archive.
+    let (status, head, _) = api.ask("HEAD", &format!("/who/archive/{NAME}"), "");
+    assert_eq!((status, head.contains("x-pghoard-absent")), (404, false));
 
     api.spool(&format!("{NAME}.partial"), &wal(70_000));
     let (status, head, body) = api.fetch(NAME, &target);
@@ -309,8 +313,10 @@ fn head_tells_whether_it_is_there_and_its_digest() {
         ),
         ("/main/basebackup", "", 405),
     ] {
-        let (status, _, body) = api.ask("HEAD", path, headers);
+        let (status, head, body) = api.ask("HEAD", path, headers);
         assert_eq!((status, body.as_str()), (expected, ""), "{path}");
+        let absent = head.contains("x-pghoard-absent: true");
+        assert_eq!(absent, expected == 404, "{path}");
     }
 }
 

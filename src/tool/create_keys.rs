@@ -60,7 +60,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> i32 {
     match done {
         Ok(()) => 0,
         Err(failure) => {
-            eprintln!("FATAL: {failure}");
+            super::warn(format_args!("FATAL: {failure}"));
             1
         }
     }

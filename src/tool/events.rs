@@ -67,7 +67,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> i32 {
     let path = match path {
         Ok(path) => path,
         Err(failure) => {
-            eprintln!("pghoard events: {failure}");
+            super::warn(format_args!("pghoard events: {failure}"));
             return USAGE;
         }
     };
@@ -79,7 +79,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> i32 {
     match done {
         Ok(()) => DONE,
         Err(failure) => {
-            eprintln!("pghoard events: {failure}");
+            super::warn(format_args!("pghoard events: {failure}"));
             FAILED
         }
     }

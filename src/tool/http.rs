@@ -1,7 +1,7 @@
 //! The daemon asked over HTTP, by tools that want one answer and then end.
 //!
 //! HTTP/1.0 on purpose: the reply ends with the connection and is never chunked, so there is
-//! nothing to parse but a status line and an empty line.
+//! nothing to parse but a status line, headers of one line each and an empty line.
 
 use std::io::{Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -24,7 +24,17 @@ pub struct Daemon {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
     pub status: u16,
+    /// Names in lower case.
+    headers: Vec<(String, String)>,
     pub body: Vec<u8>,
+}
+
+impl Reply {
+    /// The value of a header, whose name is given in lower case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let found = self.headers.iter().find(|(known, _)| known == name);
+        found.map(|(_, value)| value.as_str())
+    }
 }
 
 /// A fetch of the daemon's may itself wait 30 s for the store.
@@ -97,11 +107,16 @@ impl Daemon {
 fn parse(reply: &[u8]) -> Option<Reply> {
     let end = reply.windows(4).position(|window| window == b"\r\n\r\n")?;
     let (head, body) = (reply.get(..end)?, reply.get(end + 4..)?);
-    let line = std::str::from_utf8(head).ok()?.lines().next()?;
-    let rest = line.strip_prefix("HTTP/1.")?;
+    let mut lines = std::str::from_utf8(head).ok()?.lines();
+    let rest = lines.next()?.strip_prefix("HTTP/1.")?;
     let status = rest.split(' ').nth(1)?.parse().ok()?;
-    let body = body.to_vec();
-    Some(Reply { status, body })
+    let headers = lines.filter_map(|line| line.split_once(':'));
+    let headers = headers.map(|(name, value)| (name.to_lowercase(), value.trim().to_owned()));
+    Some(Reply {
+        status,
+        headers: headers.collect(),
+        body: body.to_vec(),
+    })
 }
 
 #[cfg(test)]
@@ -112,6 +127,7 @@ mod tests {
     fn replies_are_a_status_and_a_body() {
         let reply = parse(b"HTTP/1.1 201 Created\r\nA: b\r\n\r\nbody").unwrap();
         assert_eq!((reply.status, reply.body.as_slice()), (201, &b"body"[..]));
+        assert_eq!((reply.header("a"), reply.header("b")), (Some("b"), None));
         for bad in [
             "",
             "HTTP/1.1 201 Created\r\n",

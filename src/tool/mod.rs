@@ -4,6 +4,7 @@
 //! the same where there are no links.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -75,12 +76,12 @@ fn unknown(word: &str) -> i32 {
         .iter()
         .map(|(name, _)| name.replace('_', "-"))
         .collect();
-    eprintln!(
+    warn(format_args!(
         "pghoard: unknown command '{word}'\n\
          usage: pghoard --config FILE          run the daemon\n       \
          pghoard COMMAND [--help] ...   one of {}",
         names.join(", ")
-    );
+    ));
     UNKNOWN
 }
 
@@ -98,6 +99,12 @@ fn print(text: &str) -> Outcome<()> {
 /// What is said beside the work, which goes on without it.
 fn say(text: &str) {
     let _unsaid = print(text);
+}
+
+/// A line to standard error. `eprintln!` would panic where that is closed or on a full disk.
+fn warn(message: impl fmt::Display) {
+    let line = format!("{message}\n");
+    let _unsaid = io::stderr().lock().write_all(line.as_bytes());
 }
 
 #[cfg(test)]

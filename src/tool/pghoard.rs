@@ -52,13 +52,13 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
         return 0;
     }
     let Some(path) = arguments.config.or(arguments.config_file) else {
-        eprintln!(
+        super::warn(format_args!(
             "pghoard: config file path must be given with --config or via env PGHOARD_CONFIG"
-        );
+        ));
         return 1;
     };
     if !path.exists() {
-        eprintln!("pghoard: '{}' doesn't exist", path.display());
+        super::warn(format_args!("pghoard: '{}' doesn't exist", path.display()));
         return 1;
     }
     let (form, level) = (
@@ -75,7 +75,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
     match serve(&path, level) {
         Ok(()) => 0,
         Err(failure) => {
-            eprintln!("pghoard: {failure}");
+            super::warn(format_args!("pghoard: {failure}"));
             1
         }
     }

@@ -17,7 +17,7 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::panic::{self, UnwindSafe};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -31,6 +31,7 @@ use crate::config::{self, Secret};
 use crate::failure::{Failure, Outcome};
 use crate::restore::Opened;
 use crate::restore::wal::{self, Delivery, Places, Shelf};
+use crate::serve::ABSENT_HEADER;
 use crate::spool;
 
 #[derive(Parser)]
@@ -79,46 +80,59 @@ const ABORT: i32 = 255;
 /// The command; the first argument is its name. Gives the exit code.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> i32 {
     let args: Vec<OsString> = args.into_iter().collect();
+    guarded(&args, || command(&args))
+}
+
+/// A panic would end with 101, which PostgreSQL takes for the end of the archive.
+fn guarded(args: &[OsString], work: impl FnOnce() -> i32 + UnwindSafe) -> i32 {
+    panic::catch_unwind(work).unwrap_or_else(|_| match usage_code(args) {
+        ABORT if standby() => ASK_AGAIN,
+        code => code,
+    })
+}
+
+fn command(args: &[OsString]) -> i32 {
     if args.iter().skip(1).any(|arg| arg == "--version") {
         super::say(concat!(env!("CARGO_PKG_VERSION"), "\n"));
         return DONE;
     }
-    let flags = match Flags::try_parse_from(&args) {
+    let flags = match Flags::try_parse_from(args) {
         Ok(flags) => flags,
         Err(refused) => {
             // Nothing is left to do if this cannot be printed.
             let _unsaid = refused.print();
             return match refused.kind() {
                 ErrorKind::DisplayHelp => DONE,
-                _ => usage_code(&args),
+                _ => usage_code(args),
             };
         }
     };
-    // A panic would end with 101, which PostgreSQL takes for the end of the archive.
-    let (work, lost): (fn(&Flags) -> i32, i32) = match flags.mode {
-        Mode::Archive => (archive, UNEXPECTED),
-        Mode::Restore => (restore, ABORT),
-    };
-    std::panic::catch_unwind(|| work(&flags)).unwrap_or(lost)
+    match flags.mode {
+        Mode::Archive => archive(&flags),
+        Mode::Restore => restore(&flags),
+    }
 }
 
 /// Whoever does not clearly archive may be recovering.
 fn usage_code(args: &[OsString]) -> i32 {
-    let archiving = |arg: &OsString| arg == "archive" || arg == "--mode=archive";
-    match args.iter().any(archiving) {
+    let apart = |pair: &[OsString]| matches!(pair, [k, v] if k == "--mode" && v == "archive");
+    match args.windows(2).any(apart) || args.iter().any(|arg| arg == "--mode=archive") {
         true => UNEXPECTED,
         false => ABORT,
     }
+}
+
+/// PostgreSQL runs us in its data directory.
+fn standby() -> bool {
+    Path::new("standby.signal").exists()
 }
 
 fn say(message: impl std::fmt::Display) {
     tell(format_args!("ERROR: {message}"));
 }
 
-/// A server without a log file must not make us panic: nowhere is left to say so.
 fn tell(message: impl std::fmt::Display) {
-    let line = format!("pghoard_postgres_command: {message}\n");
-    let _unsaid = io::stderr().lock().write_all(line.as_bytes());
+    super::warn(format_args!("pghoard_postgres_command: {message}"));
 }
 
 impl Flags {
@@ -158,8 +172,7 @@ fn archive(flags: &Flags) -> i32 {
 }
 
 fn restore(flags: &Flags) -> i32 {
-    // PostgreSQL runs us in its data directory.
-    let standby = Path::new("standby.signal").exists();
+    let standby = standby();
     let deadline = Instant::now() + Duration::from_secs(flags.retry_deadline);
     let mut pause = PAUSE_MIN;
     loop {
@@ -215,7 +228,12 @@ fn from_daemon(flags: &Flags, output: Option<&Path>) -> Outcome<Answer> {
         }
     };
     match reply.status {
-        404 => Ok(Answer::Absent),
+        404 if reply.header(ABSENT_HEADER) == Some("true") => Ok(Answer::Absent),
+        404 => Err(Failure::new(
+            Class::Config,
+            "HTTP status 404, but not the daemon's word that the file is absent",
+        )
+        .hint("does the daemon of that port know the site? is it PGHoard's?")),
         status if status == done && output.is_none_or(Path::exists) => Ok(Answer::Here),
         status if status == done => Err(Failure::new(
             Class::Internal,
@@ -295,6 +313,8 @@ mod tests {
     use crate::store::local::Local;
     use crate::store::{Body, Metadata, Put, Store};
 
+    const ABSENT: &str = "404 Not Found\r\nX-PGHoard-Absent: true";
+
     fn code(words: &[&str]) -> i32 {
         run(["pghoard_postgres_command"]
             .iter()
@@ -309,6 +329,7 @@ mod tests {
             (&[], 255),
             (&["--mode", "archive"], 2),
             (&["--mode=archive", "--unknown"], 2),
+            (&["--mode", "restore", "--site", "archive"], 255),
             (
                 &[
                     "--mode", "restore", "--site", "s", "--xlog", "x", "--port", "y",
@@ -323,6 +344,14 @@ mod tests {
     }
 
     #[test]
+    fn s40_a_panic_is_no_end_of_archive() {
+        for (mode, expected) in [("restore", 255), ("archive", 2)] {
+            let args = ["--mode", mode].map(OsString::from);
+            assert_eq!(guarded(&args, || panic!("on purpose")), expected, "{mode}");
+        }
+    }
+
+    #[test]
     fn the_daemons_answers_become_exit_codes() {
         let folder = tempfile::tempdir().unwrap();
         let output = folder.path().join("RECOVERYXLOG");
@@ -332,7 +361,9 @@ mod tests {
             ("archive", "500 Internal", "000000010000000000000001", 3),
             ("archive", "", "000000010000000000000001", 2),
             ("archive", "", "000000010000000000000001.00000028.backup", 0),
-            ("restore", "404 Not Found", "000000010000000000000001", 4),
+            // Anybody may answer 404: a daemon without the site, or another server.
+            ("restore", "404 Not Found", "000000010000000000000001", 255),
+            ("restore", ABSENT, "000000010000000000000001", 4),
             ("restore", "503 Busy", "000000010000000000000001", 255),
             ("restore", "", "000000010000000000000001", 255),
             ("restore", "201 Created", "000000010000000000000001", 255),

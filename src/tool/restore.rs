@@ -22,7 +22,7 @@ use serde::Deserialize;
 use smol::stream::StreamExt;
 
 use super::http::Daemon;
-use super::{print, say};
+use super::{print, say, warn};
 use crate::config::{self, Config, Secret};
 use crate::failure::{Failure, Outcome};
 use crate::restore::choose::{self, Backup, Goal};
@@ -44,7 +44,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> i32 {
         return 0;
     }
     if let Err(failure) = on_interrupt() {
-        eprintln!("warning: {failure}");
+        warn(format_args!("warning: {failure}"));
     }
     let outcome = match &flags.command {
         None => {
@@ -96,7 +96,7 @@ fn misconfigured(failure: Failure) -> Fatal {
 fn load(path: &Path) -> Result<Config, Fatal> {
     let (config, warnings) = config::load(path).map_err(misconfigured)?;
     for warning in warnings {
-        eprintln!("warning: {}: {warning}", path.display());
+        warn(format_args!("warning: {}: {warning}", path.display()));
     }
     Ok(config)
 }
@@ -201,7 +201,9 @@ fn get_basebackup(get: &Get, status_file: Option<PathBuf>) -> Result<(), Fatal> 
     let notes = restore::run(backup, &chosen.source(), &order).map_err(fatal)?;
     tell(&notes);
     if geteuid().is_root() && notes.owner.is_none() {
-        eprintln!("warning: the restored files belong to root, as whom PostgreSQL does not run");
+        warn(format_args!(
+            "warning: the restored files belong to root, as whom PostgreSQL does not run"
+        ));
     }
     let target = get.target_dir.display();
     say(&format!(
@@ -215,15 +217,17 @@ fn get_basebackup(get: &Get, status_file: Option<PathBuf>) -> Result<(), Fatal> 
 
 fn tell(notes: &Notes) {
     for link in &notes.strays {
-        eprintln!(
+        warn(format_args!(
             "warning: symbolic link '{}' to '{}' was not made, as it leads out of the target; \
              hint: make it by hand if it is wanted",
             link.at.display(),
             link.to.display()
-        );
+        ));
     }
     if let Some(failure) = &notes.unpreserved {
-        eprintln!("warning: the basebackup's preservation request: {failure}");
+        warn(format_args!(
+            "warning: the basebackup's preservation request: {failure}"
+        ));
     }
 }
 

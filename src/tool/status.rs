@@ -57,14 +57,16 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> i32 {
     let config = match screen::config(flags.config.or(flags.config_file)) {
         Ok(config) => config,
         Err(failure) => {
-            eprintln!("pghoard status: {failure}");
+            super::warn(format_args!("pghoard status: {failure}"));
             return USAGE;
         }
     };
     let seen = match look(&config, clock::now()) {
         Ok(seen) => seen,
         Err(failure) => {
-            eprintln!("pghoard status: the daemon does not run: {failure}");
+            super::warn(format_args!(
+                "pghoard status: the daemon does not run: {failure}"
+            ));
             return DOWN;
         }
     };
