@@ -10,6 +10,8 @@ use crate::config::Site;
 use crate::failure::Outcome;
 use crate::store::{Body, Metadata, Object, Put, Store};
 
+pub mod timeline;
+
 /// A basebackup as its main object's metadata describes it.
 #[derive(Clone, Debug)]
 pub struct Backup<'a> {

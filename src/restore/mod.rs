@@ -17,9 +17,7 @@ pub mod layout;
 pub mod list;
 pub mod manifest;
 pub mod recovery;
-pub mod space;
 pub mod target;
-pub mod timeline;
 pub mod wal;
 
 use std::collections::BTreeSet;

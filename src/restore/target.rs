@@ -15,9 +15,11 @@ use nix::sys::signal::kill;
 use nix::unistd::{Pid, geteuid};
 
 use super::layout::Tablespace;
-use super::{refused, space};
+use super::refused;
 use crate::durable;
 use crate::failure::{Failure, Outcome};
+
+mod space;
 
 /// What the command line says about the target.
 #[derive(Clone, Debug)]

@@ -25,9 +25,9 @@ use super::http::Daemon;
 use super::{print, say, warn};
 use crate::config::{self, Config, Secret};
 use crate::failure::{Failure, Outcome};
-use crate::restore::choose::{self, Backup, Goal};
+use crate::restore::choose::{self, Backup, Goal, timeline};
 use crate::restore::list::{self, Detail, Row};
-use crate::restore::{self, Notes, Opened, Order, timeline};
+use crate::restore::{self, Notes, Opened, Order};
 use crate::store::Metadata;
 use flags::{Command, Flags, Get, List, ListHttp};
 

@@ -8,6 +8,7 @@
 #![allow(dead_code, reason = "each test binary uses a part")]
 
 pub mod daemon;
+pub mod disk;
 pub mod postgres;
 pub mod process;
 pub mod tls;

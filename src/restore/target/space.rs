@@ -13,7 +13,7 @@ use machine::Class;
 use nix::sys::statfs::{BTRFS_SUPER_MAGIC, FsType, statfs};
 use nix::sys::statvfs::statvfs;
 
-use super::target::Existing;
+use super::Existing;
 use crate::failure::{Failure, Outcome};
 
 /// `spaces`: directories of tablespaces.

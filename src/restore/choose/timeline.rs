@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 
 use machine::{Class, SegmentSize, Timeline};
 
-use super::{Backup, Opened, corrupt, refused};
+use super::Backup;
 use crate::failure::{Failure, Outcome};
 use crate::pg::files::History;
+use crate::restore::{Opened, corrupt, refused};
 
 /// `wanted` is what the command line says: `latest`, `current` or a number.
 pub fn check(
