@@ -201,6 +201,11 @@ impl Turn<'_> {
     fn source(&self) -> Option<&Server> {
         let servers = &self.site.servers;
         let named = self.policy.preferred_node;
+        let named = named.filter(|node| *node < self.policy.nodes);
+        // At the first start another node may answer sooner than the preferred one.
+        if named.is_some_and(|node| !servers.nodes.contains_key(&node)) {
+            return None;
+        }
         let named = named.and_then(|node| servers.up().find(|server| server.node == node));
         named
             .or_else(|| servers.primary())
