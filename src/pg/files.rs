@@ -194,7 +194,8 @@ pub struct Ancestor {
 
 impl History {
     /// Parses as PostgreSQL's `readTimeLineHistory` does: comments and blank lines are nothing,
-    /// timelines rise, and nothing else is accepted.
+    /// timelines rise, and nothing else is accepted. Positions may go back: recovery to a target
+    /// before the switch to its own timeline writes that. What follows an earlier end was left.
     pub fn parse(timeline: Timeline, bytes: &[u8]) -> Outcome<History> {
         let name = timeline.history_name();
         let wrong = |what: &str| Failure::new(Class::Corrupt, format!("{name}: {what}"));
@@ -213,10 +214,12 @@ impl History {
             if last.is_some_and(|a| a.timeline >= id) || id >= timeline {
                 return Err(wrong("timelines do not rise"));
             }
-            if last.is_some_and(|a| a.end > end) {
-                return Err(wrong("positions go back"));
-            }
             ancestors.push(Ancestor { timeline: id, end });
+        }
+        let mut bound = Lsn(u64::MAX);
+        for ancestor in ancestors.iter_mut().rev() {
+            bound = bound.min(ancestor.end);
+            ancestor.end = bound;
         }
         Ok(History {
             timeline,
@@ -356,6 +359,17 @@ mod tests {
         }
     }
 
+    /// PostgreSQL 15 wrote this after recovery to 0/4000000 with `latest`, which was 2 then.
+    #[test]
+    fn positions_that_go_back_end_the_older_timelines_too() {
+        let text = "1\t0/5000000\tbefore\n2\t0/4000000\tbefore\n";
+        let history = History::parse(Timeline(3), text.as_bytes()).unwrap();
+        let ends = history.ancestors.iter().map(|a| (a.timeline.0, a.end.0));
+        assert!(ends.eq([(1, 0x400_0000), (2, 0x400_0000)]));
+        let at = |lsn| history.timeline_at(Lsn(lsn)).0;
+        assert_eq!([at(0x3FF_FFFF), at(0x400_0000), at(0x600_0000)], [1, 3, 3]);
+    }
+
     #[test]
     fn history_names_its_ancestors_or_is_corrupt() {
         let text = "1\t0/5000000\tno recovery target specified\n\n# note\n3\t0/7000000\n";
@@ -372,7 +386,6 @@ mod tests {
             "0\t0/1\n",
             "4\t0/1\n",
             "2\t0/1\n1\t0/2\n",
-            "1\t0/2\n2\t0/1\n",
             "\u{fffd}",
         ] {
             let failure = History::parse(Timeline(4), bad.as_bytes()).unwrap_err();
