@@ -71,9 +71,24 @@ impl Local {
     fn sidecar(&self, path: &Path, key: &str) -> Outcome<Option<Metadata>> {
         match fs::read(sidecar_path(path)) {
             Ok(bytes) => parse_sidecar(&bytes, key).map(Some),
-            Err(e) if absent(&e) => self.confirm_root().map(|()| None),
+            Err(e) if absent(&e) => self.confirm_absent(&sidecar_path(path)).map(|()| None),
             Err(e) => Err(Failure::io(&e, self.told(key))),
         }
+    }
+
+    /// Below the root, a link to nowhere is doubt as well: a site may live on a disk of its own.
+    fn confirm_absent(&self, path: &Path) -> Outcome<()> {
+        self.confirm_root()?;
+        // Only the lowest name there is can be such a link.
+        for path in path.ancestors().take_while(|path| *path != self.root) {
+            match fs::symlink_metadata(path) {
+                Ok(found) if found.is_symlink() => return leads_somewhere(path),
+                Ok(_) => return Ok(()),
+                Err(e) if absent(&e) => {}
+                Err(e) => return Err(Failure::io(&e, path.display())),
+            }
+        }
+        Ok(())
     }
 
     fn told(&self, key: &str) -> String {
@@ -191,7 +206,7 @@ impl Store for Local {
         match fs::metadata(&path) {
             Ok(found) if found.is_dir() => self.walk(&path, &format!("{folder}/"), 0, visit),
             Ok(_) => Ok(()),
-            Err(e) if absent(&e) => Ok(()),
+            Err(e) if absent(&e) => self.confirm_absent(&path),
             Err(e) => Err(Failure::io(&e, self.told(folder))),
         }
     }
@@ -201,7 +216,7 @@ impl Store for Local {
         self.confirm_root()?;
         match path.parent().is_some_and(Path::is_dir) {
             true => durable::remove(&sidecar_path(&path)).and_then(|()| durable::remove(&path)),
-            false => Ok(()),
+            false => self.confirm_absent(&path),
         }
     }
 }
@@ -360,7 +375,7 @@ fn read_page(folder: &Path, after: Option<&std::ffi::OsStr>) -> Outcome<BTreeSet
             let _unswept = durable::sweep(&item.path());
             continue;
         }
-        let name = match is_folder(&item) {
+        let name = match is_folder(&item)? {
             true => OsString::from_vec([name.as_bytes(), b"/"].concat()),
             false => name,
         };
@@ -375,12 +390,21 @@ fn read_page(folder: &Path, after: Option<&std::ffi::OsStr>) -> Outcome<BTreeSet
 }
 
 /// Follows a symbolic link: a site may live on a disk of its own.
-fn is_folder(item: &fs::DirEntry) -> bool {
+fn is_folder(item: &fs::DirEntry) -> Outcome<bool> {
     match item.file_type() {
-        Ok(kind) if kind.is_symlink() => item.path().is_dir(),
-        Ok(kind) => kind.is_dir(),
-        Err(_) => false,
+        Ok(kind) if kind.is_symlink() => {
+            leads_somewhere(&item.path()).map(|()| item.path().is_dir())
+        }
+        Ok(kind) => Ok(kind.is_dir()),
+        Err(_) => Ok(false),
     }
+}
+
+fn leads_somewhere(link: &Path) -> Outcome<()> {
+    fs::metadata(link).map(drop).map_err(|e| {
+        let message = format!("symbolic link '{}' leads nowhere: {e}", link.display());
+        Failure::new(Class::Config, message).hint("is its file system mounted?")
+    })
 }
 
 /// Names that rohmu never lists: they cannot be objects.
@@ -511,6 +535,30 @@ mod tests {
         assert!(store.look("x").is_err());
         assert!(store.list("", &mut |_| Ok(())).is_err());
         assert!(store.delete("a/x").is_err());
+    }
+
+    #[test]
+    fn a_link_to_nowhere_is_doubt_not_absence() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let store = Local::create(&path("store")).unwrap();
+        fs::create_dir(path("disk")).unwrap();
+        std::os::unix::fs::symlink(path("disk"), path("store/site")).unwrap();
+        let ask = || {
+            [
+                store
+                    .look("site/xlog/x")
+                    .map(|found| assert!(found.is_none())),
+                store.get("site/x").map(drop),
+                store.list("site/xlog", &mut |_| Ok(())),
+                store.list("", &mut |_| Ok(())),
+                store.delete("site/xlog/x"),
+            ]
+            .map(|answer| answer.err().map(|failure| failure.class))
+        };
+        assert_eq!(ask(), [None, Some(Class::NotFound), None, None, None]);
+        fs::rename(path("disk"), path("elsewhere")).unwrap();
+        assert_eq!(ask(), [Some(Class::Config); 5]);
     }
 
     #[test]
