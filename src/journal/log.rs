@@ -256,17 +256,20 @@ fn guarded<T>(path: &Path, open: impl FnOnce() -> Result<T, redb::DatabaseError>
         Ok(Err(redb::DatabaseError::UpgradeRequired(format))) => Err(newer(u64::from(format))),
         Ok(Err(redb::DatabaseError::Storage(redb::StorageError::Io(error)))) => {
             let failure = Failure::io(&error, &thing);
-            let damaged = matches!(failure.class, Class::Internal | Class::Corrupt);
-            Err(if damaged {
-                Failure {
+            // What the system refuses (EIO, EMFILE, ENOMEM) says nothing about the content, and a
+            // good log must not be set aside; what redb itself says of the file does.
+            Err(match error.raw_os_error() {
+                Some(_) => failure,
+                None => Failure {
                     class: Class::Corrupt,
                     ..failure
-                }
-            } else {
-                failure
+                },
             })
         }
-        Ok(Err(error)) => Err(Failure::new(Class::Corrupt, format!("{thing}: {error}"))),
+        Ok(Err(error)) => Err(Failure {
+            message: format!("{thing}: {error}"),
+            ..storage(error)
+        }),
         Err(_) => Err(Failure::new(Class::Corrupt, format!("{thing} is damaged"))),
     }
 }
@@ -292,6 +295,7 @@ fn storage(error: impl Into<redb::Error>) -> Failure {
     match error.into() {
         redb::Error::Io(error) => Failure::io(&error, "event log"),
         redb::Error::Corrupted(what) => Failure::new(Class::Corrupt, format!("event log: {what}")),
+        redb::Error::RepairAborted => Failure::new(Class::Corrupt, "event log: beyond repair"),
         error => Failure::new(Class::Internal, format!("event log: {error}")),
     }
 }

@@ -267,6 +267,27 @@ fn a_damaged_log_is_set_aside_under_a_free_name() {
 }
 
 #[test]
+fn only_what_redb_says_of_the_content_is_damage() {
+    use redb::{DatabaseError, StorageError};
+    let system = |number| StorageError::Io(io::Error::from_raw_os_error(number));
+    let own = StorageError::Io(io::ErrorKind::InvalidData.into());
+    for (error, class) in [
+        (system(nix::libc::EIO), Class::Internal),
+        (system(nix::libc::EMFILE), Class::Internal),
+        (system(nix::libc::ENOMEM), Class::Internal),
+        (system(nix::libc::ENOSPC), Class::DiskFull),
+        (system(nix::libc::EACCES), Class::Denied),
+        (StorageError::PreviousIo, Class::Internal),
+        (StorageError::Corrupted("page 7".into()), Class::Corrupt),
+        (own, Class::Corrupt),
+    ] {
+        let told = error.to_string();
+        let opened = guarded::<()>(Path::new("x"), || Err(DatabaseError::Storage(error)));
+        assert_eq!(opened.unwrap_err().class, class, "{told}");
+    }
+}
+
+#[test]
 fn a_missing_log_is_said_to_be_missing() {
     let place = Place::new();
     let failure = place.read().unwrap_err();
