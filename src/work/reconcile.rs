@@ -12,7 +12,7 @@ use machine::event::Range;
 use machine::projection::backups::Backups;
 use machine::projection::ledger::Ledger;
 use machine::runs::Runs;
-use machine::{BackupName, Event, File, Millis, Segment, SegmentSize, Timeline};
+use machine::{BackupName, Class, Event, File, Millis, Segment, SegmentSize, Timeline};
 
 use crate::failure::Outcome;
 use crate::store::{Entry, Object};
@@ -39,20 +39,15 @@ pub fn run(place: &Place, known: &Known, emit: &mut dyn FnMut(Event)) -> Outcome
     let started = Instant::now();
     let size = segment_size(place, known)?;
     let listing = list(place, size)?;
-    let new = confirmed(
-        place,
-        size,
-        &difference(&listing.wal, &known.ledger.wal),
-        true,
-    )?;
-    let gone = confirmed(
-        place,
-        size,
-        &difference(&known.ledger.wal, &listing.wal),
-        false,
-    )?;
+    let (new, gone) = (
+        difference(&listing.wal, &known.ledger.wal),
+        difference(&known.ledger.wal, &listing.wal),
+    );
+    let mut unknown = listing.unknown;
+    let new = confirmed(place, size, &new, true, &mut unknown)?;
+    let gone = confirmed(place, size, &gone, false, &mut unknown)?;
     let files = compare(place, known, &listing, size)?;
-    let mut unknown = listing.unknown.saturating_add(files.orphans);
+    unknown = unknown.saturating_add(files.unknown);
     let mut found = count(&new).saturating_add(length(&files.new));
     let missing = count(&gone).saturating_add(length(&files.gone));
     if found > 0 {
@@ -94,8 +89,8 @@ pub fn run(place: &Place, known: &Known, emit: &mut dyn FnMut(Event)) -> Outcome
 struct Files {
     new: Vec<File>,
     gone: Vec<File>,
-    /// Parts of no backup that anybody knows.
-    orphans: u64,
+    /// Parts of no backup that anybody knows, and what is damaged.
+    unknown: u64,
 }
 
 fn compare(place: &Place, known: &Known, listing: &Listing, size: SegmentSize) -> Outcome<Files> {
@@ -105,9 +100,15 @@ fn compare(place: &Place, known: &Known, listing: &Listing, size: SegmentSize) -
         let orphan = matches!(file, File::Part { backup, .. }
             if !known.backups.all.contains_key(backup) && !listing.has_main(backup));
         if orphan {
-            files.orphans += 1;
-        } else if place.store.look(&place.key(&file.key(size)))?.is_some() {
-            files.new.push(file.clone());
+            files.unknown += 1;
+            continue;
+        }
+        match look(place, &place.key(&file.key(size)))? {
+            Look::There(_) => files.new.push(file.clone()),
+            // Counted where its backup is adopted.
+            Look::Damaged if matches!(file, File::Main(_)) => {}
+            Look::Damaged => files.unknown += 1,
+            Look::Absent => {}
         }
     }
     for file in held.difference(&listing.files) {
@@ -115,11 +116,32 @@ fn compare(place: &Place, known: &Known, listing: &Listing, size: SegmentSize) -
             File::Main(name) => place.key(&main_key(known, name)),
             other => place.key(&other.key(size)),
         };
-        if place.store.look(&key)?.is_none() {
-            files.gone.push(file.clone());
+        match look(place, &key)? {
+            Look::Absent => files.gone.push(file.clone()),
+            Look::Damaged => files.unknown += 1,
+            Look::There(_) => {}
         }
     }
     Ok(files)
+}
+
+/// Of one object. Damage is neither presence nor absence, and no reason to end the listing.
+enum Look {
+    There(Object),
+    Absent,
+    Damaged,
+}
+
+fn look(place: &Place, key: &str) -> Outcome<Look> {
+    match place.store.look(key) {
+        Ok(Some(object)) => Ok(Look::There(object)),
+        Ok(None) => Ok(Look::Absent),
+        Err(failure) if matches!(failure.class, Class::Corrupt | Class::NotFound) => {
+            log::warn!("{key}: {failure}");
+            Ok(Look::Damaged)
+        }
+        Err(failure) => Err(failure),
+    }
 }
 
 impl Listing {
@@ -130,25 +152,34 @@ impl Listing {
     }
 }
 
-/// The site's, or, before any server was seen, what the first stored segment says of itself.
+/// The site's, or, before any server was seen, what the first stored segment that can be read says
+/// of itself.
 fn segment_size(place: &Place, known: &Known) -> Outcome<SegmentSize> {
     if let Some(size) = known.ledger.segment_size {
         return Ok(size);
     }
-    let mut first = None;
+    let mut first = Vec::new();
     place.store.list(&place.key("xlog"), &mut |entry| {
-        first.get_or_insert(entry.key);
+        if first.len() < SAMPLES {
+            first.push(entry.key);
+        }
         Ok(())
     })?;
-    let Some(key) = first else {
-        return Ok(SegmentSize::DEFAULT);
-    };
-    let object = place.store.look(&key)?;
-    let bytes = object.and_then(|o| o.metadata.get("original-file-size")?.parse().ok());
-    Ok(bytes
-        .and_then(SegmentSize::new)
-        .unwrap_or(SegmentSize::DEFAULT))
+    for key in first {
+        let Look::There(object) = look(place, &key)? else {
+            continue;
+        };
+        let bytes = object.metadata.get("original-file-size");
+        let bytes = bytes.and_then(|bytes| bytes.parse().ok());
+        return Ok(bytes
+            .and_then(SegmentSize::new)
+            .unwrap_or(SegmentSize::DEFAULT));
+    }
+    Ok(SegmentSize::DEFAULT)
 }
+
+/// Segments asked for their size; more than these are not damaged at a time.
+const SAMPLES: usize = 16;
 
 fn list(place: &Place, size: SegmentSize) -> Outcome<Listing> {
     let mut listing = Listing::default();
@@ -240,18 +271,28 @@ fn difference(a: &BTreeMap<Timeline, Runs>, b: &BTreeMap<Timeline, Runs>) -> Vec
     ranges
 }
 
-/// The segments of `ranges` whose look-up agrees with the listing, as ranges again.
+/// The segments of `ranges` whose look-up agrees with the listing, as ranges again; damaged ones
+/// are added to `unknown`.
 fn confirmed(
     place: &Place,
     size: SegmentSize,
     ranges: &[Range],
     present: bool,
+    unknown: &mut u64,
 ) -> Outcome<Vec<Range>> {
     let mut agreed: BTreeMap<Timeline, Runs> = BTreeMap::new();
     for range in ranges {
         for number in range.first..=range.last {
             let file = File::Wal(Segment::new(range.timeline, number));
-            if place.store.look(&place.key(&file.key(size)))?.is_some() == present {
+            let there = match look(place, &place.key(&file.key(size)))? {
+                Look::There(_) => true,
+                Look::Absent => false,
+                Look::Damaged => {
+                    *unknown += 1;
+                    continue;
+                }
+            };
+            if there == present {
                 agreed.entry(range.timeline).or_default().insert(number);
             }
         }
@@ -277,8 +318,10 @@ fn adopt(
     if known.backups.all.contains_key(&name) {
         return Ok(Adopt::Known);
     }
-    let Some(Object { metadata, entry }) = place.store.look(&entry.key)? else {
-        return Ok(Adopt::Known);
+    let Object { metadata, entry } = match look(place, &entry.key)? {
+        Look::There(object) => object,
+        Look::Absent => return Ok(Adopt::Known),
+        Look::Damaged => return Ok(Adopt::Unreadable),
     };
     let parts = listing
         .files

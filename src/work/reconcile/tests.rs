@@ -172,6 +172,28 @@ fn the_segment_size_comes_from_the_store_after_a_lost_log() {
     assert_eq!(sizes, [(1 << 20, 1)]);
 }
 
+/// A truncated object, a sidecar that is no JSON, a sidecar without data: the rest is told.
+#[test]
+fn s18_damage_is_counted_and_the_listing_goes_on() {
+    let bed = Bed::new();
+    let mib = [("original-file-size", "1048576")];
+    for number in [1, 2, 3, 4] {
+        bed.put(&key(number), &mib);
+    }
+    bed.put(MAIN, &LABEL);
+    bed.put("main/timeline/00000002.history", &[]);
+    let path = |key: &str| bed.folder.path().join("store").join(key);
+    std::fs::write(path(&key(1)), b"").unwrap();
+    std::fs::write(path(&format!("{}.metadata", key(2))), b"{").unwrap();
+    std::fs::write(path(&format!("{MAIN}.metadata")), b"{").unwrap();
+    std::fs::write(path("main/timeline/00000002.history"), b"").unwrap();
+    let expected = ["found 3-4".to_owned(), "6/2/0/4".into()];
+    assert_eq!(told(&bed, &known(&[])), expected);
+    std::fs::remove_file(path(&key(1))).unwrap();
+    let held: Vec<Event> = [1, 3, 4].map(wal).map(stored).into();
+    assert_eq!(told(&bed, &known(&held)), ["5/0/0/4"]);
+}
+
 #[test]
 fn a_store_that_is_gone_is_an_error_not_an_absence() {
     let bed = Bed::new();
