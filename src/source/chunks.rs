@@ -219,6 +219,8 @@ pub struct Uploader<'a> {
     pub patience: Duration,
     /// Set when nobody waits for the result any more.
     pub abandoned: &'a AtomicBool,
+    /// The daemon's: whoever waits for room for a chunk cannot look at it himself.
+    pub stop: &'a AtomicBool,
     pub stored: &'a AtomicU32,
 }
 
@@ -276,7 +278,10 @@ impl Uploader<'_> {
     fn wait(&self, pause: Duration) -> Outcome<()> {
         let started = Instant::now();
         while started.elapsed() < pause {
-            if self.abandoned.load(Ordering::Relaxed) {
+            if [self.abandoned, self.stop]
+                .iter()
+                .any(|flag| flag.load(Ordering::Relaxed))
+            {
                 return Err(Failure::new(Class::Interrupted, "the backup was given up"));
             }
             thread::sleep(GLANCE.min(pause));
@@ -298,5 +303,43 @@ impl Uploader<'_> {
             add("encryption-key-id", encryption.key_id.clone());
         }
         metadata
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::work::testing::{Bed, Fault};
+
+    #[test]
+    fn a_stop_is_heard_between_two_tries() {
+        let bed = Bed::new();
+        let path = bed.place.scratch.join("chunk");
+        fs::write(&path, b"x").unwrap();
+        bed.store.fail(0, Fault::Before(Class::Network));
+        let (sender, chunks) = mpsc::channel();
+        let chunk = Chunk {
+            number: 1,
+            bytes_in: 1,
+            bytes_out: 1,
+            names: 0..0,
+        };
+        sender.send((path, chunk)).unwrap();
+        let uploader = Uploader {
+            store: bed.store.as_ref(),
+            prefix: "main",
+            backup: &BackupName("b".into()),
+            encoding: &bed.place.encoding,
+            host: "here",
+            patience: Duration::from_secs(3600),
+            abandoned: &AtomicBool::new(false),
+            stop: &AtomicBool::new(true),
+            stored: &AtomicU32::new(0),
+        };
+        let failure = uploader.run(chunks).unwrap_err();
+        assert_eq!(failure.class, Class::Interrupted);
+        assert!(bed.keys().is_empty());
     }
 }

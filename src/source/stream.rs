@@ -127,6 +127,7 @@ pub fn take(request: &Request<'_>, report: &mut dyn FnMut(Progress)) -> Outcome<
         host: request.host,
         patience: request.patience.upload,
         abandoned: &abandoned,
+        stop: request.stop,
         stored: &stored,
     };
     // One chunk grows and one is being stored, beside those that wait.

@@ -13,7 +13,7 @@ pub mod delete;
 pub mod label;
 pub mod reconcile;
 #[cfg(test)]
-mod testing;
+pub mod testing;
 pub mod upload;
 
 /// Where a site's objects go, and in which form.
