@@ -10,6 +10,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use machine::{Class, File, SegmentSize};
 
@@ -71,14 +72,21 @@ pub enum Sealed {
 #[derive(Clone)]
 pub struct Spool {
     disk: Arc<dyn Disk>,
+    /// Each placing has a working name of its own.
+    placings: Arc<AtomicU64>,
 }
 
 /// Bytes compared or copied at a time.
 const BLOCK: usize = 64 << 10;
 
+const PLACING_END: &str = ".placing";
+
 impl Spool {
     pub fn new(disk: Arc<dyn Disk>) -> Spool {
-        Spool { disk }
+        Spool {
+            disk,
+            placings: Arc::default(),
+        }
     }
 
     /// Everything in the folder, unfinished files too.
@@ -88,23 +96,40 @@ impl Spool {
 
     /// The file that receives a segment; what an earlier stream left in it stays until rewritten.
     pub fn partial(&self, name: &str) -> Outcome<Partial> {
-        let working = format!("{name}.partial");
-        let file = self.disk.open(&working).map_err(|e| failed(&e, &working))?;
-        let old = file.size().map_err(|e| failed(&e, &working))?;
+        self.working(name, &format!("{name}.partial"))
+    }
+
+    fn working(&self, name: &str, working: &str) -> Outcome<Partial> {
+        let file = self.disk.open(working).map_err(|e| failed(&e, working))?;
+        let old = file.size().map_err(|e| failed(&e, working))?;
         Ok(Partial {
             disk: Arc::clone(&self.disk),
             name: name.into(),
-            working,
+            working: working.into(),
             file,
             old,
         })
     }
 
-    /// Places a small file whole: a history file.
+    /// Places a small file whole: a history file, which two nodes' probes may bring at a time.
     pub fn place(&self, name: &str, content: &[u8]) -> Outcome<Sealed> {
-        let mut partial = self.partial(name)?;
-        partial.write(0, content)?;
-        partial.seal()
+        let number = self.placings.fetch_add(1, Ordering::Relaxed);
+        let working = format!("{name}.{number}{PLACING_END}");
+        let placed = self.working(name, &working).and_then(|mut partial| {
+            partial.write(0, content)?;
+            partial.seal()
+        });
+        if placed.is_err() {
+            let _swept_at_the_next_start = self.disk.remove(&working);
+        }
+        placed
+    }
+
+    /// Removes what placings of a killed run left; for the start, when nobody places.
+    pub fn sweep(&self) -> Outcome<()> {
+        let found = self.scan()?.into_iter();
+        let mut stale = found.filter(|found| found.name.ends_with(PLACING_END));
+        stale.try_for_each(|found| self.remove(&found.name))
     }
 
     pub fn open(&self, file: &File, size: SegmentSize) -> Outcome<Box<dyn DiskFile>> {

@@ -71,7 +71,9 @@ fn open(config: &Config, site: &config::Site, root: &Path) -> Outcome<SiteContex
         fs::remove_dir_all(&scratch).map_err(io(&scratch))?;
     }
     fs::create_dir_all(&scratch).map_err(io(&scratch))?;
-    let disk = RealDisk::new(&spool_directory).map_err(io(&spool_directory))?;
+    let disk = RealDisk::new(&spool_directory)?;
+    let spool = Spool::new(Arc::new(disk));
+    spool.sweep()?;
     let place = Place {
         site: site.name.clone(),
         prefix: site.prefix.clone(),
@@ -85,7 +87,7 @@ fn open(config: &Config, site: &config::Site, root: &Path) -> Outcome<SiteContex
     Ok(SiteContext {
         place,
         chunk_encoding: config.encoding(site, site.basebackup_compression_threads)?,
-        spool: Spool::new(Arc::new(disk)),
+        spool,
         spool_directory,
         nodes: site
             .nodes

@@ -5,6 +5,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use crate::durable;
+use crate::failure::Outcome;
 use crate::spool::{Disk, DiskFile, Found};
 
 pub struct RealDisk {
@@ -13,8 +15,8 @@ pub struct RealDisk {
 
 impl RealDisk {
     /// The directory is made if it is missing.
-    pub fn new(directory: &Path) -> io::Result<RealDisk> {
-        fs::create_dir_all(directory)?;
+    pub fn new(directory: &Path) -> Outcome<RealDisk> {
+        durable::make_folders(directory)?;
         Ok(RealDisk {
             directory: directory.into(),
         })
@@ -24,6 +26,18 @@ impl RealDisk {
         self.directory.join(name)
     }
 
+    /// A name that exists may be a killed run's, which never came to sync it.
+    fn opened(&self, name: &str) -> io::Result<Opened> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(self.path(name))?;
+        let unnamed = Some(self.directory.clone());
+        Ok(Opened { file, unnamed })
+    }
+
     fn sync_directory(&self) -> io::Result<()> {
         File::open(&self.directory)?.sync_all()
     }
@@ -31,16 +45,7 @@ impl RealDisk {
 
 impl Disk for RealDisk {
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        let path = self.path(name);
-        let existed = path.exists();
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)?;
-        let unnamed = (!existed).then(|| self.directory.clone());
-        Ok(Box::new(Opened { file, unnamed }))
+        Ok(Box::new(self.opened(name)?))
     }
 
     fn read(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
@@ -95,7 +100,7 @@ impl Disk for RealDisk {
 
 struct Opened {
     file: File,
-    /// The directory whose entry for this file is not durable yet.
+    /// The directory whose entry for this file may not be durable yet.
     unnamed: Option<PathBuf>,
 }
 
@@ -127,5 +132,23 @@ impl DiskFile for Opened {
             self.unnamed = None;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_a_killed_run_left_is_made_durable_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = RealDisk::new(&folder.path().join("a/b")).unwrap();
+        fs::write(disk.path("x.partial"), b"").unwrap();
+        for name in ["x.partial", "y.partial"] {
+            let mut opened = disk.opened(name).unwrap();
+            assert_eq!(opened.unnamed, Some(folder.path().join("a/b")), "{name}");
+            opened.sync().unwrap();
+            assert_eq!(opened.unnamed, None, "{name}");
+        }
     }
 }

@@ -106,6 +106,27 @@ fn a_full_disk_is_said_and_the_stream_goes_on_where_it_was() {
     assert_eq!(bed.files(), owned(&[(NAME, "abcdefgh")]));
 }
 
+/// Two nodes' probes bring the same history, and one of them fails half way.
+#[test]
+fn placings_of_one_name_do_not_share_a_working_file() {
+    let bed = Bed::new();
+    let name = "00000002.history";
+    for number in 0..3 {
+        fs::write(bed.path(&format!("{name}.{number}.placing")), b"stale").unwrap();
+    }
+    bed.spool.sweep().unwrap();
+    fs::write(bed.path(&format!("{name}.partial")), b"another's").unwrap();
+    bed.room.store(4, Ordering::SeqCst);
+    let failure = bed.spool.place(name, b"history").unwrap_err();
+    assert_eq!(failure.class, Class::DiskFull);
+    bed.room.store(u64::MAX, Ordering::SeqCst);
+    assert_eq!(bed.spool.place(name, b"history").unwrap(), Sealed::New);
+    assert_eq!(
+        bed.files(),
+        owned(&[(name, "history"), (&format!("{name}.partial"), "another's")])
+    );
+}
+
 #[test]
 fn removing_and_opening_what_is_not_there() {
     let bed = Bed::new();
