@@ -7,7 +7,8 @@
 //! - [`world`]: tasks as threads; `take` is the longest of them.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -40,7 +41,7 @@ const REPORTS_MAX: usize = 1_024;
 /// The loop turns at least this often: time itself makes things due.
 const TURN: Duration = Duration::from_secs(1);
 /// Given away when the disk is full, so that the log can say so.
-const BALLAST_BYTES: usize = 4 << 20;
+const BALLAST_BYTES: u64 = 4 << 20;
 const HELD_ELSEWHERE: Duration = Duration::from_secs(3);
 const REOPEN_PAUSE: Duration = Duration::from_secs(1);
 
@@ -269,7 +270,9 @@ fn ballast(log_path: &Path) -> PathBuf {
 fn place_ballast(log_path: &Path) {
     let path = ballast(log_path);
     if !path.exists() {
-        let _ = fs::write(path, vec![0_u8; BALLAST_BYTES]);
+        // Not from one buffer: glibc takes the largest block ever freed for a size to keep.
+        let mut zeros = io::repeat(0).take(BALLAST_BYTES);
+        let _ = File::create(path).and_then(|mut file| io::copy(&mut zeros, &mut file));
     }
 }
 
