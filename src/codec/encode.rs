@@ -6,6 +6,7 @@
 use std::io::{self, Write};
 
 use machine::Class;
+use sha2::{Digest, Sha256};
 use snap::write::FrameEncoder;
 use xz2::stream::{Check, Stream};
 use xz2::write::XzEncoder;
@@ -24,18 +25,25 @@ const JOB_BYTES: u32 = 1024 * 1024;
 pub struct Encoded {
     pub bytes_in: u64,
     pub bytes_out: u64,
+    /// Of the bytes that came out: stores keep it, and need not read a large object for it.
+    pub sha256: [u8; 32],
 }
 
 /// Compresses and encrypts what is written to it. The object is complete only after
 /// [`Encoder::finish`]: what a dropped encoder leaves in the sink is rubbish.
 pub struct Encoder<W: Write> {
-    compressor: Compressor<Sealer<Counted<W>>>,
+    compressor: Compressor<Sealer<Summed<W>>>,
     bytes_in: u64,
 }
 
 impl<W: Write> Encoder<W> {
     pub fn new(sink: W, encoding: &Encoding) -> Outcome<Encoder<W>> {
-        let sealer = Sealer::new(Counted { sink, bytes: 0 }, encoding)?;
+        let summed = Summed {
+            sink,
+            bytes: 0,
+            sha256: Sha256::new(),
+        };
+        let sealer = Sealer::new(summed, encoding)?;
         Ok(Encoder {
             compressor: Compressor::new(sealer, encoding)?,
             bytes_in: 0,
@@ -43,16 +51,17 @@ impl<W: Write> Encoder<W> {
     }
 
     pub fn finish(self) -> Outcome<(W, Encoded)> {
-        let counted = self
+        let summed = self
             .compressor
             .finish()
             .and_then(Sealer::finish)
             .map_err(|error| Failure::from_io(&error, "finishing an encoded object"))?;
         let encoded = Encoded {
             bytes_in: self.bytes_in,
-            bytes_out: counted.bytes,
+            bytes_out: summed.bytes,
+            sha256: summed.sha256.finalize().into(),
         };
-        Ok((counted.sink, encoded))
+        Ok((summed.sink, encoded))
     }
 }
 
@@ -203,14 +212,16 @@ impl<W: Write> Write for Sealer<W> {
     }
 }
 
-struct Counted<W> {
+struct Summed<W> {
     sink: W,
     bytes: u64,
+    sha256: Sha256,
 }
 
-impl<W: Write> Write for Counted<W> {
+impl<W: Write> Write for Summed<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let taken = self.sink.write(bytes)?;
+        self.sha256.update(bytes.get(..taken).unwrap_or_default());
         self.bytes += count(taken);
         Ok(taken)
     }

@@ -22,7 +22,7 @@ use super::header::BLOCK;
 use super::members::{Kind, Member, padding};
 use crate::codec::{Encoder, Encoding};
 use crate::failure::{Failure, Outcome};
-use crate::store::{Body, Metadata, Put, Store};
+use crate::store::{Body, Metadata, Put, Scratch, Store};
 
 /// Large enough that a scratch file is written in few calls.
 const WRITE_BYTES: usize = 256 << 10;
@@ -42,6 +42,8 @@ pub struct Chunk {
     pub number: u32,
     pub bytes_in: u64,
     pub bytes_out: u64,
+    /// Of the stored bytes.
+    pub sha256: [u8; 32],
     /// Where its members' names lie in the list of names.
     pub names: Range<u64>,
 }
@@ -174,6 +176,7 @@ impl<'a> Packer<'a> {
             number,
             bytes_in: encoded.bytes_in,
             bytes_out: encoded.bytes_out,
+            sha256: encoded.sha256,
             names: open.names_from..self.names.bytes,
         };
         self.done.push(chunk.clone());
@@ -246,7 +249,11 @@ impl Uploader<'_> {
         let (mut pause, longest) = BACKOFF;
         let mut first = true;
         loop {
-            let body = Body::Scratch(path);
+            let body = Body::Scratch(Scratch {
+                path,
+                size_bytes: chunk.bytes_out,
+                sha256: chunk.sha256,
+            });
             let failure = match self.store.put(&key, body, &metadata, Put::Create) {
                 Ok(()) => return Ok(()),
                 // The name is this backup's alone: what a repeated try finds there is the try

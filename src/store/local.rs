@@ -145,10 +145,10 @@ impl Store for Local {
         durable::make_folders(folder)?;
         refuse_existing(mode, &sidecar_path, key)?;
 
-        let (hash, size_bytes) = hash(body)?;
+        let (sha256, size_bytes) = content(body)?;
         let data = place(body, &path)?;
         let mut draft = Draft::at(&sidecar_path)?;
-        draft.fill(&render_sidecar(metadata, size_bytes, &hash)?)?;
+        draft.fill(&render_sidecar(metadata, size_bytes, &hex::encode(sha256))?)?;
 
         let lock = File::open(folder)
             .and_then(|file| file.lock().map(|()| file))
@@ -236,7 +236,7 @@ fn place<'a>(body: Body<'a>, target: &Path) -> Outcome<Data<'a>> {
             draft.fill(bytes)?;
             return Ok(Data::Draft(draft));
         }
-        Body::Scratch(path) => path,
+        Body::Scratch(scratch) => scratch.path,
     };
     let device = |path: &Path| -> Outcome<u64> {
         let found = fs::metadata(path).map_err(|e| Failure::io(&e, path.display()))?;
@@ -256,34 +256,29 @@ fn place<'a>(body: Body<'a>, target: &Path) -> Outcome<Data<'a>> {
 fn settle_scratch(body: Body<'_>, path: &Path, outcome: &Outcome<()>) -> Outcome<()> {
     match (body, outcome) {
         (Body::Bytes(_), _) => Ok(()),
-        (Body::Scratch(scratch), Ok(())) => durable::remove(scratch),
-        (Body::Scratch(scratch), Err(_)) if scratch.exists() => Ok(()),
-        (Body::Scratch(scratch), Err(_)) => durable::rename(path, scratch),
+        (Body::Scratch(scratch), Ok(())) => durable::remove(scratch.path),
+        (Body::Scratch(scratch), Err(_)) if scratch.path.exists() => Ok(()),
+        (Body::Scratch(scratch), Err(_)) => durable::rename(path, scratch.path),
     }
 }
 
-/// SHA-256 in hex and size of what is about to be stored.
-fn hash(body: Body<'_>) -> Outcome<(String, u64)> {
-    let mut hasher = Sha256::new();
-    let mut size_bytes = 0;
-    let path = match body {
+/// SHA-256 and size of what is about to be stored.
+fn content(body: Body<'_>) -> Outcome<([u8; 32], u64)> {
+    let scratch = match body {
         Body::Bytes(bytes) => {
-            let size = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-            return Ok((hex::encode(Sha256::digest(bytes)), size));
+            let size_bytes = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+            return Ok((Sha256::digest(bytes).into(), size_bytes));
         }
-        Body::Scratch(path) => path,
+        Body::Scratch(scratch) => scratch,
     };
-    let told = |e: io::Error| Failure::io(&e, path.display());
-    let mut file = File::open(path).map_err(told)?;
-    let mut buffer = vec![0; COPY_BYTES];
-    loop {
-        let count = file.read(&mut buffer).map_err(told)?;
-        let Some(piece) = buffer.get(..count).filter(|piece| !piece.is_empty()) else {
-            return Ok((hex::encode(hasher.finalize()), size_bytes));
-        };
-        hasher.update(piece);
-        size_bytes += u64::try_from(count).unwrap_or(u64::MAX);
+    let shown = scratch.path.display();
+    let found = fs::metadata(scratch.path).map_err(|e| Failure::io(&e, &shown))?;
+    if found.len() != scratch.size_bytes {
+        let (found, written) = (found.len(), scratch.size_bytes);
+        let message = format!("{shown} has {found} bytes, its writer wrote {written}");
+        return Err(Failure::new(Class::Internal, message));
     }
+    Ok((scratch.sha256, scratch.size_bytes))
 }
 
 fn refuse_existing(mode: Put, sidecar: &Path, key: &str) -> Outcome<()> {
@@ -468,7 +463,6 @@ const CONTENT_LENGTH: &str = "Content-Length";
 const HASH: &str = "_hash";
 const SIDECAR_END: &str = ".metadata";
 const SIDECAR_DRAFT: &[u8] = b".metadata_tmp";
-const COPY_BYTES: usize = 1 << 20;
 
 /// Keys have five parts; more than this is a loop of symbolic links.
 const DEPTH_MAX: u32 = 32;

@@ -46,7 +46,15 @@ pub struct Object {
 #[derive(Clone, Copy, Debug)]
 pub enum Body<'a> {
     Bytes(&'a [u8]),
-    Scratch(&'a Path),
+    Scratch(Scratch<'a>),
+}
+
+/// A file and what its writer knows of it, which spares the store a reading.
+#[derive(Clone, Copy, Debug)]
+pub struct Scratch<'a> {
+    pub path: &'a Path,
+    pub size_bytes: u64,
+    pub sha256: [u8; 32],
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -18,7 +18,7 @@ use crate::codec::digest::{Algorithm, Digest};
 use crate::codec::{Encoded, Encoder, decoder};
 use crate::failure::{Failure, Outcome};
 use crate::spool::{DiskFile, Spool};
-use crate::store::{Body, Metadata, Put};
+use crate::store::{Body, Metadata, Put, Scratch};
 use crate::work::Place;
 
 /// Encoded files up to this size stay in memory.
@@ -42,10 +42,12 @@ impl Upload<'_> {
         let plain = self.spool.open(self.file, self.size)?;
         let encoded = self.encode(&*plain, &key)?;
         let metadata = self.metadata(&encoded);
-        let put = self
-            .place
-            .store
-            .put(&key, encoded.body.as_body(), &metadata, Put::Create);
+        let put = self.place.store.put(
+            &key,
+            encoded.body.as_body(&encoded.sizes),
+            &metadata,
+            Put::Create,
+        );
         let how = match put {
             Ok(()) => How::Written,
             Err(failure) if failure.class == Class::Conflict => {
@@ -176,10 +178,14 @@ enum Content {
 }
 
 impl Content {
-    fn as_body(&self) -> Body<'_> {
+    fn as_body(&self, encoded: &Encoded) -> Body<'_> {
         match self {
             Content::Memory(bytes) => Body::Bytes(bytes),
-            Content::Scratch { path, .. } => Body::Scratch(path),
+            Content::Scratch { path, .. } => Body::Scratch(Scratch {
+                path,
+                size_bytes: encoded.bytes_out,
+                sha256: encoded.sha256,
+            }),
         }
     }
 }

@@ -13,7 +13,8 @@ use std::thread;
 
 use machine::Class;
 use pghoard::store::local::Local;
-use pghoard::store::{Body, Entry, Metadata, Put, Store};
+use pghoard::store::{Body, Entry, Metadata, Put, Scratch, Store};
+use sha2::{Digest, Sha256};
 
 #[test]
 fn local() {
@@ -115,21 +116,22 @@ fn create_has_one_winner(store: &dyn Store) {
 
 fn scratch_moves_in(store: &dyn Store) {
     let folder = tempfile::tempdir().unwrap();
-    let scratch = folder.path().join("scratch");
-    let put = || {
-        store.put(
-            "p/scratch",
-            Body::Scratch(&scratch),
-            &Metadata::new(),
-            Put::Create,
-        )
+    let path = folder.path().join("scratch");
+    let put = |content: &[u8], size_bytes| {
+        fs::write(&path, content).unwrap();
+        let scratch = Scratch {
+            path: &path,
+            size_bytes,
+            sha256: Sha256::digest(content).into(),
+        };
+        let metadata = Metadata::new();
+        store.put("p/scratch", Body::Scratch(scratch), &metadata, Put::Create)
     };
-    fs::write(&scratch, b"scratch").unwrap();
-    put().unwrap();
-    assert!(!scratch.exists());
-    fs::write(&scratch, b"other").unwrap();
-    put().unwrap_err();
-    assert!(scratch.exists());
+    put(b"half", 8).unwrap_err();
+    put(b"scratch", 7).unwrap();
+    assert!(!path.exists());
+    put(b"other", 5).unwrap_err();
+    assert!(path.exists());
     assert_eq!(read(store, "p/scratch"), b"scratch");
 }
 

@@ -10,6 +10,7 @@ use pghoard::codec::keys::Keyring;
 use pghoard::codec::{Compression, Encoded, Encoder, Encoding, Encryption, Envelope};
 use pghoard::store::Metadata;
 use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_oneof, proptest};
+use sha2::{Digest, Sha256};
 
 use crate::{SMALL_KEY, decode, keyring, path, says};
 
@@ -42,7 +43,8 @@ pub fn encode(plain: &[u8], write_bytes: usize, encoding: &Encoding) -> (Vec<u8>
         encoded,
         Encoded {
             bytes_in,
-            bytes_out
+            bytes_out,
+            sha256: Sha256::digest(&stored).into(),
         }
     );
     let mut metadata = says(&[

@@ -298,7 +298,7 @@ impl Store for Odd<'_> {
         (self.before)(*puts)?;
         // A remote store leaves the scratch file where it is.
         let copy = match body {
-            Body::Scratch(path) => fs::read(path).unwrap(),
+            Body::Scratch(scratch) => fs::read(scratch.path).unwrap(),
             Body::Bytes(bytes) => bytes.to_vec(),
         };
         self.inner.put(key, Body::Bytes(&copy), metadata, mode)?;
