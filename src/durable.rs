@@ -14,6 +14,7 @@ use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use machine::Class;
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 use crate::failure::{Failure, Outcome};
 
@@ -195,6 +196,48 @@ impl Drop for Draft {
         let _gone = fs::remove_file(&self.path);
     }
 }
+
+/// A large file on its way. The kernel is asked to begin writing what has come, or the sync at the
+/// end, which is the caller's, would wait for all of it.
+#[derive(Debug)]
+pub struct Flowing {
+    file: File,
+    written: i64,
+    begun: i64,
+}
+
+impl Flowing {
+    pub fn new(file: File) -> Flowing {
+        Flowing {
+            file,
+            written: 0,
+            begun: 0,
+        }
+    }
+}
+
+impl Write for Flowing {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = self.file.write(bytes)?;
+        self.written += i64::try_from(taken).unwrap_or(0);
+        let waiting = self.written - self.begun;
+        if waiting >= FLOW_BYTES {
+            // On dirty pages it starts their writing and returns (Linux mm/fadvise.c). Advice: a
+            // file system that cannot take it loses speed only.
+            let advice = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
+            let _slower = posix_fadvise(&self.file, self.begun, waiting, advice);
+            self.begun = self.written;
+        }
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// Enough for one long write of the disk, little beside a sync.
+const FLOW_BYTES: i64 = 8 << 20;
 
 /// Removes a draft whose writer is dead; any other file, and a draft in use, stays.
 pub fn sweep(path: &Path) -> Outcome<()> {

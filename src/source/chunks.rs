@@ -21,6 +21,7 @@ use machine::{BackupName, Class, SegmentSize};
 use super::header::BLOCK;
 use super::members::{Kind, Member, padding};
 use crate::codec::{Encoder, Encoding};
+use crate::durable::Flowing;
 use crate::failure::{Failure, Outcome};
 use crate::store::{Body, Metadata, Put, Scratch, Store};
 
@@ -62,7 +63,7 @@ pub struct Packer<'a> {
 
 struct Open {
     path: PathBuf,
-    encoder: Encoder<BufWriter<File>>,
+    encoder: Encoder<BufWriter<Flowing>>,
     bytes_in: u64,
     names_from: u64,
 }
@@ -147,7 +148,7 @@ impl<'a> Packer<'a> {
         let number = self.done.len() + 1;
         let path = self.folder.join(format!("chunk-{number:08}"));
         let file = File::create_new(&path).map_err(|e| Failure::io(&e, path.display()))?;
-        let sink = BufWriter::with_capacity(WRITE_BYTES, file);
+        let sink = BufWriter::with_capacity(WRITE_BYTES, Flowing::new(file));
         self.open = Some(Open {
             path,
             encoder: Encoder::new(sink, self.encoding)?,

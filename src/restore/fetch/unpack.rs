@@ -12,6 +12,7 @@ use std::path::{Component, Path, PathBuf};
 
 use tar::{Archive, Entry, EntryType};
 
+use crate::durable::Flowing;
 use crate::failure::{Failure, Outcome};
 use crate::restore::corrupt;
 use crate::restore::layout::{DESCRIPTION, Naming};
@@ -216,7 +217,7 @@ impl<'a> Unpacker<'a> {
         self.folder(spot.path.parent().unwrap_or(Path::new("/")), 0o700)?;
         let shown = spot.path.display();
         let told = |e: io::Error| Failure::io(&e, &shown);
-        let mut file = OpenOptions::new()
+        let file = OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(mode)
@@ -233,6 +234,7 @@ impl<'a> Unpacker<'a> {
         if let Some(owner) = self.places.owner {
             fchown(&file, Some(owner.uid), Some(owner.gid)).map_err(told)?;
         }
+        let mut file = Flowing::new(file);
         let mut sum = Sum {
             size_bytes: 0,
             crc32c: 0,
