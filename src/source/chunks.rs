@@ -332,6 +332,7 @@ mod tests {
             number: 1,
             bytes_in: 1,
             bytes_out: 1,
+            sha256: [0; 32],
             names: 0..0,
         };
         sender.send((path, chunk)).unwrap();
