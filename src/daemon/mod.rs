@@ -96,7 +96,7 @@ impl Daemon {
             document: Arc::clone(&world.document),
             reports: sender,
         })?;
-        let now = clock::now();
+        let now = clock::not_before(state.at);
         for group in events.chunks(GROUP_MAX) {
             for envelope in log.append(now, run, group.to_vec())? {
                 state.apply(&envelope);
