@@ -109,13 +109,13 @@ impl Probe<'_> {
         }
         let file = File::History(timeline);
         match self.spool.place(&timeline.history_name(), content)? {
-            Sealed::New => events.push(Event::Spooled {
+            // Whoever sealed a duplicate may have failed before it could say so.
+            Sealed::New | Sealed::Duplicate => events.push(Event::Spooled {
                 file,
                 entry: self.entries.fetch_add(1, Ordering::SeqCst),
                 bytes: u64::try_from(content.len()).unwrap_or(u64::MAX),
                 origin: Origin::Stream,
             }),
-            Sealed::Duplicate => {}
             Sealed::Conflict { kept_as } => events.push(Event::Conflicted {
                 file,
                 ours: format!("kept in the spool as '{kept_as}'"),

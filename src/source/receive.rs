@@ -457,13 +457,13 @@ impl Writer<'_> {
         };
         let file = File::Wal(self.segment);
         match partial.seal()? {
-            Sealed::New => emit(Event::Spooled {
+            // Whoever sealed a duplicate may have failed before it could say so.
+            Sealed::New | Sealed::Duplicate => emit(Event::Spooled {
                 file,
                 entry: self.request.entries.fetch_add(1, Ordering::SeqCst),
                 bytes: self.size.bytes(),
                 origin: Origin::Stream,
             }),
-            Sealed::Duplicate => {}
             Sealed::Conflict { kept_as } => emit(Event::Conflicted {
                 file,
                 ours: format!("kept in the spool as '{kept_as}'"),

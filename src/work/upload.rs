@@ -11,7 +11,7 @@ use std::io::{self, BufWriter, Read, Write};
 use std::path::PathBuf;
 use std::time::Instant;
 
-use machine::event::How;
+use machine::event::{How, Reason};
 use machine::{Class, Event, File, SegmentSize};
 
 use crate::codec::digest::{Algorithm, Digest};
@@ -39,7 +39,19 @@ impl Upload<'_> {
     pub fn run(self, emit: &mut dyn FnMut(Event)) -> Outcome<()> {
         let started = Instant::now();
         let key = self.place.key(&self.file.key(self.size));
-        let plain = self.spool.open(self.file, self.size)?;
+        let plain = match self.spool.open(self.file, self.size) {
+            Ok(plain) => plain,
+            // Sealed anew at the moment an earlier entry of the name was stored and let go.
+            Err(failure) if failure.class == Class::NotFound => {
+                emit(Event::Dropped {
+                    file: self.file.clone(),
+                    entry: self.entry,
+                    reason: Reason::Vanished,
+                });
+                return Ok(());
+            }
+            Err(failure) => return Err(failure),
+        };
         let encoded = self.encode(&*plain, &key)?;
         let metadata = self.metadata(&encoded);
         let put = self.place.store.put(
