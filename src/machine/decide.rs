@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 
 use crate::breaks::{Rule, holds};
 use crate::class::Class;
-use crate::event::{Event, Millis, Reason, Server, Why};
+use crate::event::{Event, Millis, Range, Reason, Server, Why};
 use crate::file::{BackupName, File, Site};
 use crate::policy::{Policy, SitePolicy};
 use crate::projection::backups::{Backup, Phase};
@@ -51,6 +51,7 @@ pub fn decide(state: &State, policy: &Policy, busy: &Busy, now: Millis) -> Vec<C
             policy: site_policy,
             all: policy,
             run: state.run,
+            started_at: state.started_at,
             busy,
             now,
         };
@@ -86,6 +87,7 @@ struct Turn<'a> {
     policy: &'a SitePolicy,
     all: &'a Policy,
     run: u64,
+    started_at: Millis,
     busy: &'a Busy,
     now: Millis,
 }
@@ -173,8 +175,8 @@ impl Turn<'_> {
         ledger
             .lacking(start.timeline, start.number, end.number)
             .into_iter()
-            .any(|number| {
-                let segment = Segment::new(start.timeline, number);
+            .any(|gap| {
+                let segment = Segment::new(gap.timeline, gap.first);
                 passed(segment) || lost(segment)
             })
     }
@@ -230,25 +232,22 @@ impl Turn<'_> {
         if self.spool_full(SPOOL_RESUME_PERCENT) || !site.timelines.knows(server.timeline) {
             return;
         }
-        // After a stream ended, the server is looked at first: it may be on a new timeline.
+        // After a start and after a stream ended the server is looked at first: it may be on a new
+        // timeline.
         let seen_at = site
             .servers
             .nodes
             .get(&server.node)
             .and_then(|node| node.seen_at);
-        if site
-            .servers
-            .ended
-            .as_ref()
-            .is_some_and(|ended| seen_at < Some(ended.at))
-        {
+        let ended_at = site.servers.ended.as_ref().map(|ended| ended.at);
+        if seen_at < ended_at.max(Some(self.started_at)) {
             return;
         }
         let recycled = site
             .servers
             .ended
             .as_ref()
-            .is_some_and(|e| e.class == Class::NotFound);
+            .is_some_and(|e| e.class == Class::NotFound && e.node == server.node);
         let wanted = site.ledger.wanted(server.timeline, &site.timelines);
         let start = match wanted {
             Some(segment) if !recycled => Start::At(segment),
@@ -378,7 +377,7 @@ impl Turn<'_> {
             return;
         }
         let wanted = schedule::due(&self.site.backups, self.policy, self.now).or_else(|| {
-            self.uncovered().then_some(schedule::Due {
+            (self.uncovered() || self.bare()).then_some(schedule::Due {
                 reason: Why::Hole,
                 normalized_at: schedule::normalized(self.policy, self.now),
             })
@@ -407,6 +406,13 @@ impl Turn<'_> {
             .max();
         let hole = self.site.ledger.lost.iter().map(|lost| lost.since).max();
         newest.is_some() && hole > newest
+    }
+
+    /// Backups there are, and none that a restore could use.
+    fn bare(&self) -> bool {
+        let site = self.site;
+        let seen = site.ledger.reconciled_at.is_some() && site.backups.live().next().is_some();
+        seen && site.backups.restorable(&site.ledger).is_empty()
     }
 
     /// Never that of a failed one: a deletion of its objects may yet arrive in the store.
@@ -473,6 +479,7 @@ impl Turn<'_> {
                 // What the server makes of our stream shows soon after it began.
                 let unseen = stream.is_some_and(|s| at < s.since.plus(LOOK_AFTER_MS));
                 self.now.since(at) >= self.policy.probe_interval_ms
+                    || at < self.started_at
                     || (unseen && stream.is_some_and(|s| self.now >= s.since.plus(LOOK_AFTER_MS)))
                     || ended.is_some_and(|ended| at < ended.at)
             });
@@ -531,39 +538,57 @@ impl Turn<'_> {
         if !self.may_destroy() || listing || self.is_busy(&delete) {
             return;
         }
-        let site = self.name.clone();
-        let taking = self.is_busy(&TaskId::Take(site.clone()));
-        let storing = |name: &BackupName| TaskId::Store(site.clone(), File::Main(name.clone()));
-        let dead = self.site.backups.all.iter().find(|(name, backup)| {
-            backup.phase == Phase::Dead && !taking && !self.is_busy(&storing(name))
+        // WAL first: a dead backup that cannot be removed does not keep it from going.
+        let taking = self.is_busy(&TaskId::Take(self.name.clone()));
+        let ranges = retention::unneeded_wal(self.site);
+        let idle = self.site.backups.running().is_none() && !taking;
+        if idle && !ranges.is_empty() && !self.storing_within(out, &ranges) {
+            let site = self.name.clone();
+            self.start(out, Task::DeleteWal { site, ranges });
+        } else if !taking {
+            self.delete_dead(out);
+        }
+    }
+
+    /// An upload that ends beside the deletion would tell of what is gone by then.
+    fn storing_within(&self, out: &[Command], ranges: &[Range]) -> bool {
+        let within = |file: &File| match file {
+            File::Wal(s) => ranges
+                .iter()
+                .any(|r| r.timeline == s.timeline && (r.first..=r.last).contains(&s.number)),
+            _ => false,
+        };
+        let starting = out.iter().filter_map(|command| match command {
+            Command::Start(Task::Store { site, file, .. }) => Some((site, file)),
+            _ => None,
         });
+        let running = self.busy.keys().filter_map(|id| match id {
+            TaskId::Store(site, file) => Some((site, file)),
+            _ => None,
+        });
+        let mut all = starting.chain(running);
+        all.any(|(site, file)| site == self.name && within(file))
+    }
+
+    fn delete_dead(&self, out: &mut Vec<Command>) {
+        let site = self.name.clone();
+        let storing = |name: &BackupName| TaskId::Store(site.clone(), File::Main(name.clone()));
+        let dead =
+            self.site.backups.all.iter().find(|(name, backup)| {
+                backup.phase == Phase::Dead && !self.is_busy(&storing(name))
+            });
         if let Some((name, backup)) = dead {
-            let object = backup
-                .content
-                .as_ref()
-                .and_then(|content| content.object.clone());
-            let backup = name.clone();
+            let content = backup.content.as_ref();
+            let object = content.and_then(|content| content.object.clone());
+            let (site, backup) = (self.name.clone(), name.clone());
             self.start(
                 out,
                 Task::DeleteBackup {
-                    site: site.clone(),
+                    site,
                     backup,
                     object,
                 },
             );
-            return;
-        }
-        if self.site.backups.running().is_none() && !taking {
-            let ranges = retention::unneeded_wal(self.site);
-            if !ranges.is_empty() {
-                self.start(
-                    out,
-                    Task::DeleteWal {
-                        site: site.clone(),
-                        ranges,
-                    },
-                );
-            }
         }
     }
 }

@@ -197,8 +197,8 @@ impl Backups {
             .find(|(_, b)| matches!(b.phase, Phase::Running | Phase::Finished))
     }
 
-    /// Restorable backups by start time, oldest first: main object, every part and the WAL it
-    /// needs to become consistent are stored.
+    /// Restorable backups, oldest first: main object, every part and the WAL it needs to become
+    /// consistent are stored. Age goes by WAL: clocks may have been wrong.
     pub fn restorable(&self, ledger: &Ledger) -> Vec<(&BackupName, &Backup, &Content)> {
         let mut good: Vec<_> = self
             .live()
@@ -210,7 +210,7 @@ impl Backups {
                     && content.consistent(ledger)
             })
             .collect();
-        good.sort_by_key(|(name, _, content)| (content.started_at, *name));
+        good.sort_by_key(|(name, _, content)| (content.start, content.started_at, *name));
         good
     }
 }

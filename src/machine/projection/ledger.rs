@@ -28,6 +28,8 @@ pub struct Ledger {
     pub conflicts: BTreeMap<File, Millis>,
     /// The last segment of the contiguous durable WAL.
     pub frontier: Option<Segment>,
+    /// The timeline that is received: where the frontier goes.
+    pub toward: Option<Timeline>,
     /// WAL that no server could send any more and no store holds.
     pub lost: Vec<Lost>,
     pub segment_size: Option<SegmentSize>,
@@ -195,8 +197,10 @@ impl Ledger {
     }
 
     /// A stream began at `from`. The first one sets the frontier just below; a later one that
-    /// begins beyond it says that what lies between cannot be had any more.
+    /// begins beyond it says that what lies between cannot be had any more, and one that begins
+    /// below a gap that it can be had after all.
     fn anchor(&mut self, from: Segment, at: Millis, timelines: &Timelines) {
+        self.toward = Some(from.timeline);
         let below = Segment {
             number: from.number.saturating_sub(1),
             ..from
@@ -208,6 +212,10 @@ impl Ledger {
         let Some(size) = self.segment_size else {
             return;
         };
+        if self.pulls_back(from, frontier, timelines, size) {
+            self.frontier = Some(below);
+            return;
+        }
         let legs = timelines.path(frontier.next(), from.timeline, size);
         let mut gaps = Vec::new();
         for leg in &legs {
@@ -219,63 +227,91 @@ impl Ledger {
             let Some(last) = end.checked_sub(1).filter(|last| *last >= leg.first) else {
                 continue;
             };
-            let held = self.wal.get(&leg.timeline);
-            let missing = held.map_or_else(
-                || Vec::from([leg.first..=last]),
-                |runs| runs.gaps(leg.first, last),
-            );
-            gaps.extend(missing.into_iter().map(|gap| Range {
-                timeline: leg.timeline,
-                first: *gap.start(),
-                last: *gap.end(),
-            }));
+            gaps.extend(self.lacking(leg.timeline, leg.first, last));
         }
-        gaps.retain(|gap| !self.spooled_within(gap));
-        if !gaps.is_empty() {
+        // Without a way from there to here the frontier has nothing to follow.
+        if !gaps.is_empty() || legs.is_empty() {
             self.lost
                 .extend(gaps.into_iter().map(|range| Lost { range, since: at }));
             self.frontier = Some(below);
         }
     }
 
-    fn spooled_within(&self, range: &Range) -> bool {
-        (range.first..=range.last).all(|n| {
-            self.spool
-                .contains_key(&File::Wal(Segment::new(range.timeline, n)))
-        })
+    /// A stream from below the frontier brings WAL that is missing there: the frontier was taken
+    /// from a listing, which does not tell what was still to come.
+    fn pulls_back(
+        &self,
+        from: Segment,
+        frontier: Segment,
+        timelines: &Timelines,
+        size: SegmentSize,
+    ) -> bool {
+        let (on, to) = (from.timeline, frontier.timeline);
+        let behind = if on == to {
+            from.number <= frontier.number
+        } else {
+            let left = timelines.left_at(on, to);
+            left.is_some_and(|switch| from < Segment::at(on, switch, size))
+        };
+        let legs = timelines.path(from, to, size);
+        behind
+            && legs.iter().any(|leg| {
+                let end = leg.end.min(if leg.timeline == to {
+                    frontier.number.saturating_add(1)
+                } else {
+                    u64::MAX
+                });
+                let last = end.saturating_sub(1);
+                end > leg.first && !self.lacking(leg.timeline, leg.first, last).is_empty()
+            })
     }
 
     /// Without a stream yet (the log is new, the store is not) the newest stored WAL is where
-    /// reception goes on.
+    /// reception goes on; without that the spool says where it was.
     fn adopt_frontier(&mut self) {
-        if self.frontier.is_none() {
-            let newest = self.wal.iter().next_back();
-            self.frontier = newest.and_then(|(t, runs)| Some(Segment::new(*t, runs.last()?)));
+        if self.frontier.is_some() {
+            return;
         }
+        let newest = self.wal.iter().next_back();
+        let stored = newest.and_then(|(t, runs)| Some(Segment::new(*t, runs.last()?)));
+        let mut spooled = self.spool.keys();
+        self.frontier = stored.or_else(|| {
+            spooled.find_map(|file| match file {
+                File::Wal(s) => Some(Segment::new(s.timeline, s.number.checked_sub(1)?)),
+                _ => None,
+            })
+        });
     }
 
+    /// Along its timeline, and over to the one that is received once the way there is stored and
+    /// that one has begun.
     fn advance(&mut self, timelines: &Timelines) {
         let (Some(mut frontier), Some(size)) = (self.frontier, self.segment_size) else {
             return;
         };
-        loop {
-            let runs = self.wal.get(&frontier.timeline);
-            let next = frontier.number.saturating_add(1);
-            let ahead = runs.map_or(next, |runs| runs.gap_from(next));
-            frontier.number = ahead.saturating_sub(1);
-            // Step to a child once the parent is stored up to the switch and the child begins.
-            let child = self.histories.iter().find_map(|child| {
-                let switch = timelines.left_at(frontier.timeline, *child)?;
-                let first = Segment::at(*child, switch, size);
-                let begun = self.wal.get(child)?.contains(first.number);
-                (begun && first.number <= ahead).then_some(first)
+        frontier = self.contiguous(frontier);
+        let reachable = |t: &Timeline| *t == Timeline(1) || self.histories.contains(t);
+        let toward = self.toward.filter(|t| *t != frontier.timeline);
+        if let Some(toward) = toward.filter(reachable) {
+            let mut legs = timelines.path(frontier.next(), toward, size);
+            let open = legs.pop().map(|leg| Segment::new(toward, leg.first));
+            let whole = legs.iter().all(|leg| {
+                let held = self.wal.get(&leg.timeline);
+                held.is_some_and(|runs| runs.covers(leg.first, leg.end.saturating_sub(1)))
             });
-            match child {
-                Some(first) => frontier = first,
-                None => break,
+            if let Some(first) = open.filter(|first| whole && self.stored(*first)) {
+                frontier = self.contiguous(first);
             }
         }
         self.frontier = Some(frontier);
+    }
+
+    /// The last stored segment before the first gap after `from`.
+    fn contiguous(&self, from: Segment) -> Segment {
+        let next = from.number.saturating_add(1);
+        let held = self.wal.get(&from.timeline);
+        let ahead = held.map_or(next, |runs| runs.gap_from(next));
+        Segment::new(from.timeline, ahead.saturating_sub(1))
     }
 
     /// Whether the store holds it, as far as the log knows.
@@ -290,22 +326,31 @@ impl Ledger {
         self.stored(segment) || self.spool.contains_key(&File::Wal(segment))
     }
 
-    /// Where each gap in `first..=last` begins: segments neither stored nor spooled.
-    pub fn lacking(&self, timeline: Timeline, first: u64, last: u64) -> Vec<u64> {
-        let empty = Runs::default();
-        let gaps = self.wal.get(&timeline).unwrap_or(&empty).gaps(first, last);
-        let spooled = |number| {
-            self.spool
-                .contains_key(&File::Wal(Segment::new(timeline, number)))
-        };
-        gaps.into_iter()
-            .filter_map(|mut gap| gap.find(|number| !spooled(*number)))
-            .collect()
+    /// What of `first..=last` is neither stored nor spooled.
+    pub fn lacking(&self, timeline: Timeline, first: u64, last: u64) -> Vec<Range> {
+        let mut held = self.wal.get(&timeline).cloned().unwrap_or_default();
+        let wal = |number| File::Wal(Segment::new(timeline, number));
+        for file in self
+            .spool
+            .range(wal(first)..=wal(last))
+            .map(|(file, _)| file)
+        {
+            if let File::Wal(segment) = file {
+                held.insert(segment.number);
+            }
+        }
+        let gaps = held.gaps(first, last).into_iter();
+        gaps.map(|gap| Range {
+            timeline,
+            first: *gap.start(),
+            last: *gap.end(),
+        })
+        .collect()
     }
 
     /// The first segment after the frontier, on the way to `timeline`, that is neither spooled
-    /// nor stored: where reception goes on. `None` before the first stream, and where the
-    /// frontier does not lie on that timeline's path.
+    /// nor stored: where reception goes on. `None` before the first stream, and where no way
+    /// leads there from the frontier.
     pub fn wanted(&self, timeline: Timeline, timelines: &Timelines) -> Option<Segment> {
         let (frontier, size) = (self.frontier?, self.segment_size?);
         for leg in timelines.path(frontier.next(), timeline, size) {

@@ -47,8 +47,9 @@ impl Timelines {
             .map(|b| b.switch)
     }
 
-    /// The legs from segment `from` to the open end of `timeline`; empty if `from` is not on the
-    /// path. The segment that holds a switch point belongs to the child.
+    /// The legs from segment `from` to the open end of `timeline`. The segment that holds a switch
+    /// point belongs to the child. On a timeline that is no ancestor (after a failover the cluster
+    /// may go on elsewhere) the way begins where that one left it; empty if they share nothing.
     pub fn path(&self, from: Segment, timeline: Timeline, size: SegmentSize) -> Vec<Leg> {
         let open = |first| Leg {
             timeline,
@@ -58,9 +59,19 @@ impl Timelines {
         if from.timeline == timeline {
             return vec![open(from.number)];
         }
-        let Some(ancestors) = self.ancestors.get(&timeline) else {
-            return Vec::new();
-        };
+        let none = Vec::new();
+        let ancestors = self.ancestors.get(&timeline).unwrap_or(&none);
+        let shared = |t| t == timeline || ancestors.iter().any(|b| b.timeline == t);
+        if !shared(from.timeline) {
+            let mut ours = self.ancestors.get(&from.timeline).into_iter().flatten();
+            return match ours.rfind(|branch| shared(branch.timeline)) {
+                Some(left) => {
+                    let from = Segment::at(left.timeline, left.switch, size);
+                    self.path(from, timeline, size)
+                }
+                None => Vec::new(),
+            };
+        }
         let mut legs = Vec::new();
         let mut first = None;
         for branch in ancestors {
@@ -128,7 +139,12 @@ mod tests {
         assert_eq!(legs(1, 4, 4), [(1, 4, 10), (2, 10, 15), (4, 15, u64::MAX)]);
         // s48: promoted below what we already hold of the parent
         assert_eq!(legs(1, 20, 2), [(2, 10, u64::MAX)]);
-        assert_eq!(legs(3, 10, 4), []);
+        // s49: from a branch that the cluster did not go on with, also back to its parent
+        assert_eq!(legs(3, 12, 4), [(2, 10, 15), (4, 15, u64::MAX)]);
+        assert_eq!(legs(4, 17, 3), [(2, 10, 10), (3, 10, u64::MAX)][1..]);
+        assert_eq!(legs(4, 17, 2), [(2, 15, u64::MAX)]);
+        assert_eq!(legs(2, 12, 1), [(1, 10, u64::MAX)]);
         assert_eq!(legs(1, 4, 9), []);
+        assert_eq!(legs(9, 4, 1), []);
     }
 }

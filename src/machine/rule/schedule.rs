@@ -28,16 +28,15 @@ pub fn due(backups: &Backups, policy: &SitePolicy, now: Millis) -> Option<Due> {
         reason: Why::Schedule,
         normalized_at,
     });
-    let Some(newest) = backups.live().map(|(_, b)| b).max_by_key(|b| started_at(b)) else {
+    let Some(newest) = past(backups, now).max_by_key(|b| started_at(b)) else {
         return scheduled;
     };
     match normalized_at {
         Some(slot) => {
             // Half an interval keeps a changed schedule from taking two in a row.
-            let recent = backups
-                .live()
-                .filter(|(_, b)| b.reason == Why::Schedule)
-                .any(|(_, b)| b.decided_at.plus(interval / 2) > now);
+            let recent = past(backups, now)
+                .filter(|b| b.reason == Why::Schedule)
+                .any(|b| b.decided_at.plus(interval / 2) > now);
             let taken = newest
                 .normalized_at
                 .or_else(|| normalized(policy, started_at(newest)));
@@ -58,14 +57,12 @@ pub fn next(backups: &Backups, policy: &SitePolicy, now: Millis) -> Option<Milli
         return Some(now);
     }
     let interval = policy.interval_ms?;
-    let newest = backups.live().map(|(_, b)| started_at(b)).max()?;
+    let newest = past(backups, now).map(started_at).max()?;
     let (Some(slot), Some(base)) = (normalized(policy, now), base(policy, now)) else {
         return Some(newest.plus(interval));
     };
-    let scheduled = backups.live().filter(|(_, b)| b.reason == Why::Schedule);
-    let rested = scheduled
-        .map(|(_, b)| b.decided_at.plus(interval / 2))
-        .max();
+    let scheduled = past(backups, now).filter(|b| b.reason == Why::Schedule);
+    let rested = scheduled.map(|b| b.decided_at.plus(interval / 2)).max();
     // The next slot, unless a day that the interval does not divide begins before it; or the end
     // of the rest after a backup that was taken late.
     let moments = [
@@ -77,6 +74,13 @@ pub fn next(backups: &Backups, policy: &SitePolicy, now: Millis) -> Option<Milli
     ahead
         .filter(|at| due(backups, policy, at.plus(1)).is_some())
         .min()
+}
+
+/// Backups that neither failed nor expired. One from the future tells of a clock that was wrong,
+/// not of a backup that was taken (S-36).
+fn past(backups: &Backups, now: Millis) -> impl Iterator<Item = &Backup> {
+    let live = backups.live().map(|(_, backup)| backup);
+    live.filter(move |backup| started_at(backup) <= now)
 }
 
 fn started_at(backup: &Backup) -> Millis {
@@ -142,7 +146,7 @@ mod tests {
     #[test]
     fn a_backup_is_due_by_interval_by_hour_or_by_request() {
         let now = Millis(1_000 * HOUR);
-        let ago = |hours: u64| Millis(now.0 - hours * HOUR);
+        let ago = |hours: i64| Millis(now.0.saturating_add_signed(-hours * 3_600_000));
         let scheduled = Some(Why::Schedule);
         // interval, hour, age and reason of the newest, requested -> reason
         for (interval, hour, newest, requested, expect) in [
@@ -166,6 +170,7 @@ mod tests {
                 None,
                 scheduled,
             ),
+            (Some(24), None, Some((-1, Why::Schedule)), None, scheduled),
         ] {
             let mut policy = site_policy();
             (policy.interval_ms, policy.hour) = (interval.map(|h: u64| h * HOUR), hour);
