@@ -1,0 +1,236 @@
+//! The object store: fails before and after succeeding, loses objects, and checks at every change
+//! that whoever lists it at this instant sees only whole backups.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Cursor, Read};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use machine::{BackupName, Class, File, Segment};
+use pghoard::codec::decoder;
+use pghoard::store::{Body, Entry, Metadata, Object, Put, Store};
+use pghoard::{Failure, Outcome};
+
+use crate::fate::{Fate, Fault};
+use crate::server::SIZE;
+
+pub const PREFIX: &str = "main";
+
+/// What a backup really consists of, whatever anybody believes of it.
+#[derive(Clone, Debug)]
+pub struct Manifest {
+    pub parts: u32,
+    pub start: Segment,
+    pub end: Segment,
+}
+
+#[derive(Default)]
+pub struct Truth {
+    objects: BTreeMap<String, (Vec<u8>, Metadata)>,
+    pub manifests: BTreeMap<BackupName, Manifest>,
+    /// Where backups that run or wait for their WAL begin.
+    pub live: BTreeMap<BackupName, Segment>,
+    /// Objects that the store itself lost.
+    pub lost: BTreeSet<String>,
+    /// Objects that we deleted and may not have said so yet.
+    pub deleted: BTreeSet<String>,
+    /// Segments that were stored at some time.
+    pub ever: BTreeSet<Segment>,
+    /// WAL put since the last look, as plain bytes.
+    pub put: Vec<(Segment, Vec<u8>)>,
+}
+
+#[derive(Clone)]
+pub struct SimStore {
+    truth: Arc<Mutex<Truth>>,
+    fate: Fate,
+}
+
+pub fn key(file: &File) -> String {
+    format!("{PREFIX}/{}", file.key(SIZE))
+}
+
+impl Truth {
+    pub fn has(&self, file: &File) -> bool {
+        self.objects.contains_key(&key(file))
+    }
+
+    pub fn mains(&self) -> impl Iterator<Item = &BackupName> {
+        let names = self.manifests.keys();
+        names.filter(|name| self.has(&File::Main((*name).clone())))
+    }
+
+    pub fn keys(&self) -> impl Iterator<Item = &String> {
+        self.objects.keys()
+    }
+
+    /// What a restore of this backup would miss.
+    fn missing(&self, name: &BackupName, manifest: &Manifest) -> Vec<String> {
+        let part = |number| File::Part {
+            backup: name.clone(),
+            number,
+        };
+        let parts = (1..=manifest.parts).map(part);
+        let mut missing: Vec<_> = parts.filter(|file| !self.has(file)).collect();
+        let wal = manifest.start.number..=manifest.end.number;
+        let wal = wal.map(|n| File::Wal(Segment::new(manifest.start.timeline, n)));
+        missing.extend(wal.filter(|file| !self.has(file)));
+        missing.iter().map(key).collect()
+    }
+
+    pub fn restorable(&self) -> BTreeSet<BackupName> {
+        let whole = |name: &&BackupName| self.missing(name, &self.manifests[*name]).is_empty();
+        self.mains().filter(whole).cloned().collect()
+    }
+
+    fn check(&self, fate: &Fate, after: &str) {
+        for name in self.mains() {
+            let missing = self.missing(name, &self.manifests[name]);
+            if let Some(key) = missing.iter().find(|key| !self.lost.contains(*key)) {
+                fate.violated(format!(
+                    "I4: after {after}, '{name}' is listed without '{key}'"
+                ));
+            }
+        }
+    }
+
+    /// WAL from the start of any backup on serves it.
+    fn check_delete(&self, fate: &Fate, key: &str) {
+        let Some(segment) = wal(key) else { return };
+        let stored = self.mains().map(|name| (name, self.manifests[name].start));
+        let live = self.live.iter().map(|(name, start)| (name, *start));
+        for (name, start) in stored.chain(live) {
+            if segment.number >= start.number {
+                fate.violated(format!("I5: '{key}' is deleted and '{name}' needs it"));
+            }
+        }
+    }
+}
+
+fn wal(key: &str) -> Option<Segment> {
+    let name = key.strip_prefix(PREFIX)?.strip_prefix("/xlog/")?;
+    Segment::from_name(name, SIZE)
+}
+
+impl SimStore {
+    pub fn new(fate: Fate) -> SimStore {
+        SimStore {
+            truth: Arc::default(),
+            fate,
+        }
+    }
+
+    pub fn truth(&self) -> MutexGuard<'_, Truth> {
+        self.truth.lock().unwrap()
+    }
+
+    pub fn lose_one(&self) {
+        let mut truth = self.truth();
+        let count = u64::try_from(truth.objects.len()).unwrap();
+        let place = usize::try_from(self.fate.below(count)).unwrap();
+        let Some(key) = truth.objects.keys().nth(place).cloned() else {
+            return;
+        };
+        self.fate.say(|| format!("  the store loses {key}"));
+        truth.objects.remove(&key);
+        truth.lost.insert(key);
+    }
+
+    fn trouble(&self, fault: Fault, key: &str) -> Outcome<()> {
+        self.fate.burn().map_err(|e| Failure::io(&e, key))?;
+        if self.fate.strikes(fault) {
+            return Err(Failure::new(
+                Class::Network,
+                format!("'{key}': the store failed"),
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Store for SimStore {
+    fn name(&self) -> String {
+        "simulated".into()
+    }
+
+    fn put(&self, key: &str, body: Body<'_>, metadata: &Metadata, mode: Put) -> Outcome<()> {
+        self.trouble(Fault::StoreBefore, key)?;
+        let Body::Bytes(bytes) = body else {
+            return Err(Failure::new(
+                Class::Unsupported,
+                "a body that is not in memory",
+            ));
+        };
+        let mut truth = self.truth();
+        if mode == Put::Create && truth.objects.contains_key(key) {
+            return Err(Failure::new(Class::Conflict, format!("'{key}' exists")));
+        }
+        if let Some(segment) = wal(key) {
+            let plain = decoder(
+                Cursor::new(bytes.to_vec()),
+                u64::try_from(bytes.len()).unwrap(),
+                metadata,
+                &pghoard::codec::keys::Keyring::default(),
+            );
+            let mut content = Vec::new();
+            plain.unwrap().read_to_end(&mut content).unwrap();
+            truth.ever.insert(segment);
+            truth.put.push((segment, content));
+        }
+        truth.lost.remove(key);
+        truth.deleted.remove(key);
+        let object = (bytes.to_vec(), metadata.clone());
+        truth.objects.insert(key.into(), object);
+        truth.check(&self.fate, &format!("put of '{key}'"));
+        drop(truth);
+        self.trouble(Fault::StoreAfter, key)
+    }
+
+    fn get(&self, key: &str) -> Outcome<(Object, Box<dyn Read + Send>)> {
+        let absent = || Failure::new(Class::NotFound, format!("'{key}' does not exist"));
+        let object = self.look(key)?.ok_or_else(absent)?;
+        let truth = self.truth();
+        let (bytes, _) = truth.objects.get(key).ok_or_else(absent)?;
+        Ok((object, Box::new(Cursor::new(bytes.clone()))))
+    }
+
+    fn look(&self, key: &str) -> Outcome<Option<Object>> {
+        self.trouble(Fault::StoreBefore, key)?;
+        let truth = self.truth();
+        Ok(truth.objects.get(key).map(|(bytes, metadata)| Object {
+            entry: entry(key, bytes),
+            metadata: metadata.clone(),
+        }))
+    }
+
+    fn list(&self, folder: &str, visit: &mut dyn FnMut(Entry) -> Outcome<()>) -> Outcome<()> {
+        self.trouble(Fault::StoreBefore, folder)?;
+        let below = format!("{folder}/");
+        let truth = self.truth();
+        let here = truth.objects.range(below.clone()..);
+        let here = here.take_while(|(key, _)| key.starts_with(&below));
+        let entries: Vec<_> = here.map(|(key, (bytes, _))| entry(key, bytes)).collect();
+        drop(truth);
+        entries.into_iter().try_for_each(visit)
+    }
+
+    fn delete(&self, key: &str) -> Outcome<()> {
+        self.trouble(Fault::StoreBefore, key)?;
+        let mut truth = self.truth();
+        if truth.objects.contains_key(key) {
+            truth.check_delete(&self.fate, key);
+            truth.objects.remove(key);
+            truth.deleted.insert(key.into());
+            truth.check(&self.fate, &format!("delete of '{key}'"));
+        }
+        drop(truth);
+        self.trouble(Fault::StoreAfter, key)
+    }
+}
+
+fn entry(key: &str, bytes: &[u8]) -> Entry {
+    Entry {
+        key: key.into(),
+        size_bytes: u64::try_from(bytes.len()).unwrap(),
+        modified_ms: 0,
+    }
+}

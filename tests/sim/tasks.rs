@@ -1,0 +1,372 @@
+//! The tasks: the real functions of `work` over the faulty store and spool, and stand-ins for
+//! those that speak to a server. A task has its effect at one turn and tells it at later ones.
+
+use std::collections::BTreeSet;
+
+use machine::event::{Finished, Origin, Server};
+use machine::projection::ledger::Ledger;
+use machine::{BackupName, Class, Event, File, Segment, SiteState, State, Task, TaskId, Timeline};
+use pghoard::spool::Sealed;
+use pghoard::store::{Body, Metadata, Put, Store};
+use pghoard::work::reconcile::Known;
+use pghoard::work::upload::Upload;
+use pghoard::work::{delete, label, reconcile};
+use pghoard::{Failure, Outcome};
+
+use crate::receiver::Receiver;
+use crate::server::{SIZE, UNITS, lsn};
+use crate::store::{Manifest, key};
+use crate::world::{Running, Stage, World};
+
+/// What a task is given of the state when it starts.
+pub enum Facts {
+    None,
+    Main(Metadata),
+    /// Histories in spool or store.
+    Held(BTreeSet<Timeline>),
+    /// Unfinished segments of ended timelines, in spool or store.
+    Partials(BTreeSet<Segment>),
+    Reconcile(Box<Known>),
+}
+
+impl Facts {
+    pub fn of(task: &Task, state: &State) -> Facts {
+        let empty = SiteState::default();
+        let site = state.sites.get(task.id().site()).unwrap_or(&empty);
+        match task {
+            Task::Probe { .. } => Facts::Held(held(&site.ledger)),
+            Task::Receive { .. } => Facts::Partials(partials(&site.ledger)),
+            Task::Store {
+                file: File::Main(name),
+                ..
+            } => Facts::Main(main_metadata(site, name)),
+            Task::Reconcile { .. } => Facts::Reconcile(Box::new(Known {
+                ledger: site.ledger.clone(),
+                backups: site.backups.clone(),
+            })),
+            _ => Facts::None,
+        }
+    }
+}
+
+fn held(ledger: &Ledger) -> BTreeSet<Timeline> {
+    let spooled = ledger.spool.keys().filter_map(|file| match file {
+        File::History(timeline) => Some(*timeline),
+        _ => None,
+    });
+    ledger.histories.iter().copied().chain(spooled).collect()
+}
+
+fn partials(ledger: &Ledger) -> BTreeSet<Segment> {
+    let spooled = ledger.spool.keys().filter_map(|file| match file {
+        File::Partial(segment) => Some(*segment),
+        _ => None,
+    });
+    ledger.partials.iter().copied().chain(spooled).collect()
+}
+
+fn main_metadata(site: &SiteState, name: &BackupName) -> Metadata {
+    let modes = label::Modes {
+        active_backup: "walreceiver",
+        basebackup: "stream",
+    };
+    let backup = site.backups.all.get(name);
+    let content = backup.and_then(|backup| Some((backup, backup.content.as_ref()?)));
+    content.map_or_else(Metadata::new, |(backup, content)| {
+        label::write("main", &modes, backup, content, Some(180_000), SIZE)
+    })
+}
+
+/// One step of a task; those with a single effect have it here.
+pub fn act(world: &mut World, id: &TaskId) {
+    let Some(mut running) = world.running.remove(id) else {
+        return;
+    };
+    if !running.done {
+        match std::mem::replace(&mut running.stage, Stage::Ready) {
+            Stage::Receiving(mut receiver) => {
+                receiver.act(world, id, &mut running);
+                running.stage = Stage::Receiving(receiver);
+            }
+            Stage::Taking(mut take) => {
+                take.act(world, &mut running);
+                running.stage = Stage::Taking(take);
+            }
+            Stage::Ready => begin(world, id, &mut running),
+        }
+    }
+    world.running.insert(id.clone(), running);
+}
+
+fn begin(world: &mut World, id: &TaskId, running: &mut Running) {
+    match running.task.clone() {
+        Task::Receive { node, start, .. } => {
+            running.stage = Stage::Receiving(Box::new(Receiver::new(node, start)));
+            return;
+        }
+        Task::Take { node, backup, .. } => {
+            running.stage = Stage::Taking(Box::new(Take::new(world, node, backup)));
+            return;
+        }
+        _ => {}
+    }
+    let mut events = Vec::new();
+    let outcome = effect(world, running, &mut |event| events.push(steady(event)));
+    if let Err(failure) = outcome {
+        world.fate.say(|| format!("  {id} fails: {failure}"));
+        events.push(Event::TaskFailed {
+            task: id.clone(),
+            class: failure.class,
+            message: failure.message,
+        });
+    }
+    running.outbox.push_back(events);
+    running.done = true;
+}
+
+fn effect(world: &mut World, running: &mut Running, emit: &mut dyn FnMut(Event)) -> Outcome<()> {
+    let place = &world.place;
+    match (&running.task.clone(), &running.facts) {
+        (Task::Store { file, entry, .. }, facts) => {
+            let metadata = match facts {
+                Facts::Main(metadata) => metadata.clone(),
+                _ => Metadata::new(),
+            };
+            let upload = Upload {
+                place,
+                spool: &world.spool,
+                file,
+                entry: *entry,
+                size: SIZE,
+                metadata,
+            };
+            upload.run(emit)
+        }
+        (Task::DeleteBackup { backup, object, .. }, _) => {
+            delete::backup(place, backup, object.as_deref(), emit)
+        }
+        (Task::DeleteWal { ranges, .. }, _) => delete::wal(place, ranges, SIZE, emit),
+        (Task::Reconcile { .. }, Facts::Reconcile(known)) => reconcile::run(place, known, emit),
+        (Task::Probe { node, .. }, _) => probe(world, running, *node, emit),
+        (Task::Switch { node, .. }, _) => {
+            let index = usize::try_from(*node).unwrap();
+            if world.cluster.nodes[index].down > 0 {
+                return Err(Failure::new(Class::Network, "the server is down"));
+            }
+            let at = lsn(world.cluster.switch(index));
+            emit(Event::Switched { node: *node, at });
+            Ok(())
+        }
+        (task, _) => Err(Failure::new(Class::Internal, format!("no facts: {task:?}"))),
+    }
+}
+
+/// Real time has no place in a seed.
+fn steady(mut event: Event) -> Event {
+    if let Event::Stored { millis, .. } | Event::Reconciled { millis, .. } = &mut event {
+        *millis = 0;
+    }
+    event
+}
+
+fn probe(
+    world: &mut World,
+    running: &mut Running,
+    node: u32,
+    emit: &mut dyn FnMut(Event),
+) -> Outcome<()> {
+    let seen = world.cluster.nodes[usize::try_from(node).unwrap()].clone();
+    if seen.down > 0 {
+        emit(Event::ServerLost {
+            node,
+            class: Class::Network,
+            message: "the server is down".into(),
+        });
+        return Ok(());
+    }
+    if seen.timeline > Timeline(1) {
+        let told = histories(world, running, seen.timeline);
+        // As the real one: what was learned before a failure is not told.
+        match told {
+            Ok(events) => events.into_iter().for_each(&mut *emit),
+            Err(failure) => {
+                emit(Event::ServerLost {
+                    node,
+                    class: failure.class,
+                    message: failure.message,
+                });
+                return Ok(());
+            }
+        }
+    }
+    emit(Event::ServerSeen(Server {
+        node,
+        system_id: 7,
+        version: 180_000,
+        segment_size: SIZE,
+        timeline: seen.timeline,
+        lsn: lsn(seen.at),
+        in_recovery: seen.in_recovery,
+        sync_state: None,
+    }));
+    Ok(())
+}
+
+/// What the histories on the way to a timeline say; those that nobody holds are spooled.
+fn histories(world: &mut World, running: &Running, to: Timeline) -> Outcome<Vec<Event>> {
+    let Facts::Held(held) = &running.facts else {
+        return Ok(Vec::new());
+    };
+    let ancestors = world.cluster.histories[&to].clone();
+    let older = ancestors.iter().map(|b| b.timeline);
+    let older = older.filter(|t| *t > Timeline(1) && !held.contains(t));
+    let mut events = Vec::new();
+    for timeline in [to].into_iter().chain(older) {
+        events.push(Event::TimelineLearned {
+            timeline,
+            ancestors: world.cluster.histories[&timeline].clone(),
+        });
+        if held.contains(&timeline) {
+            continue;
+        }
+        let content = world.cluster.history(timeline);
+        let name = timeline.history_name();
+        match world.spool.place(&name, content.as_bytes())? {
+            Sealed::New | Sealed::Duplicate => events.push(Event::Spooled {
+                file: File::History(timeline),
+                entry: world.entry(),
+                bytes: u64::try_from(content.len()).unwrap(),
+                origin: Origin::Stream,
+            }),
+            Sealed::Conflict { kept_as } => world
+                .fate
+                .violated(format!("I6: a history file conflicts: '{kept_as}'")),
+        }
+    }
+    Ok(events)
+}
+
+/// A basebackup on its way: parts straight to the store, the main object to the spool.
+pub struct Take {
+    node: usize,
+    backup: BackupName,
+    timeline: Timeline,
+    start: u64,
+    started_at: machine::Millis,
+    parts: u32,
+    put: u32,
+    falls: u64,
+}
+
+impl Take {
+    fn new(world: &mut World, node: u32, backup: BackupName) -> Take {
+        let node = usize::try_from(node).unwrap();
+        let at = world.cluster.checkpoint(node);
+        let timeline = world.cluster.nodes[node].timeline;
+        let mut truth = world.store.truth();
+        let start = Segment::new(timeline, at / UNITS);
+        truth.live.insert(backup.clone(), start);
+        Take {
+            node,
+            backup,
+            timeline,
+            start: at,
+            started_at: world.now(),
+            parts: u32::try_from(world.fate.between(1, 4)).unwrap(),
+            put: 0,
+            falls: world.cluster.nodes[node].falls,
+        }
+    }
+
+    fn act(&mut self, world: &mut World, running: &mut Running) {
+        let server = &world.cluster.nodes[self.node];
+        let stepped = if running.stopping {
+            Err(Failure::new(Class::Interrupted, "stopped"))
+        } else if server.falls != self.falls || world.fate.strikes(crate::fate::Fault::TakeStep) {
+            Err(Failure::new(Class::Network, "the server hung up"))
+        } else if server.timeline != self.timeline {
+            Err(Failure::new(Class::Internal, "promoted meanwhile"))
+        } else if self.put < self.parts {
+            self.part(world, running)
+        } else {
+            self.finish(world, running)
+        };
+        let Err(failure) = stepped else { return };
+        running.outbox.push_back(vec![Event::BackupFailed {
+            backup: self.backup.clone(),
+            class: failure.class,
+            message: failure.message,
+        }]);
+        running.done = true;
+    }
+
+    fn part(&mut self, world: &mut World, running: &mut Running) -> Outcome<()> {
+        let file = File::Part {
+            backup: self.backup.clone(),
+            number: self.put + 1,
+        };
+        let key = key(&file);
+        let body = Body::Bytes(key.as_bytes());
+        world.store.put(&key, body, &Metadata::new(), Put::Create)?;
+        self.put += 1;
+        running.outbox.push_back(vec![Event::Stored {
+            file,
+            entry: None,
+            bytes_in: 1,
+            bytes_out: 1,
+            digest: String::new(),
+            millis: 0,
+            how: machine::event::How::Written,
+        }]);
+        Ok(())
+    }
+
+    fn finish(&mut self, world: &mut World, running: &mut Running) -> Outcome<()> {
+        let at = world.cluster.finish_backup(self.node);
+        if at <= self.start {
+            return Err(Failure::new(Class::Internal, "no checkpoint yet"));
+        }
+        let end = Segment::new(self.timeline, (at - 1) / UNITS);
+        let start = Segment::new(self.timeline, self.start / UNITS);
+        let manifest = Manifest {
+            parts: self.parts,
+            start,
+            end,
+        };
+        let main = File::Main(self.backup.clone());
+        let content = self.backup.0.as_bytes();
+        match world.spool.place(&main.spool_name(SIZE), content)? {
+            Sealed::New => {}
+            other => world
+                .fate
+                .violated(format!("I6: {main:?} twice: {other:?}")),
+        }
+        let mut truth = world.store.truth();
+        truth.manifests.insert(self.backup.clone(), manifest);
+        drop(truth);
+        let finished = Finished {
+            backup: self.backup.clone(),
+            start,
+            end,
+            start_lsn: lsn(self.start),
+            end_lsn: lsn(at),
+            started_at: self.started_at,
+            ended_at: world.now(),
+            parts: self.parts,
+            bytes_in: 1,
+            bytes_out: 1,
+            from_standby: world.cluster.nodes[self.node].in_recovery,
+        };
+        running.outbox.push_back(vec![
+            Event::Spooled {
+                file: main,
+                entry: world.entry(),
+                bytes: 1,
+                origin: Origin::Backup,
+            },
+            Event::BackupFinished(finished),
+        ]);
+        running.done = true;
+        Ok(())
+    }
+}
