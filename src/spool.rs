@@ -2,7 +2,8 @@
 //!
 //! WAL arrives in `NAME.partial` and is sealed under its name once whole. Sealing is create-
 //! exclusive: a name that exists with the same content makes ours superfluous, one with other
-//! content is a conflict, and nothing is ever replaced. Content is raw: it can always be encoded
+//! content is a conflict, and nothing is ever replaced. What a left timeline did not finish becomes
+//! `NAME.ended`. Content is raw: it can always be encoded
 //! again. An interrupted `.partial` is rewritten in place by the next stream, never truncated: it
 //! is all a restore has should the server not come back.
 //!
@@ -130,6 +131,20 @@ impl Spool {
         let found = self.scan()?.into_iter();
         let mut stale = found.filter(|found| found.name.ends_with(PLACING_END));
         stale.try_for_each(|found| self.remove(&found.name))
+    }
+
+    /// The unfinished segment `name` will not be finished: its timeline was left. It moves out of
+    /// the way of a stream that may write that name again. Whether there was one to move.
+    pub fn end(&self, name: &str) -> Outcome<bool> {
+        let (working, ended) = (format!("{name}.partial"), format!("{name}.ended"));
+        match self.disk.rename_new(&working, &ended) {
+            Ok(()) => Ok(true),
+            Err(error) => match error.kind() {
+                // One that is still to be stored keeps its name; this one waits its turn.
+                io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists => Ok(false),
+                _ => Err(failed(&error, &ended)),
+            },
+        }
     }
 
     pub fn open(&self, file: &File, size: SegmentSize) -> Outcome<Box<dyn DiskFile>> {

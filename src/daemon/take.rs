@@ -32,6 +32,9 @@ impl Take<'_> {
     /// Takes it and places its main object in the spool; the facts are to be told together.
     pub fn run(&self, entry: impl Fn() -> u64, emit: &mut dyn FnMut(Event)) -> Outcome<Vec<Event>> {
         let place = &self.context.place;
+        if let Some(events) = self.taken_name()? {
+            return Ok(events);
+        }
         let draft = place.scratch.join(format!("{}.main", self.backup));
         let request = Request {
             conninfo: self.info,
@@ -99,6 +102,34 @@ impl Take<'_> {
         durable::sync_file(draft)?;
         durable::rename_new(draft, &self.context.spool_directory.join(name))?;
         Ok((main, about.len()))
+    }
+
+    /// Another's backup under our name (PGHoard on the same prefix, say) fails ours before it
+    /// begins; said to be removed at once, so that nothing is.
+    fn taken_name(&self) -> Outcome<Option<Vec<Event>>> {
+        let place = &self.context.place;
+        let main = File::Main(self.backup.clone());
+        let mut there = place
+            .store
+            .look(&place.key(&main.key(SegmentSize::DEFAULT)))?
+            .is_some();
+        place.store.list(
+            &place.key(&format!("basebackup_chunk/{}", self.backup)),
+            &mut |_| {
+                there = true;
+                Ok(())
+            },
+        )?;
+        let failed = Event::BackupFailed {
+            backup: self.backup.clone(),
+            class: Class::Conflict,
+            message: "the store holds objects of a backup of that name".into(),
+        };
+        let nothing = Event::Deleted {
+            wal: Vec::new(),
+            files: vec![main],
+        };
+        Ok(there.then(|| vec![failed, nothing]))
     }
 
     fn parts(&self, taken: &Taken) -> Vec<Event> {

@@ -14,8 +14,8 @@ use machine::policy::{Ack, Policy};
 use machine::rule::alerts::alerts;
 use machine::task::Start;
 use machine::{
-    BackupName, Class, Envelope, Event, File, Lsn, Millis, Segment, SegmentSize, Site, SiteState,
-    State, Task, TaskId, Timeline,
+    BackupName, Class, Envelope, Event, File, Lsn, Millis, SegmentSize, Site, SiteState, State,
+    Task, TaskId, Timeline,
 };
 
 use crate::clock;
@@ -141,7 +141,6 @@ impl RealWorld {
             },
             system_id: site.servers.system_id,
             spool: context.spool.clone(),
-            partials: partials(site),
             marks,
             entries: Arc::clone(&self.entries),
         };
@@ -164,13 +163,14 @@ impl RealWorld {
     ) -> Outcome<()> {
         let info = info(&context, node)?;
         let entries = Arc::clone(&self.entries);
-        let held = histories(site);
+        let (held, timelines) = (histories(site), site.timelines.clone());
         self.spawn(task, move |_| {
             let probe = Probe {
                 node,
                 info: &info,
                 spool: &context.spool,
                 held,
+                timelines,
                 entries: &entries,
             };
             Ok(probe.run())
@@ -407,14 +407,6 @@ fn level(event: &Event) -> log::Level {
         Event::ServerSeen(_) | Event::Spooled { .. } => log::Level::Debug,
         _ => log::Level::Info,
     }
-}
-
-fn partials(site: &SiteState) -> BTreeSet<Segment> {
-    let spooled = site.ledger.spool.keys().filter_map(|file| match file {
-        File::Partial(segment) => Some(*segment),
-        File::Wal(_) | File::History(_) | File::Part { .. } | File::Main(_) => None,
-    });
-    spooled.collect()
 }
 
 fn histories(site: &SiteState) -> BTreeSet<Timeline> {

@@ -40,13 +40,15 @@ pub fn scan(site: &SiteState, found: &[Found], next_entry: &mut u64) -> Scan {
                     continue;
                 }
             }
-            // Still being written, or waiting for its timeline's end to be noticed.
-            File::Partial(_) => continue,
             File::Main(_) if !known => {
                 scan.useless.push(entry.name.clone());
                 continue;
             }
-            File::Wal(_) | File::History(_) | File::Main(_) | File::Part { .. } => {}
+            File::Wal(_)
+            | File::Partial(_)
+            | File::History(_)
+            | File::Main(_)
+            | File::Part { .. } => {}
         }
         if !known {
             *next_entry += 1;

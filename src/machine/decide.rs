@@ -14,11 +14,11 @@ use crate::class::Class;
 use crate::event::{Event, Millis, Range, Reason, Server, Why};
 use crate::file::{BackupName, File, Site};
 use crate::policy::{Policy, SitePolicy};
-use crate::projection::backups::{Backup, Phase};
+use crate::projection::backups::Phase;
+use crate::rule::doomed::doomed;
 use crate::rule::{retention, schedule};
 use crate::state::{SiteState, State};
 use crate::task::{Command, Start, Task, TaskId};
-use crate::wal::Segment;
 
 /// What runs, by identity.
 pub type Busy = BTreeMap<TaskId, Task>;
@@ -118,83 +118,19 @@ impl Turn<'_> {
                 class,
                 message,
             };
-            let content = backup.content.as_ref();
             match backup.phase {
                 Phase::Running if backup.run != self.run => {
                     let message = "the daemon stopped while it was taken".to_string();
                     self.record(out, failed(Class::Interrupted, message));
                 }
                 Phase::Finished if holds(Rule::LostPartFails) => {
-                    let parts_lost = content.is_some_and(|c| !c.whole(name, &self.site.ledger));
-                    let (class, message) = if parts_lost {
-                        (
-                            Class::NotFound,
-                            "the store lost a part of it before it was complete",
-                        )
-                    } else if self.hopeless(backup) {
-                        (
-                            Class::NotFound,
-                            "the WAL it needs to become consistent is lost",
-                        )
-                    } else if self.overtaken(backup) {
-                        (
-                            Class::Interrupted,
-                            "a promotion ended the timeline it waited on",
-                        )
-                    } else if !self.main_exists(name) {
-                        (Class::NotFound, "its main object vanished from the spool")
-                    } else {
-                        continue;
-                    };
-                    self.record(out, failed(class, message.into()));
+                    if let Some((class, why)) = doomed(self.site, name, backup, self.source()) {
+                        self.record(out, failed(class, why.into()));
+                    }
                 }
                 Phase::Running | Phase::Finished | Phase::Complete | Phase::Dead => {}
             }
         }
-    }
-
-    fn main_exists(&self, name: &BackupName) -> bool {
-        let ledger = &self.site.ledger;
-        ledger.mains.contains(name) || ledger.spool.contains_key(&File::Main(name.clone()))
-    }
-
-    /// WAL that the backup needs lies below the frontier or in a known gap, and nobody holds it.
-    fn hopeless(&self, backup: &Backup) -> bool {
-        let Some(content) = &backup.content else {
-            return false;
-        };
-        let ledger = &self.site.ledger;
-        let (start, end) = (content.start, content.end.unwrap_or(content.start));
-        let passed = |segment: Segment| ledger.frontier.is_some_and(|frontier| segment <= frontier);
-        let lost = |segment: Segment| {
-            ledger.lost.iter().any(|lost| {
-                lost.range.timeline == segment.timeline
-                    && (lost.range.first..=lost.range.last).contains(&segment.number)
-            })
-        };
-        ledger
-            .lacking(start.timeline, start.number, end.number)
-            .into_iter()
-            .any(|gap| {
-                let segment = Segment::new(gap.timeline, gap.first);
-                passed(segment) || lost(segment)
-            })
-    }
-
-    /// The timeline of a backup that still waits for its last segment was left before that
-    /// segment's end (S-38).
-    fn overtaken(&self, backup: &Backup) -> bool {
-        let Some(content) = &backup.content else {
-            return false;
-        };
-        let end = content.end.unwrap_or(content.start);
-        let size = self.site.ledger.segment_size;
-        let server = self.source().zip(size);
-        server.is_some_and(|(server, size)| {
-            let switch = self.site.timelines.left_at(end.timeline, server.timeline);
-            let left = switch.map(|switch| Segment::at(end.timeline, switch, size));
-            left.is_some_and(|left| left <= end) && !self.site.ledger.has(end)
-        })
     }
 
     // ---- WAL in
@@ -249,8 +185,10 @@ impl Turn<'_> {
             .as_ref()
             .is_some_and(|e| e.class == Class::NotFound && e.node == server.node);
         let wanted = site.ledger.wanted(server.timeline, &site.timelines);
+        // Before its first stream this log knows only a listing; the slot knows what was promised.
+        let promised = site.ledger.toward.is_none() && self.policy.slot;
         let start = match wanted {
-            Some(segment) if !recycled => Start::At(segment),
+            Some(segment) if !recycled && !promised => Start::At(segment),
             Some(_) => Start::Anchor,
             None if site.ledger.frontier.is_none() => {
                 // Without a slot only the store can say where reception ended.
@@ -303,7 +241,14 @@ impl Turn<'_> {
                 .filter(|c| matches!(c, Command::Start(Task::Store { .. })))
                 .count()
         };
-        for (file, entry) in &self.site.ledger.spool {
+        // What WAL cannot do without goes before it: the frontier waits for histories.
+        let (wal, first): (Vec<_>, Vec<_>) = self
+            .site
+            .ledger
+            .spool
+            .iter()
+            .partition(|(file, _)| matches!(file, File::Wal(_)));
+        for (file, entry) in first.into_iter().chain(wal) {
             if running.saturating_add(starting(out)) >= self.all.uploads_max {
                 return;
             }
@@ -324,9 +269,7 @@ impl Turn<'_> {
     /// A main object goes last: after its parts and after the WAL that makes it consistent, so
     /// that any listing shows only whole backups.
     fn storable(&self, file: &File) -> bool {
-        let File::Main(name) = file else {
-            return !self.site.ledger.conflicts.contains_key(file);
-        };
+        let File::Main(name) = file else { return true };
         let ledger = &self.site.ledger;
         let Some(backup) = self.site.backups.all.get(name) else {
             return false;
@@ -363,15 +306,17 @@ impl Turn<'_> {
         let id = TaskId::Take(self.name.clone());
         if let Some((name, backup)) = self.site.backups.running() {
             let fresh = backup.phase == Phase::Running && backup.run == self.run;
-            if let Some(node) = backup.node.filter(|_| fresh && !self.is_busy(&id)) {
+            if let Some(node) = backup.node.filter(|_| fresh) {
                 let (site, backup) = (self.name.clone(), name.clone());
-                out.push(Command::Start(Task::Take { site, node, backup }));
+                self.start(out, Task::Take { site, node, backup });
             }
             return;
         }
         let Some(server) = self.source() else { return };
         // Reception first: WAL written between a backup and a later stream is covered by nothing.
+        // And a look at the store: the name of a backup it holds must not be taken again.
         let streaming = self.site.servers.stream.is_some() || !self.policy.streams;
+        let streaming = streaming && self.site.ledger.reconciled_at.is_some();
         let blocked = self.is_busy(&id) || !self.site.attempts.due(&id, self.now);
         if blocked || !streaming || self.all.maintenance {
             return;
@@ -573,10 +518,12 @@ impl Turn<'_> {
     fn delete_dead(&self, out: &mut Vec<Command>) {
         let site = self.name.clone();
         let storing = |name: &BackupName| TaskId::Store(site.clone(), File::Main(name.clone()));
-        let dead =
-            self.site.backups.all.iter().find(|(name, backup)| {
-                backup.phase == Phase::Dead && !self.is_busy(&storing(name))
-            });
+        // What lies under a name in conflict is not ours to remove.
+        let main = |name: &BackupName| File::Main(name.clone());
+        let ours = |name: &BackupName| !self.site.ledger.conflicts.contains_key(&main(name));
+        let dead = self.site.backups.all.iter().find(|(name, backup)| {
+            backup.phase == Phase::Dead && ours(name) && !self.is_busy(&storing(name))
+        });
         if let Some((name, backup)) = dead {
             let content = backup.content.as_ref();
             let object = content.and_then(|content| content.object.clone());

@@ -90,7 +90,7 @@ impl File {
     pub fn spool_name(&self, size: SegmentSize) -> String {
         match self {
             File::Wal(segment) => segment.name(size),
-            File::Partial(segment) => format!("{}.partial", segment.name(size)),
+            File::Partial(segment) => format!("{}.ended", segment.name(size)),
             File::History(timeline) => timeline.history_name(),
             File::Part { backup, number } => format!("{backup}.{number:08}.part"),
             File::Main(backup) => format!("{backup}.main"),
@@ -102,7 +102,7 @@ impl File {
         if let Some(timeline) = Timeline::from_history_name(name) {
             return Some(File::History(timeline));
         }
-        if let Some(segment) = name.strip_suffix(".partial") {
+        if let Some(segment) = name.strip_suffix(".ended") {
             return Segment::from_name(segment, size).map(File::Partial);
         }
         if let Some(backup) = name.strip_suffix(".main") {

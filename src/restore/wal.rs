@@ -180,7 +180,10 @@ fn from_spool(places: &Places<'_>, kind: Kind, name: &str, output: &Path) -> Out
         deliver(file, kind, name, None, output)?;
         return Ok(Delivery::Full);
     }
-    let partial = open(spool.join(format!("{name}.partial")))?;
+    let partial = match open(spool.join(format!("{name}.partial")))? {
+        Some(file) => Some(file),
+        None => open(spool.join(format!("{name}.ended")))?,
+    };
     let (Kind::Segment, Some(file)) = (kind, partial) else {
         return Ok(Delivery::Absent);
     };

@@ -323,7 +323,7 @@ mod tests {
 
     #[test]
     fn a_stop_is_heard_between_two_tries() {
-        let bed = Bed::new();
+        let bed = Bed::make();
         let path = bed.place.scratch.join("chunk");
         fs::write(&path, b"x").unwrap();
         bed.store.fail(0, Fault::Before(Class::Network));

@@ -8,14 +8,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use machine::event::{Branch, Origin, Server};
-use machine::{Event, File, Timeline};
+use machine::projection::timelines::Timelines;
+use machine::{Class, Event, File, Timeline};
 
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use crate::pg::connection::{Connection, Mode};
 use crate::pg::conninfo::Conninfo;
 use crate::pg::fault::Answer;
-use crate::pg::files::{Ancestor, History};
-use crate::pg::replication;
+use crate::pg::files::Ancestor;
+use crate::pg::replication::{self, HistoryFile};
 use crate::spool::{Sealed, Spool};
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -26,6 +27,7 @@ pub struct Probe<'a> {
     pub spool: &'a Spool,
     /// Histories in spool or store.
     pub held: BTreeSet<Timeline>,
+    pub timelines: Timelines,
     pub entries: &'a AtomicU64,
 }
 
@@ -87,20 +89,50 @@ impl Probe<'_> {
         let file = replication::timeline_history(connection, newest, deadline)
             .await
             .map_err(|fault| fault.failure)?;
-        let older = file.history.ancestors.iter().map(|a| a.timeline);
-        let older: Vec<Timeline> = older.filter(|t| *t > Timeline(1)).collect();
-        events.push(learned(newest, &file.history));
-        self.keep(newest, &file.content, &mut events)?;
-        for timeline in older.into_iter().filter(|t| !self.held.contains(t)) {
+        self.learn(newest, &file, &mut events)?;
+        let older = file
+            .history
+            .ancestors
+            .iter()
+            .map(|ancestor| ancestor.timeline);
+        let wanted = older.filter(|t| *t > Timeline(1) && !self.held.contains(t));
+        for timeline in wanted.collect::<Vec<_>>() {
             // An older history the server itself has lost cannot be had from it.
-            let Ok(file) = replication::timeline_history(connection, timeline, deadline).await
-            else {
-                continue;
-            };
-            events.push(learned(timeline, &file.history));
-            self.keep(timeline, &file.content, &mut events)?;
+            let asked = replication::timeline_history(connection, timeline, deadline).await;
+            if let Ok(file) = asked {
+                self.learn(timeline, &file, &mut events)?;
+            }
         }
         Ok(events)
+    }
+
+    /// Two clusters may have made the same timeline number of one ancestor: their WAL must not
+    /// meet under one name (S-11, S-16).
+    fn learn(
+        &self,
+        timeline: Timeline,
+        file: &HistoryFile,
+        events: &mut Vec<Event>,
+    ) -> Outcome<()> {
+        let branch = |a: &Ancestor| Branch {
+            timeline: a.timeline,
+            switch: a.end,
+        };
+        let ancestors: Vec<Branch> = file.history.ancestors.iter().map(branch).collect();
+        match self.timelines.ancestors(timeline) {
+            None => events.push(Event::TimelineLearned {
+                timeline,
+                ancestors,
+            }),
+            Some(known) if known == ancestors => {}
+            Some(_) => {
+                let node = self.node;
+                let message = format!("timeline {timeline} of node {node} has another history");
+                return Err(Failure::new(Class::Conflict, message)
+                    .hint("it is another branch of the cluster: give it a site of its own"));
+            }
+        }
+        self.keep(timeline, &file.content, events)
     }
 
     fn keep(&self, timeline: Timeline, content: &[u8], events: &mut Vec<Event>) -> Outcome<()> {
@@ -123,18 +155,6 @@ impl Probe<'_> {
             }),
         }
         Ok(())
-    }
-}
-
-fn learned(timeline: Timeline, history: &History) -> Event {
-    let branch = |ancestor: &Ancestor| Branch {
-        timeline: ancestor.timeline,
-        switch: ancestor.end,
-    };
-    let ancestors = history.ancestors.iter().map(branch).collect();
-    Event::TimelineLearned {
-        timeline,
-        ancestors,
     }
 }
 

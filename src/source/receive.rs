@@ -8,7 +8,6 @@
 //! Budget: one fsync and one rename a segment, one fsync a second of a partial in between (with
 //! `"spooled"` one whenever the socket runs dry), 256 KiB of buffer.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -21,7 +20,7 @@ use machine::{Class, Event, File, Lsn, Segment, SegmentSize, Timeline};
 use crate::failure::{Failure, Outcome};
 use crate::pg::connection::{Connection, Mode};
 use crate::pg::conninfo::Conninfo;
-use crate::pg::fault::Answer;
+use crate::pg::fault::{Answer, Fault, SqlState};
 use crate::pg::files::{WAL_HEADER_BYTES, WalHeader};
 use crate::pg::replication::{self, Identity, Reply, Slot, Status, Wal, WalStream};
 use crate::spool::{Partial, Sealed, Spool};
@@ -45,8 +44,6 @@ pub struct Receive {
     pub ack: Ack,
     pub system_id: Option<u64>,
     pub spool: Spool,
-    /// Unfinished segments of ended timelines that the log knows already.
-    pub partials: BTreeSet<Segment>,
     pub marks: Arc<Marks>,
     /// Numbers of spool entries, shared by all who spool.
     pub entries: Arc<AtomicU64>,
@@ -253,12 +250,12 @@ impl Receive {
         size: SegmentSize,
         emit: &mut dyn FnMut(Event),
     ) -> Outcome<()> {
-        for found in self.spool.scan()? {
-            let file = File::from_spool_name(&found.name, size);
-            let Some(File::Partial(segment)) = file else {
-                continue;
-            };
-            if segment.timeline < timeline && !self.partials.contains(&segment) {
+        for found in self.spool.scan().map_err(ours)? {
+            let name = found.name.strip_suffix(".partial").unwrap_or_default();
+            let segment = Segment::from_name(name, size).filter(|s| s.timeline < timeline);
+            if let Some(segment) = segment
+                && self.spool.end(name).map_err(ours)?
+            {
                 emit(self.partial(segment, found.bytes));
             }
         }
@@ -287,8 +284,26 @@ fn soon() -> Instant {
     Instant::now() + ANSWER
 }
 
-fn outcome(fault: crate::pg::fault::Fault) -> Failure {
-    fault.failure
+/// "Not found" is said of one thing only: WAL that the server has not any more.
+fn outcome(fault: Fault) -> Failure {
+    match fault.failure.class {
+        Class::NotFound if !fault.is(SqlState::UNDEFINED_FILE) => Failure {
+            class: Class::Config,
+            ..fault.failure
+        },
+        _ => fault.failure,
+    }
+}
+
+/// The same of our own files.
+fn ours(failure: Failure) -> Failure {
+    match failure.class {
+        Class::NotFound => Failure {
+            class: Class::Internal,
+            ..failure
+        },
+        _ => failure,
+    }
 }
 
 /// When to speak to the server, and when to give it up.
@@ -414,11 +429,14 @@ impl Writer<'_> {
         }
         let partial = match &mut self.partial {
             Some(partial) => partial,
-            None => self
-                .partial
-                .insert(self.request.spool.partial(&self.segment.name(self.size))?),
+            None => self.partial.insert(
+                self.request
+                    .spool
+                    .partial(&self.segment.name(self.size))
+                    .map_err(ours)?,
+            ),
         };
-        partial.write(self.filled, bytes)?;
+        partial.write(self.filled, bytes).map_err(ours)?;
         self.filled = self
             .filled
             .saturating_add(u64::try_from(bytes.len()).unwrap_or(0));
@@ -435,7 +453,7 @@ impl Writer<'_> {
 
     fn sync(&mut self) -> Outcome<()> {
         if let Some(partial) = self.partial.as_mut().filter(|_| self.dirty) {
-            partial.sync()?;
+            partial.sync().map_err(ours)?;
             self.dirty = false;
         }
         self.reached(self.position());
@@ -456,7 +474,7 @@ impl Writer<'_> {
             return Ok(());
         };
         let file = File::Wal(self.segment);
-        match partial.seal()? {
+        match partial.seal().map_err(ours)? {
             // Whoever sealed a duplicate may have failed before it could say so.
             Sealed::New | Sealed::Duplicate => emit(Event::Spooled {
                 file,
@@ -481,7 +499,9 @@ impl Writer<'_> {
     /// The unfinished last segment of a timeline is kept under a name of its own.
     fn end_timeline(&mut self, emit: &mut dyn FnMut(Event)) -> Outcome<()> {
         self.sync()?;
-        if self.filled > 0 {
+        self.partial = None;
+        let name = self.segment.name(self.size);
+        if self.filled > 0 && self.request.spool.end(&name).map_err(ours)? {
             emit(self.request.partial(self.segment, self.filled));
         }
         Ok(())

@@ -12,7 +12,7 @@ const NAME: &str = "000000010000000000000001";
 
 #[test]
 fn sealing_is_exclusive_and_keeps_every_content() {
-    let bed = Bed::new();
+    let bed = Bed::make();
     for (content, expect, then) in [
         ("first", Sealed::New, &[(NAME, "first")][..]),
         ("first", Sealed::Duplicate, &[(NAME, "first")]),
@@ -44,7 +44,7 @@ fn sealing_is_exclusive_and_keeps_every_content() {
 
 #[test]
 fn an_interrupted_stream_is_gone_over_in_place() {
-    let bed = Bed::new();
+    let bed = Bed::make();
     let working = format!("{NAME}.partial");
     let mut first = bed.spool.partial(NAME).unwrap();
     first.write(0, b"abcdef").unwrap();
@@ -63,7 +63,7 @@ fn an_interrupted_stream_is_gone_over_in_place() {
 
 #[test]
 fn s16_a_rewritten_history_is_set_aside() {
-    let bed = Bed::new();
+    let bed = Bed::make();
     let working = format!("{NAME}.partial");
     let aside = format!("{NAME}.conflict-1");
     let mut first = bed.spool.partial(NAME).unwrap();
@@ -84,7 +84,7 @@ fn s16_a_rewritten_history_is_set_aside() {
 
 #[test]
 fn a_full_disk_is_said_and_the_stream_goes_on_where_it_was() {
-    let bed = Bed::new();
+    let bed = Bed::make();
     bed.room.store(4, Ordering::SeqCst);
     let mut partial = bed.spool.partial(NAME).unwrap();
     partial.write(0, b"abcd").unwrap();
@@ -109,7 +109,7 @@ fn a_full_disk_is_said_and_the_stream_goes_on_where_it_was() {
 /// Two nodes' probes bring the same history, and one of them fails half way.
 #[test]
 fn placings_of_one_name_do_not_share_a_working_file() {
-    let bed = Bed::new();
+    let bed = Bed::make();
     let name = "00000002.history";
     for number in 0..3 {
         fs::write(bed.path(&format!("{name}.{number}.placing")), b"stale").unwrap();
@@ -129,7 +129,7 @@ fn placings_of_one_name_do_not_share_a_working_file() {
 
 #[test]
 fn removing_and_opening_what_is_not_there() {
-    let bed = Bed::new();
+    let bed = Bed::make();
     bed.spool.remove(NAME).unwrap();
     let file = File::History(machine::Timeline(2));
     let failure = bed
@@ -167,7 +167,7 @@ struct Bed {
 }
 
 impl Bed {
-    fn new() -> Bed {
+    fn make() -> Bed {
         let folder = tempfile::tempdir().unwrap();
         let room = Arc::new(AtomicU64::new(u64::MAX));
         let disk = Small {

@@ -21,7 +21,7 @@ pub struct Bed {
 }
 
 impl Bed {
-    pub fn new() -> Bed {
+    pub fn make() -> Bed {
         let folder = tempfile::tempdir().unwrap();
         let scratch = folder.path().join("scratch");
         std::fs::create_dir(&scratch).unwrap();

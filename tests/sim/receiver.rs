@@ -10,7 +10,6 @@ use pghoard::{Failure, Outcome};
 
 use crate::server::{SIZE, Sent, UNITS, lsn, units};
 use crate::store::key;
-use crate::tasks::Facts;
 use crate::world::{Running, World};
 
 pub struct Receiver {
@@ -198,13 +197,11 @@ impl Receiver {
 
 /// Timelines that ended while nobody streamed left their unfinished segments behind.
 fn close_older(world: &mut World, running: &mut Running, timeline: Timeline) -> Outcome<()> {
-    let Facts::Partials(known) = &running.facts else {
-        return Ok(());
-    };
     for found in world.spool.scan()? {
-        if let Some(File::Partial(segment)) = File::from_spool_name(&found.name, SIZE)
-            && segment.timeline < timeline
-            && !known.contains(&segment)
+        let name = found.name.strip_suffix(".partial").unwrap_or_default();
+        let segment = Segment::from_name(name, SIZE).filter(|s| s.timeline < timeline);
+        if let Some(segment) = segment
+            && world.spool.end(name)?
         {
             running.outbox.push_back(vec![Event::Spooled {
                 file: File::Partial(segment),
@@ -224,8 +221,13 @@ fn end_of_timeline(
     stream: &mut Stream,
     child: Timeline,
 ) -> Outcome<()> {
-    if let Some(partial) = stream.partial.as_mut() {
+    if let Some(mut partial) = stream.partial.take() {
         partial.sync()?;
+        drop(partial);
+        if !world.spool.end(&stream.segment.name(SIZE))? {
+            let reason = format!("the timeline ended, {child} follows");
+            return Err(Failure::new(Class::Interrupted, reason));
+        }
         running.outbox.push_back(vec![Event::Spooled {
             file: File::Partial(stream.segment),
             entry: world.entry(),

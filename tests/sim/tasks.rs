@@ -24,8 +24,6 @@ pub enum Facts {
     Main(Metadata),
     /// Histories in spool or store.
     Held(BTreeSet<Timeline>),
-    /// Unfinished segments of ended timelines, in spool or store.
-    Partials(BTreeSet<Segment>),
     Reconcile(Box<Known>),
 }
 
@@ -35,7 +33,6 @@ impl Facts {
         let site = state.sites.get(task.id().site()).unwrap_or(&empty);
         match task {
             Task::Probe { .. } => Facts::Held(held(&site.ledger)),
-            Task::Receive { .. } => Facts::Partials(partials(&site.ledger)),
             Task::Store {
                 file: File::Main(name),
                 ..
@@ -55,14 +52,6 @@ fn held(ledger: &Ledger) -> BTreeSet<Timeline> {
         _ => None,
     });
     ledger.histories.iter().copied().chain(spooled).collect()
-}
-
-fn partials(ledger: &Ledger) -> BTreeSet<Segment> {
-    let spooled = ledger.spool.keys().filter_map(|file| match file {
-        File::Partial(segment) => Some(*segment),
-        _ => None,
-    });
-    ledger.partials.iter().copied().chain(spooled).collect()
 }
 
 fn main_metadata(site: &SiteState, name: &BackupName) -> Metadata {

@@ -13,6 +13,7 @@ use machine::{Envelope, Event, File, Lsn, Millis, Segment, Site, State, Task, Ta
 use pghoard::codec::digest::Algorithm;
 use pghoard::codec::keys::Keyring;
 use pghoard::codec::{Compression, Encoding};
+use pghoard::failure::Outcome;
 use pghoard::journal::run::{self, Report};
 use pghoard::spool::Spool;
 use pghoard::work::Place;
@@ -240,10 +241,10 @@ impl run::World for Handle {
         self.0.borrow().now()
     }
 
-    fn start(&mut self, task: &Task, state: &State) {
+    fn start(&mut self, task: &Task, state: &State) -> Outcome<()> {
         let world = &mut *self.0.borrow_mut();
         if world.fate.dead() {
-            return;
+            return Ok(());
         }
         let id = task.id();
         world.fate.say(|| format!("  start {task:?}"));
@@ -264,6 +265,7 @@ impl run::World for Handle {
             stopping: false,
         };
         world.running.insert(id, running);
+        Ok(())
     }
 
     fn stop(&mut self, id: &TaskId) {
@@ -294,11 +296,16 @@ impl run::World for Handle {
         let Some(site) = state.sites.get(&site()).filter(|_| !world.fate.dead()) else {
             return;
         };
-        let timelines = world.cluster.histories.keys().copied();
-        let timelines = timelines.chain([Timeline(1)]);
+        // As the daemon does: nothing is acknowledged before the stream's beginning is folded.
+        let stream = site
+            .servers
+            .stream
+            .as_ref()
+            .map(|stream| stream.next.timeline);
         world.published = Published {
-            acknowledged: timelines
+            acknowledged: stream
                 .map(|t| (t, site.ledger.acknowledged(t, &site.timelines)))
+                .into_iter()
                 .collect(),
             lost: site.ledger.lost.iter().map(|lost| lost.range).collect(),
         };

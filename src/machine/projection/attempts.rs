@@ -1,6 +1,7 @@
 //! Failures of each task and its next try. Backoff is capped and never gives up (S-68).
 
 use alloc::collections::BTreeMap;
+use alloc::format;
 use alloc::string::String;
 
 use serde::{Deserialize, Serialize};
@@ -12,7 +13,10 @@ use crate::projection::ledger::streamed;
 use crate::task::TaskId;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Attempts(BTreeMap<TaskId, Failed>);
+pub struct Attempts {
+    failed: BTreeMap<TaskId, Failed>,
+    streaming_since: Option<Millis>,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failed {
@@ -29,6 +33,8 @@ const BASE_MS: u64 = 500;
 const CAP_MS: u64 = 20_000;
 /// What a person must mend is asked less often.
 const HUMAN_CAP_MS: u64 = 60_000;
+/// A stream that lasted so long had nothing wrong with it.
+const LASTING_MS: u64 = 60_000;
 /// A failed basebackup costs its server a full read: it waits longer (PGHoard: 3600 s).
 const BACKUP_BASE_MS: u64 = 5_000;
 const BACKUP_CAP_MS: u64 = 3_600_000;
@@ -36,7 +42,7 @@ const BACKUP_CAP_MS: u64 = 3_600_000;
 impl Attempts {
     pub fn apply(&mut self, site: &Site, event: &Event, at: Millis) {
         if streamed(event).is_some() {
-            self.0.remove(&TaskId::Receive(site.clone()));
+            self.failed.remove(&TaskId::Receive(site.clone()));
         }
         match event {
             Event::TaskFailed {
@@ -53,41 +59,63 @@ impl Attempts {
             } => {
                 self.fail(TaskId::Probe(site.clone(), *node), *class, message, at);
             }
+            Event::StreamStarted { .. } => self.streaming_since = Some(at),
             Event::StreamEnded { class, message, .. } => {
-                self.fail(TaskId::Receive(site.clone()), *class, message, at);
+                let lasted = self.streaming_since.take().map(|since| at.since(since));
+                let receive = TaskId::Receive(site.clone());
+                // An idle server completes no segment: a stream that lasted is success enough.
+                if lasted.is_some_and(|ms| ms >= LASTING_MS) || *class == Class::Interrupted {
+                    self.failed.remove(&receive);
+                }
+                self.fail(receive, *class, message, at);
+            }
+            // Both are kept for a person, and looked at again now and then.
+            Event::Conflicted { file, theirs, .. } => {
+                let message = format!("the store holds other content ({theirs})");
+                self.fail(
+                    TaskId::Store(site.clone(), file.clone()),
+                    Class::Conflict,
+                    &message,
+                    at,
+                );
             }
             Event::BackupFailed { class, message, .. } => {
                 self.fail(TaskId::Take(site.clone()), *class, message, at);
             }
             Event::ServerSeen(server) => {
-                self.0.remove(&TaskId::Probe(site.clone(), server.node));
+                self.failed
+                    .remove(&TaskId::Probe(site.clone(), server.node));
             }
             Event::Stored { file, .. } | Event::Dropped { file, .. } => {
-                self.0.remove(&TaskId::Store(site.clone(), file.clone()));
+                self.failed
+                    .remove(&TaskId::Store(site.clone(), file.clone()));
             }
             Event::BackupFinished(_) => {
-                self.0.remove(&TaskId::Take(site.clone()));
+                self.failed.remove(&TaskId::Take(site.clone()));
             }
             Event::Deleted { .. } => {
-                self.0.remove(&TaskId::Delete(site.clone()));
+                self.failed.remove(&TaskId::Delete(site.clone()));
             }
             Event::Switched { .. } => {
-                self.0.remove(&TaskId::Switch(site.clone()));
+                self.failed.remove(&TaskId::Switch(site.clone()));
             }
             Event::Reconciled { .. } => {
-                self.0.remove(&TaskId::Reconcile(site.clone()));
+                self.failed.remove(&TaskId::Reconcile(site.clone()));
             }
             // A new configuration or a restart is a reason to try everything at once.
-            Event::Started { .. } => self.0.clear(),
+            Event::Started { .. } => self.failed.clear(),
             _ => {}
         }
     }
 
     fn fail(&mut self, task: TaskId, class: Class, message: &str, at: Millis) {
-        let (times, since) = self.0.get(&task).map_or((0, at), |f| (f.times, f.since));
+        let (times, since) = self
+            .failed
+            .get(&task)
+            .map_or((0, at), |f| (f.times, f.since));
         let times = times.saturating_add(1);
         let next = at.plus(backoff_ms(&task, class, times));
-        self.0.insert(
+        self.failed.insert(
             task,
             Failed {
                 times,
@@ -101,15 +129,17 @@ impl Attempts {
 
     /// Whether the task may be tried now.
     pub fn due(&self, task: &TaskId, now: Millis) -> bool {
-        self.0.get(task).is_none_or(|failed| failed.next <= now)
+        self.failed
+            .get(task)
+            .is_none_or(|failed| failed.next <= now)
     }
 
     pub fn get(&self, task: &TaskId) -> Option<&Failed> {
-        self.0.get(task)
+        self.failed.get(task)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (&TaskId, &Failed)> {
-        self.0.iter()
+        self.failed.iter()
     }
 }
 
@@ -118,7 +148,7 @@ fn backoff_ms(task: &TaskId, class: Class, times: u32) -> u64 {
         // Stopped on purpose or cut by a restart: nothing argues against trying again.
         (_, Class::Interrupted) => (BASE_MS, BASE_MS),
         (TaskId::Take(_), _) => (BACKUP_BASE_MS, BACKUP_CAP_MS),
-        (_, Class::Auth | Class::Denied | Class::Config | Class::Unsupported) => {
+        (_, Class::Auth | Class::Denied | Class::Config | Class::Unsupported | Class::Conflict) => {
             (BASE_MS, HUMAN_CAP_MS)
         }
         _ => (BASE_MS, CAP_MS),

@@ -61,17 +61,16 @@ impl Ledger {
             Event::Spooled {
                 file, entry, bytes, ..
             } => {
-                self.spool.insert(
-                    file.clone(),
-                    Entry {
-                        id: *entry,
-                        bytes: *bytes,
-                        at,
-                    },
-                );
+                let (id, bytes) = (*entry, *bytes);
+                self.spool.insert(file.clone(), Entry { id, bytes, at });
+                // What a start found tells of a stream that the log never heard of.
+                if self.reconciled_at.is_some() {
+                    self.adopt_frontier();
+                }
             }
             Event::Stored { file, entry, .. } => {
                 self.hold(file);
+                self.conflicts.remove(file);
                 self.last_stored_at = Some(at);
                 self.unspool(file, *entry);
             }
@@ -85,10 +84,7 @@ impl Ledger {
                 files,
             } => {
                 self.segment_size.get_or_insert(*segment_size);
-                for range in wal {
-                    let runs = self.wal.entry(range.timeline).or_default();
-                    runs.insert_range(range.first, range.last);
-                }
+                wal.iter().for_each(|range| self.gain(range));
                 files.iter().for_each(|file| self.hold(file));
             }
             Event::Missing { wal, files } | Event::Deleted { wal, files } => {
@@ -180,6 +176,11 @@ impl Ledger {
         }
     }
 
+    fn gain(&mut self, range: &Range) {
+        let runs = self.wal.entry(range.timeline).or_default();
+        runs.insert_range(range.first, range.last);
+    }
+
     fn release(&mut self, range: &Range) {
         if let Some(runs) = self.wal.get_mut(&range.timeline) {
             runs.remove_range(range.first, range.last);
@@ -262,25 +263,27 @@ impl Ledger {
                     u64::MAX
                 });
                 let last = end.saturating_sub(1);
-                end > leg.first && !self.lacking(leg.timeline, leg.first, last).is_empty()
+                let held = self.wal.get(&leg.timeline);
+                end > leg.first && !held.is_some_and(|runs| runs.covers(leg.first, last))
             })
     }
 
     /// Without a stream yet (the log is new, the store is not) the newest stored WAL is where
-    /// reception goes on; without that the spool says where it was.
+    /// reception goes on, unless the spool still holds some from before.
     fn adopt_frontier(&mut self) {
         if self.frontier.is_some() {
             return;
         }
         let newest = self.wal.iter().next_back();
         let stored = newest.and_then(|(t, runs)| Some(Segment::new(*t, runs.last()?)));
-        let mut spooled = self.spool.keys();
-        self.frontier = stored.or_else(|| {
-            spooled.find_map(|file| match file {
-                File::Wal(s) => Some(Segment::new(s.timeline, s.number.checked_sub(1)?)),
-                _ => None,
-            })
+        let spooled = self.spool.keys().find_map(|file| match file {
+            File::Wal(s) => Some(Segment::new(s.timeline, s.number.checked_sub(1)?)),
+            _ => None,
         });
+        self.frontier = match (stored, spooled) {
+            (Some(stored), Some(spooled)) => Some(stored.min(spooled)),
+            (stored, spooled) => stored.or(spooled),
+        };
     }
 
     /// Along its timeline, and over to the one that is received once the way there is stored and

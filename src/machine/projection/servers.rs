@@ -63,7 +63,12 @@ impl Servers {
             return;
         }
         match event {
-            Event::Started { .. } => self.stream = None,
+            // The configuration may have other nodes now; a look at each comes first.
+            Event::Started { .. } => {
+                self.nodes.clear();
+                self.stream = None;
+                self.ended = None;
+            }
             Event::ServerSeen(server) => {
                 self.system_id.get_or_insert(server.system_id);
                 let node = self.nodes.entry(server.node).or_default();

@@ -39,6 +39,11 @@ impl Timelines {
         timeline == Timeline(1) || self.ancestors.contains_key(&timeline)
     }
 
+    /// The ancestors that were learned of `timeline`, oldest first.
+    pub fn ancestors(&self, timeline: Timeline) -> Option<&[Branch]> {
+        self.ancestors.get(&timeline).map(Vec::as_slice)
+    }
+
     /// Where `ancestor` was left on the way to `timeline`; `None` if it is not an ancestor.
     pub fn left_at(&self, ancestor: Timeline, timeline: Timeline) -> Option<Lsn> {
         let path = self.ancestors.get(&timeline)?;

@@ -201,11 +201,20 @@ impl View<'_> {
 
     fn uploads(&self, list: &mut List) {
         let tired = self.site.attempts.iter().filter(|(task, failed)| {
-            matches!(task, TaskId::Store(..)) && failed.times > self.retries_max
+            let ours = matches!(
+                task,
+                TaskId::Store(..) | TaskId::Reconcile(_) | TaskId::Delete(_)
+            );
+            ours && failed.class != Class::Conflict && failed.times > self.retries_max
         });
-        if let Some((_, oldest)) = tired.min_by_key(|(_, failed)| failed.since) {
+        if let Some((task, oldest)) = tired.min_by_key(|(_, failed)| failed.since) {
             let (name, times, message) = (self.name, oldest.times, &oldest.message);
-            let what = format!("site '{name}': an upload failed {times} times: {message}");
+            let task = match task {
+                TaskId::Reconcile(_) => "listing the store",
+                TaskId::Delete(_) => "a deletion",
+                _ => "an upload",
+            };
+            let what = format!("site '{name}': {task} failed {times} times: {message}");
             let todo = "mend the store; uploads are tried for ever and nothing is lost meanwhile";
             list.add("upload_retries_warning", oldest.since, what, todo);
         }
@@ -246,10 +255,16 @@ impl View<'_> {
             return;
         };
         let Some(content) = &made.content else { return };
-        if self.site.servers.primary().is_none() && !content.consistent(&self.site.ledger) {
+        let refused = self.site.attempts.get(&TaskId::Switch(self.name.clone()));
+        let helpless = self.site.servers.primary().is_none() || refused.is_some();
+        if helpless && !content.consistent(&self.site.ledger) {
             let (name, since) = (self.name, content.ended_at.unwrap_or_default());
             let end = content.end.unwrap_or(content.start).name(self.size());
-            let what = format!("site '{name}': basebackup {backup} waits for WAL segment {end}");
+            let why = refused
+                .map(|failed| format!(": {}", failed.message))
+                .unwrap_or_default();
+            let what =
+                format!("site '{name}': basebackup {backup} waits for WAL segment {end}{why}");
             let todo = "only the primary can finish that segment: name it among the nodes, or \
                         run select pg_switch_wal() there";
             list.add("backup_overdue", since, what, todo);

@@ -1,5 +1,6 @@
 //! Pure questions over the projections, without state of their own.
 
 pub mod alerts;
+pub mod doomed;
 pub mod retention;
 pub mod schedule;

@@ -16,7 +16,7 @@ fn part(number: u32) -> String {
 }
 
 fn bed() -> Bed {
-    let bed = Bed::new();
+    let bed = Bed::make();
     for number in 1..=3 {
         bed.put(&part(number), &[]);
     }
@@ -65,7 +65,7 @@ fn an_interrupted_deletion_is_repeated_from_anywhere() {
 
 #[test]
 fn a_main_object_of_another_name_is_the_one_that_goes() {
-    let bed = Bed::new();
+    let bed = Bed::make();
     bed.put("main/basebackup/2026-11-22_09-27_0", &[]);
     delete(&bed, Some("2026-11-22_09-27_0")).unwrap();
     assert!(bed.keys().is_empty());
@@ -73,7 +73,7 @@ fn a_main_object_of_another_name_is_the_one_that_goes() {
 
 #[test]
 fn wal_goes_in_steps_and_again() {
-    let bed = Bed::new();
+    let bed = Bed::make();
     let size = SegmentSize::DEFAULT;
     for number in [1, 2, 3, 4] {
         let file = File::Wal(Segment::new(Timeline(2), number));

@@ -86,7 +86,7 @@ fn told(bed: &Bed, known: &Known) -> Vec<String> {
 
 #[test]
 fn what_agrees_is_not_told() {
-    let bed = Bed::new();
+    let bed = Bed::make();
     assert_eq!(told(&bed, &known(&[])), ["0/0/0/0"]);
     bed.put(&key(1), &[]);
     bed.put("main/timeline/00000002.history", &[]);
@@ -97,7 +97,7 @@ fn what_agrees_is_not_told() {
 
 #[test]
 fn each_difference_is_told() {
-    let bed = Bed::new();
+    let bed = Bed::make();
     for number in [1, 2, 3, 7] {
         bed.put(&key(number), &[]);
     }
@@ -119,7 +119,7 @@ fn each_difference_is_told() {
 
 #[test]
 fn a_lying_listing_is_not_believed() {
-    let bed = Bed::new();
+    let bed = Bed::make();
     bed.put(&key(1), &[]);
     *bed.store.unlisted.lock().unwrap() = Some(key(1));
     assert_eq!(told(&bed, &known(&[stored(wal(1))])), ["0/0/0/0"]);
@@ -127,7 +127,7 @@ fn a_lying_listing_is_not_believed() {
 
 #[test]
 fn a_backup_that_the_log_does_not_know_is_adopted() {
-    let bed = Bed::new();
+    let bed = Bed::make();
     bed.put(MAIN, &LABEL);
     bed.put(PART, &[]);
     bed.put(&key(2), &[("original-file-size", "16777216")]);
@@ -142,7 +142,7 @@ fn a_backup_that_the_log_does_not_know_is_adopted() {
 /// Objects that belong to nothing we know are counted and left alone.
 #[test]
 fn what_nobody_can_name_is_only_counted() {
-    let bed = Bed::new();
+    let bed = Bed::make();
     bed.put(ORPHAN, &[]);
     bed.put(MAIN, &[("format", "pghoard-bb-v2")]);
     bed.put("main/xlog_partial/junk", &[]);
@@ -156,7 +156,7 @@ fn what_nobody_can_name_is_only_counted() {
 
 #[test]
 fn the_segment_size_comes_from_the_store_after_a_lost_log() {
-    let bed = Bed::new();
+    let bed = Bed::make();
     let mib = [("original-file-size", "1048576")];
     bed.put("main/xlog/000000010000000000000FFF", &mib);
     let mut sizes = Vec::new();
@@ -175,7 +175,7 @@ fn the_segment_size_comes_from_the_store_after_a_lost_log() {
 /// A truncated object, a sidecar that is no JSON, a sidecar without data: the rest is told.
 #[test]
 fn s18_damage_is_counted_and_the_listing_goes_on() {
-    let bed = Bed::new();
+    let bed = Bed::make();
     let mib = [("original-file-size", "1048576")];
     for number in [1, 2, 3, 4] {
         bed.put(&key(number), &mib);
@@ -196,7 +196,7 @@ fn s18_damage_is_counted_and_the_listing_goes_on() {
 
 #[test]
 fn a_store_that_is_gone_is_an_error_not_an_absence() {
-    let bed = Bed::new();
+    let bed = Bed::make();
     bed.put(&key(1), &[]);
     std::fs::rename(
         bed.folder.path().join("store"),

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use machine::event::Reason;
 use machine::{Segment, Timeline};
 
 use super::*;
@@ -18,7 +19,7 @@ const LARGE: usize = 300 << 10;
 #[test]
 fn a_file_is_stored_with_what_pghoard_keeps_beside_it() {
     for length in [100, LARGE] {
-        let bed = Bed::new();
+        let bed = Bed::make();
         let content = vec![7; length];
         let events = upload(&bed, &content).unwrap();
         let [
@@ -54,7 +55,7 @@ fn a_file_is_stored_with_what_pghoard_keeps_beside_it() {
 #[test]
 fn s17_the_same_content_again_is_success() {
     for length in [100, LARGE] {
-        let bed = Bed::new();
+        let bed = Bed::make();
         let content = vec![7; length];
         // Stored, but the answer was lost.
         bed.store.fail(0, Fault::After(Class::Network));
@@ -80,7 +81,7 @@ fn s17_the_same_content_again_is_success() {
 #[test]
 fn s16_other_content_under_the_name_is_refused_and_both_are_kept() {
     for length in [100, LARGE] {
-        let bed = Bed::new();
+        let bed = Bed::make();
         let (first, second) = (vec![7; length], vec![8; length]);
         upload(&bed, &first).unwrap();
         let events = upload(&bed, &second).unwrap();
@@ -103,7 +104,7 @@ fn s16_without_a_digest_the_stored_content_is_compared() {
         ("content", Some(Algorithm::Md5), true),
         ("another", Some(Algorithm::Md5), false),
     ] {
-        let bed = Bed::new();
+        let bed = Bed::make();
         let theirs = theirs.as_bytes();
         let pairs = digest.map(|digest| {
             let name = ("hash-algorithm".to_owned(), digest.name().to_owned());
@@ -122,7 +123,7 @@ fn s16_without_a_digest_the_stored_content_is_compared() {
 #[test]
 fn a_store_that_refuses_loses_nothing() {
     for class in [Class::DiskFull, Class::Denied, Class::Timeout] {
-        let bed = Bed::new();
+        let bed = Bed::make();
         let content = vec![7; LARGE];
         bed.store.fail(0, Fault::Before(class));
         assert_eq!(upload(&bed, &content).unwrap_err().class, class);
@@ -134,12 +135,13 @@ fn a_store_that_refuses_loses_nothing() {
 }
 
 #[test]
-fn a_spool_file_that_is_gone_is_named() {
-    let bed = Bed::new();
-    let failure = run(&bed).unwrap_err();
-    assert_eq!(failure.class, Class::NotFound);
-    let expected = format!("spool file '{NAME}': No such file or directory");
-    assert!(failure.message.starts_with(&expected), "{failure}");
+fn a_spool_file_that_is_gone_is_said_to_be() {
+    let bed = Bed::make();
+    let events = run(&bed).unwrap();
+    let [Event::Dropped { reason, .. }] = &events[..] else {
+        panic!("{events:?}")
+    };
+    assert_eq!(*reason, Reason::Vanished);
 }
 
 fn upload(bed: &Bed, content: &[u8]) -> Outcome<Vec<Event>> {
