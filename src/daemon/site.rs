@@ -61,6 +61,13 @@ fn open(config: &Config, site: &config::Site, root: &Path) -> Outcome<SiteContex
         )
         .hint("use \"stream\"; what the other modes wrote is restored all the same"));
     }
+    if site.active_backup_mode == ActiveBackupMode::ArchiveCommand {
+        return Err(Failure::new(
+            machine::Class::Unsupported,
+            "active_backup_mode 'archive_command' is not supported yet",
+        )
+        .hint("use \"pg_receivexlog\": WAL comes by streaming, archive_command is not needed"));
+    }
     let base = root.join(&site.prefix);
     let (spool_directory, scratch) = (base.join(spool::FOLDER), base.join(SCRATCH_FOLDER));
     let io = |path: &Path| {
