@@ -25,13 +25,15 @@ pub enum Rule {
     MainRemovedBlindly,
     /// Reception goes back when a segment above the frontier is nowhere.
     ReceiverGoesBack,
-    /// Nothing is destroyed before the first reconciliation.
+    /// Nothing is destroyed, nor a backup taken, before the first reconciliation.
     ReconcileFirst,
     /// Deleting and reconciling never overlap.
     DeleteApartFromReconcile,
+    /// No WAL is stored into a range that is being deleted.
+    StoreApartFromDelete,
 }
 
-pub const RULES: [Rule; 12] = [
+pub const RULES: [Rule; 13] = [
     Rule::BusyUntilCommitted,
     Rule::FrontierForward,
     Rule::KnownEntryOutranksStored,
@@ -44,6 +46,7 @@ pub const RULES: [Rule; 12] = [
     Rule::ReceiverGoesBack,
     Rule::ReconcileFirst,
     Rule::DeleteApartFromReconcile,
+    Rule::StoreApartFromDelete,
 ];
 
 #[cfg(not(feature = "breaks"))]

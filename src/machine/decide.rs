@@ -19,6 +19,7 @@ use crate::rule::doomed::doomed;
 use crate::rule::{retention, schedule};
 use crate::state::{SiteState, State};
 use crate::task::{Command, Start, Task, TaskId};
+use crate::wal::Segment;
 
 /// What runs, by identity.
 pub type Busy = BTreeMap<TaskId, Task>;
@@ -269,7 +270,11 @@ impl Turn<'_> {
     /// A main object goes last: after its parts and after the WAL that makes it consistent, so
     /// that any listing shows only whole backups.
     fn storable(&self, file: &File) -> bool {
-        let File::Main(name) = file else { return true };
+        let name = match file {
+            File::Main(name) => name,
+            File::Wal(segment) => return !self.deleting(*segment),
+            File::Partial(_) | File::History(_) | File::Part { .. } => return true,
+        };
         let ledger = &self.site.ledger;
         let Some(backup) = self.site.backups.all.get(name) else {
             return false;
@@ -316,7 +321,8 @@ impl Turn<'_> {
         // Reception first: WAL written between a backup and a later stream is covered by nothing.
         // And a look at the store: the name of a backup it holds must not be taken again.
         let streaming = self.site.servers.stream.is_some() || !self.policy.streams;
-        let streaming = streaming && self.site.ledger.reconciled_at.is_some();
+        let listed = self.site.ledger.reconciled_at.is_some() || !holds(Rule::ReconcileFirst);
+        let streaming = streaming && listed;
         let blocked = self.is_busy(&id) || !self.site.attempts.due(&id, self.now);
         if blocked || !streaming || self.all.maintenance {
             return;
@@ -495,13 +501,19 @@ impl Turn<'_> {
         }
     }
 
+    /// The other half of `storing_within`: while WAL goes, none of it comes.
+    fn deleting(&self, segment: Segment) -> bool {
+        let task = self.busy.get(&TaskId::Delete(self.name.clone()));
+        let task = task.filter(|_| holds(Rule::StoreApartFromDelete));
+        matches!(task, Some(Task::DeleteWal { ranges, .. })
+            if ranges.iter().any(|range| range.holds(segment)))
+    }
+
     /// An upload that ends beside the deletion would tell of what is gone by then.
     fn storing_within(&self, out: &[Command], ranges: &[Range]) -> bool {
-        let within = |file: &File| match file {
-            File::Wal(s) => ranges
-                .iter()
-                .any(|r| r.timeline == s.timeline && (r.first..=r.last).contains(&s.number)),
-            _ => false,
+        let within = |file: &File| {
+            matches!(file, File::Wal(segment)
+            if ranges.iter().any(|range| range.holds(*segment)))
         };
         let starting = out.iter().filter_map(|command| match command {
             Command::Start(Task::Store { site, file, .. }) => Some((site, file)),

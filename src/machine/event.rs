@@ -74,6 +74,9 @@ pub enum Event {
         node: u32,
         from: Segment,
         slot: Option<String>,
+        /// The server chose `from`: what we wanted before it is not there any more.
+        #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+        anchored: bool,
     },
     StreamEnded {
         node: u32,
@@ -220,6 +223,12 @@ pub struct Range {
     pub timeline: Timeline,
     pub first: u64,
     pub last: u64,
+}
+
+impl Range {
+    pub fn holds(&self, segment: Segment) -> bool {
+        self.timeline == segment.timeline && (self.first..=self.last).contains(&segment.number)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -385,6 +385,7 @@ mod tests {
             node: 0,
             from: Segment::new(Timeline(timeline), number),
             slot: None,
+            anchored: false,
         };
         let ended = |lsn| Event::StreamEnded {
             node: 0,

@@ -113,6 +113,7 @@ pub fn state(name: &str) -> State {
         node: 0,
         from: segment(5),
         slot: Some("pghoard".into()),
+        anchored: false,
     };
     let part = File::Part {
         backup: backup.clone(),

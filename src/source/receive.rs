@@ -206,6 +206,7 @@ impl Receive {
                         node,
                         from,
                         slot: self.info.slot.clone(),
+                        anchored: self.start == Start::Anchor,
                     });
                     self.close_older(from.timeline, writer.size, emit)?;
                 }

@@ -66,6 +66,7 @@ fn samples() -> Vec<Event> {
             node: 0,
             from: segment,
             slot: Some(text("pghoard")),
+            anchored: false,
         },
         Event::StreamEnded {
             node: 0,

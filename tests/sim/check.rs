@@ -65,12 +65,15 @@ impl Checker {
         self.frontier = now;
     }
 
-    /// Nothing is given up while the only server still has what comes first of it.
+    /// Nothing is given up while the only server still has what comes first of it; but what the
+    /// store lost after its slot let go of it nobody asks the server for.
     fn holes(&mut self, world: &World, ours: &SiteState) {
         let lost = &ours.ledger.lost;
         if let Some(first) = lost.get(self.lost) {
             let segment = Segment::new(first.range.timeline, first.range.first);
-            if world.cluster.nodes.len() == 1 && world.cluster.available(segment) {
+            let stored = world.store.truth().ever.contains(&segment);
+            let alone = world.cluster.nodes.len() == 1;
+            if alone && !stored && world.cluster.available(segment) {
                 world
                     .fate
                     .violated(format!("{segment:?} is given up and the server has it"));
@@ -138,6 +141,8 @@ fn spool(world: &World, ours: &SiteState) {
         let truth = world.store.truth();
         let stored = match file {
             File::Wal(segment) => truth.ever.contains(segment),
+            // A stream that finished the segment after all has taken the file.
+            File::Partial(_) => true,
             other => truth.has(other) || truth.lost.contains(&key(other)),
         };
         if !stored && !world.disk.has(&file.spool_name(SIZE)) {

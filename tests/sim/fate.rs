@@ -26,9 +26,10 @@ pub enum Fault {
     TurnRecycle,
     TurnRollback,
     TakeStep,
+    TaskStart,
 }
 
-const FAULTS: [(Fault, u64, u64); 15] = [
+const FAULTS: [(Fault, u64, u64); 16] = [
     (Fault::TurnCrash, 8, 120),
     (Fault::TurnFuse, 8, 150),
     (Fault::CrashCutsPower, 300, 1000),
@@ -44,6 +45,7 @@ const FAULTS: [(Fault, u64, u64); 15] = [
     (Fault::TurnRecycle, 10, 250),
     (Fault::TurnRollback, 0, 8),
     (Fault::TakeStep, 10, 150),
+    (Fault::TaskStart, 1, 30),
 ];
 
 /// Small and ours, so that a seed means the same for ever.
@@ -122,6 +124,11 @@ impl Fate {
         let rate = inner.rates.iter().find(|(f, _)| *f == fault);
         let rate = rate.map_or(0, |(_, rate)| *rate);
         rate > 0 && !inner.calm && inner.dice.below(1000) < rate
+    }
+
+    /// Whether this seed ever does that.
+    pub fn may(&self, fault: Fault) -> bool {
+        self.lock().rates.iter().any(|(f, r)| *f == fault && *r > 0)
     }
 
     /// No faults from here on.
@@ -210,7 +217,7 @@ fn mix(dice: &mut Dice) -> Vec<(Fault, u64)> {
         _ => {
             let mut rates = if kind < 8 { all(false) } else { Vec::new() };
             for _ in 0..=dice.below(4) {
-                let place = usize::try_from(dice.below(15)).unwrap();
+                let place = usize::try_from(dice.below(16)).unwrap();
                 let (fault, _, high) = FAULTS[place];
                 rates.retain(|(f, _)| *f != fault);
                 rates.push((fault, high));

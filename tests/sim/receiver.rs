@@ -114,6 +114,7 @@ impl Receiver {
                     node: u32::try_from(self.node).unwrap(),
                     from: segment,
                     slot: world.slot.then(|| "pghoard".into()),
+                    anchored: self.start == Start::Anchor,
                 }]);
                 close_older(world, running, segment.timeline)?;
             }

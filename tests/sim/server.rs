@@ -173,7 +173,8 @@ impl Cluster {
                     in_recovery: true,
                     slot: None,
                     falls: node.falls + 1,
-                    floor: leader.at / UNITS,
+                    // From its last checkpoint on.
+                    floor: (leader.at / UNITS).saturating_sub(1),
                     ..leader.clone()
                 };
             }

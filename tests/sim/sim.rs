@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use machine::event::Previous;
 use machine::policy::{Policy, SitePolicy};
-use machine::{Event, State};
+use machine::{Event, File, State};
 use pghoard::Failure;
 use pghoard::journal::log::Log;
 use pghoard::journal::run::Loop;
@@ -15,7 +15,7 @@ use pghoard::journal::start;
 
 use crate::check::{Checker, garbage, unrest};
 use crate::fate::{Fate, Fault};
-use crate::server::UNITS;
+use crate::server::{SIZE, UNITS};
 use crate::storage::LogDisk;
 use crate::world::{Handle, World, site};
 
@@ -241,6 +241,11 @@ impl Sim {
         let scan = start::scan(&ours, &found, &mut world.borrow_mut().next_entry);
         for name in &scan.useless {
             self.fate.say(|| format!("  '{name}' is of no use"));
+            let file = File::from_spool_name(name, SIZE);
+            if file.is_some_and(|file| ours.ledger.spool.contains_key(&file)) {
+                self.fate
+                    .violated(format!("I3: '{name}' is removed, and the log counts on it"));
+            }
             if spool.remove(name).is_err() {
                 return;
             }

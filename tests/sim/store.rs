@@ -125,9 +125,15 @@ impl SimStore {
 
     pub fn lose_one(&self) {
         let mut truth = self.truth();
-        let count = u64::try_from(truth.objects.len()).unwrap();
-        let place = usize::try_from(self.fate.below(count)).unwrap();
-        let Some(key) = truth.objects.keys().nth(place).cloned() else {
+        // Half of the time what was stored last: there it hurts most.
+        let newest = self.fate.chance(500);
+        let keys = truth
+            .objects
+            .keys()
+            .filter(|key| !newest || wal(key).is_some());
+        let keys: Vec<_> = keys.rev().take(if newest { 4 } else { 10_000 }).collect();
+        let place = usize::try_from(self.fate.below(u64::try_from(keys.len()).unwrap())).unwrap();
+        let Some(key) = keys.get(place).map(|key| (*key).clone()) else {
             return;
         };
         self.fate.say(|| format!("  the store loses {key}"));

@@ -9,14 +9,16 @@ use std::sync::Arc;
 use machine::decide::Busy;
 use machine::event::Range;
 use machine::policy::{Ack, Policy};
-use machine::{Envelope, Event, File, Lsn, Millis, Segment, Site, State, Task, TaskId, Timeline};
+use machine::{
+    Class, Envelope, Event, File, Lsn, Millis, Segment, Site, State, Task, TaskId, Timeline,
+};
 use pghoard::codec::digest::Algorithm;
 use pghoard::codec::keys::Keyring;
 use pghoard::codec::{Compression, Encoding};
-use pghoard::failure::Outcome;
 use pghoard::journal::run::{self, Report};
 use pghoard::spool::Spool;
 use pghoard::work::Place;
+use pghoard::{Failure, Outcome};
 
 use crate::disk::SimDisk;
 use crate::fate::{Fate, Fault};
@@ -113,7 +115,11 @@ impl World {
             1 => fate.between(120, 500),
             _ => fate.between(500, 1000),
         };
-        let pace = KINDS.map(|kind| (kind, (rate(), rate()))).into();
+        let mut pace: BTreeMap<_, _> = KINDS.map(|kind| (kind, (rate(), rate()))).into();
+        // Much can happen between the loss of a log and the first listing.
+        if fate.may(Fault::RestartLosesLog) && fate.chance(500) {
+            pace.insert("reconcile", (fate.between(10, 60), fate.between(10, 60)));
+        }
         World {
             cluster: Cluster::new(fate.clone()),
             spool: Spool::new(Arc::new(disk.clone())),
@@ -255,6 +261,9 @@ impl run::World for Handle {
             world.fate.violated(format!(
                 "I1: {task:?} starts while the one before is not committed"
             ));
+        }
+        if world.fate.strikes(Fault::TaskStart) {
+            return Err(Failure::new(Class::Internal, "no thread"));
         }
         let running = Running {
             facts: Facts::of(task, state),

@@ -57,7 +57,9 @@ impl Ledger {
             Event::ServerSeen(server) => {
                 self.segment_size.get_or_insert(server.segment_size);
             }
-            Event::StreamStarted { from, .. } => self.anchor(*from, at, timelines),
+            Event::StreamStarted { from, anchored, .. } => {
+                self.begin(*from, *anchored, at, timelines);
+            }
             Event::Spooled {
                 file, entry, bytes, ..
             } => {
@@ -197,22 +199,33 @@ impl Ledger {
         }
     }
 
-    /// A stream began at `from`. The first one sets the frontier just below; a later one that
-    /// begins beyond it says that what lies between cannot be had any more, and one that begins
-    /// below a gap that it can be had after all.
-    fn anchor(&mut self, from: Segment, at: Millis, timelines: &Timelines) {
+    /// A stream began at `from`. The first one sets the frontier just below. Where the server
+    /// chose, a start beyond the frontier says that what lies between cannot be had any more, and
+    /// one below a gap that it can be had after all.
+    fn begin(&mut self, from: Segment, anchored: bool, at: Millis, timelines: &Timelines) {
         self.toward = Some(from.timeline);
         let below = Segment {
             number: from.number.saturating_sub(1),
             ..from
         };
-        let Some(frontier) = self.frontier else {
-            self.frontier = Some(below);
-            return;
-        };
-        let Some(size) = self.segment_size else {
-            return;
-        };
+        match (self.frontier, self.segment_size) {
+            (None, _) => self.frontier = Some(below),
+            (Some(frontier), Some(size)) if anchored => {
+                self.anchor(from, below, frontier, at, timelines, size);
+            }
+            _ => {}
+        }
+    }
+
+    fn anchor(
+        &mut self,
+        from: Segment,
+        below: Segment,
+        frontier: Segment,
+        at: Millis,
+        timelines: &Timelines,
+        size: SegmentSize,
+    ) {
         if self.pulls_back(from, frontier, timelines, size) {
             self.frontier = Some(below);
             return;

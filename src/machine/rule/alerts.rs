@@ -355,6 +355,7 @@ mod tests {
             node: 0,
             from: segment(number),
             slot: None,
+            anchored: true,
         }
     }
 

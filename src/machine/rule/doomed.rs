@@ -52,12 +52,7 @@ fn hopeless(site: &SiteState, content: &Content, end: Segment) -> bool {
     let ledger = &site.ledger;
     let start = content.start;
     let passed = |segment: Segment| ledger.frontier.is_some_and(|frontier| segment <= frontier);
-    let lost = |segment: Segment| {
-        ledger.lost.iter().any(|lost| {
-            lost.range.timeline == segment.timeline
-                && (lost.range.first..=lost.range.last).contains(&segment.number)
-        })
-    };
+    let lost = |segment: Segment| ledger.lost.iter().any(|lost| lost.range.holds(segment));
     let gaps = ledger.lacking(start.timeline, start.number, end.number);
     let mut gaps = gaps
         .into_iter()
