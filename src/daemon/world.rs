@@ -36,7 +36,7 @@ use crate::source::switch_wal;
 use crate::store::Metadata;
 use crate::work::reconcile::Known;
 use crate::work::upload::Upload;
-use crate::work::{delete, label, reconcile};
+use crate::work::{delete, label, marks, reconcile};
 
 pub struct RealWorld {
     pub config: Arc<Config>,
@@ -335,6 +335,9 @@ impl World for RealWorld {
                     backups: site.backups,
                 };
                 collect(&job, |emit| reconcile::run(&context.place, &known, emit))
+            }),
+            Task::ReadMarks { .. } => self.spawn(task, move |_| {
+                collect(&job, |emit| marks::read(&context.place, &site.marks, emit))
             }),
         }
     }

@@ -21,7 +21,7 @@ fn known(event: &Value) -> bool {
 }
 
 /// Every kind ever released, as the log spells it.
-pub const KINDS: [&str; 27] = [
+pub const KINDS: [&str; 30] = [
     "started",
     "stopped",
     "config_loaded",
@@ -45,6 +45,9 @@ pub const KINDS: [&str; 27] = [
     "backup_failed",
     "backup_expired",
     "backup_found",
+    "marked",
+    "unmarked",
+    "marks_read",
     "task_failed",
     "reconciled",
     "alert_acknowledged",

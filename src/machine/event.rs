@@ -4,6 +4,7 @@
 //! changed meaning is a new version with an upcast (`journal/upcast.rs`), a name is never reused.
 //! What is deliberately absent: bytes received, uploads that began, ticks. They are re-derived.
 
+use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::class::Class;
 use crate::file::{BackupName, File, Site};
+use crate::projection::marks::Mark;
 use crate::task::TaskId;
 use crate::wal::{Lsn, Segment, SegmentSize, Timeline};
 
@@ -162,6 +164,20 @@ pub enum Event {
     },
     BackupFound(Adopted),
 
+    // Judgements that outlive the log
+    /// An object of its own in the store says so; `key` is below the site's prefix.
+    Marked {
+        key: String,
+        mark: Mark,
+    },
+    Unmarked {
+        key: String,
+    },
+    /// All marks in the store were read and compared.
+    MarksRead {
+        marks: u64,
+    },
+
     // Tasks, people, the log
     TaskFailed {
         task: TaskId,
@@ -218,7 +234,7 @@ pub struct Branch {
 }
 
 /// Segments `first..=last` of one timeline.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Range {
     pub timeline: Timeline,
     pub first: u64,
@@ -226,6 +242,12 @@ pub struct Range {
 }
 
 impl Range {
+    /// `FIRST-LAST`, as names of segments.
+    pub fn name(&self, size: SegmentSize) -> String {
+        let name = |number| Segment::new(self.timeline, number).name(size);
+        format!("{}-{}", name(self.first), name(self.last))
+    }
+
     pub fn holds(&self, segment: Segment) -> bool {
         self.timeline == segment.timeline && (self.first..=self.last).contains(&segment.number)
     }

@@ -10,6 +10,7 @@ use crate::file::Site;
 use crate::projection::attempts::Attempts;
 use crate::projection::backups::Backups;
 use crate::projection::ledger::Ledger;
+use crate::projection::marks::Marks;
 use crate::projection::servers::Servers;
 use crate::projection::tally::Tally;
 use crate::projection::timelines::Timelines;
@@ -35,6 +36,7 @@ pub struct SiteState {
     pub timelines: Timelines,
     pub ledger: Ledger,
     pub backups: Backups,
+    pub marks: Marks,
     pub attempts: Attempts,
     pub tally: Tally,
 }
@@ -83,6 +85,7 @@ impl SiteState {
         self.servers.apply(event, at);
         self.ledger.apply(event, at, &self.timelines);
         self.backups.apply(event, at, run);
+        self.marks.apply(event, at);
         self.attempts.apply(site, event, at);
         self.tally.apply(event, at);
     }

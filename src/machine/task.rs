@@ -38,6 +38,8 @@ pub enum Task {
     DeleteWal { site: Site, ranges: Vec<Range> },
     /// Compare the store's listing with the log.
     Reconcile { site: Site },
+    /// Read the marks in the store.
+    ReadMarks { site: Site },
 }
 
 /// Where reception begins.
@@ -59,6 +61,7 @@ pub enum TaskId {
     Switch(Site),
     Delete(Site),
     Reconcile(Site),
+    Marks(Site),
 }
 
 impl Task {
@@ -73,6 +76,7 @@ impl Task {
                 TaskId::Delete(site.clone())
             }
             Task::Reconcile { site } => TaskId::Reconcile(site.clone()),
+            Task::ReadMarks { site } => TaskId::Marks(site.clone()),
         }
     }
 }
@@ -101,7 +105,8 @@ impl Task {
             | Task::Switch { .. }
             | Task::DeleteBackup { .. }
             | Task::DeleteWal { .. }
-            | Task::Reconcile { .. } => Event::TaskFailed {
+            | Task::Reconcile { .. }
+            | Task::ReadMarks { .. } => Event::TaskFailed {
                 task: self.id(),
                 class,
                 message,
@@ -119,7 +124,8 @@ impl TaskId {
             | TaskId::Store(site, _)
             | TaskId::Switch(site)
             | TaskId::Delete(site)
-            | TaskId::Reconcile(site) => site,
+            | TaskId::Reconcile(site)
+            | TaskId::Marks(site) => site,
         }
     }
 
@@ -132,6 +138,7 @@ impl TaskId {
             TaskId::Switch(..) => "switch",
             TaskId::Delete(..) => "delete",
             TaskId::Reconcile(..) => "reconcile",
+            TaskId::Marks(..) => "read marks",
         }
     }
 }

@@ -286,7 +286,8 @@ impl View<'_> {
             | TaskId::Take(_)
             | TaskId::Switch(_)
             | TaskId::Delete(_)
-            | TaskId::Reconcile(_) => id.name().to_owned(),
+            | TaskId::Reconcile(_)
+            | TaskId::Marks(_) => id.name().to_owned(),
         }
     }
 

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use machine::event::{How, Origin, Previous, Range, Reason, Why};
+use machine::projection::marks::Mark;
 use machine::{Envelope, Event, File, Segment, SegmentSize, Site, TaskId};
 
-use crate::publish::text::size;
+use crate::publish::text::{size, utc};
 
 /// What a reader of the log from its beginning knows: the segment size, which WAL names need.
 #[derive(Debug, Default)]
@@ -82,8 +83,30 @@ impl Names {
                  {unknown} unknown, in {millis} ms",
                 size(*bytes)
             ),
+            Event::Marked { key, mark } => self.mark(key, mark),
+            Event::Unmarked { key } => format!("{key} is not in the store any more"),
+            Event::MarksRead { marks } => format!("read {marks} marks in the store"),
             Event::AlertAcknowledged { alert } => format!("alert {alert} acknowledged"),
             Event::LogRebuilt { reason } => format!("log rebuilt: {reason}"),
+        }
+    }
+
+    fn mark(&self, key: &str, mark: &Mark) -> String {
+        match mark {
+            Mark::Hold {
+                backup,
+                reason,
+                by,
+                until,
+            } => {
+                let until = until.map_or("it is released".to_owned(), utc);
+                format!("basebackup {backup} is held by {by} until {until}: {reason}")
+            }
+            Mark::HoleAcknowledged { reason, by, .. } => {
+                format!("hole acknowledged by {by}: {reason} ({key})")
+            }
+            Mark::WalRetired { .. } => format!("WAL between backups was let go ({key})"),
+            Mark::Damaged { detail, .. } => format!("damaged in the store: {detail} ({key})"),
         }
     }
 
@@ -216,7 +239,8 @@ impl Names {
             | TaskId::Take(_)
             | TaskId::Switch(_)
             | TaskId::Delete(_)
-            | TaskId::Reconcile(_) => task.name().to_owned(),
+            | TaskId::Reconcile(_)
+            | TaskId::Marks(_) => task.name().to_owned(),
         }
     }
 

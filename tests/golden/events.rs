@@ -10,6 +10,7 @@ use std::path::Path;
 use machine::event::{
     Adopted, Branch, Finished, How, Origin, Previous, Range, Reason, Server, Why,
 };
+use machine::projection::marks::{Hole, Mark};
 use machine::{
     BackupName, Class, Envelope, Event, File, Lsn, Millis, Segment, SegmentSize, Site, TaskId,
     Timeline,
@@ -174,6 +175,19 @@ fn samples() -> Vec<Event> {
             bytes_in: 5_662_720,
             bytes_out: 403_606,
         }),
+        Event::Marked {
+            key: text("mark/hole_00000002.history"),
+            mark: Mark::HoleAcknowledged {
+                hole: Hole::History(Timeline(2)),
+                reason: text("restored elsewhere"),
+                by: text("ada"),
+                at,
+            },
+        },
+        Event::Unmarked {
+            key: text("mark/hole_00000002.history"),
+        },
+        Event::MarksRead { marks: 4 },
         Event::TaskFailed {
             task: TaskId::Store(Site(text("main")), file),
             class: Class::Quota,

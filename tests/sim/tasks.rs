@@ -5,12 +5,13 @@ use std::collections::BTreeSet;
 
 use machine::event::{Finished, Origin, Server};
 use machine::projection::ledger::Ledger;
+use machine::projection::marks::Marks;
 use machine::{BackupName, Class, Event, File, Segment, SiteState, State, Task, TaskId, Timeline};
 use pghoard::spool::Sealed;
 use pghoard::store::{Body, Metadata, Put, Store};
 use pghoard::work::reconcile::Known;
 use pghoard::work::upload::Upload;
-use pghoard::work::{delete, label, reconcile};
+use pghoard::work::{delete, label, marks, reconcile};
 use pghoard::{Failure, Outcome};
 
 use crate::receiver::Receiver;
@@ -25,6 +26,7 @@ pub enum Facts {
     /// Histories in spool or store.
     Held(BTreeSet<Timeline>),
     Reconcile(Box<Known>),
+    Marks(Marks),
 }
 
 impl Facts {
@@ -41,6 +43,7 @@ impl Facts {
                 ledger: site.ledger.clone(),
                 backups: site.backups.clone(),
             })),
+            Task::ReadMarks { .. } => Facts::Marks(site.marks.clone()),
             _ => Facts::None,
         }
     }
@@ -136,6 +139,7 @@ fn effect(world: &mut World, running: &mut Running, emit: &mut dyn FnMut(Event))
         }
         (Task::DeleteWal { ranges, .. }, _) => delete::wal(place, ranges, SIZE, emit),
         (Task::Reconcile { .. }, Facts::Reconcile(known)) => reconcile::run(place, known, emit),
+        (Task::ReadMarks { .. }, Facts::Marks(known)) => marks::read(place, known, emit),
         (Task::Probe { node, .. }, _) => probe(world, running, *node, emit),
         (Task::Switch { node, .. }, _) => {
             let index = usize::try_from(*node).unwrap();

@@ -80,7 +80,7 @@ pub enum Stage {
     Taking(Box<Take>),
 }
 
-const KINDS: [&str; 7] = [
+const KINDS: [&str; 8] = [
     "probe",
     "receive",
     "take",
@@ -88,6 +88,7 @@ const KINDS: [&str; 7] = [
     "switch",
     "delete",
     "reconcile",
+    "read marks",
 ];
 
 impl World {

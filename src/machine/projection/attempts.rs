@@ -102,6 +102,9 @@ impl Attempts {
             Event::Reconciled { .. } => {
                 self.failed.remove(&TaskId::Reconcile(site.clone()));
             }
+            Event::MarksRead { .. } => {
+                self.failed.remove(&TaskId::Marks(site.clone()));
+            }
             // A new configuration or a restart is a reason to try everything at once.
             Event::Started { .. } => self.failed.clear(),
             _ => {}

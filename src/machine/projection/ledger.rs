@@ -116,6 +116,9 @@ impl Ledger {
             | Event::BackupFinished(_)
             | Event::BackupFailed { .. }
             | Event::BackupExpired { .. }
+            | Event::Marked { .. }
+            | Event::Unmarked { .. }
+            | Event::MarksRead { .. }
             | Event::TaskFailed { .. }
             | Event::AlertAcknowledged { .. }
             | Event::LogRebuilt { .. } => {}

@@ -4,6 +4,7 @@
 pub mod attempts;
 pub mod backups;
 pub mod ledger;
+pub mod marks;
 pub mod servers;
 pub mod tally;
 pub mod timelines;

@@ -1,0 +1,103 @@
+//! Judgements that outlive the log: each is an object of its own in the site's store, written
+//! before it is confirmed, so that a log rebuilt from a listing answers as the lost one did.
+//!
+//! Holds are PGHoard's preservation requests (`preservation_request/`, metadata only), everything
+//! else lies under `mark/` as a small JSON object. The name says what is marked, so that marking
+//! twice is one mark.
+
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::String;
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::{Event, Millis, Range};
+use crate::file::{BackupName, File};
+use crate::wal::{SegmentSize, Timeline};
+
+/// The site's marks as the log knows them: by object key below the prefix.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Marks {
+    pub all: BTreeMap<String, Mark>,
+    /// When the store's marks were last read as a whole.
+    pub read_at: Option<Millis>,
+}
+
+impl Marks {
+    pub fn apply(&mut self, event: &Event, at: Millis) {
+        match event {
+            Event::Marked { key, mark } => drop(self.all.insert(key.clone(), mark.clone())),
+            Event::Unmarked { key } => drop(self.all.remove(key)),
+            Event::MarksRead { .. } => self.read_at = Some(at),
+            _ => {}
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mark {
+    /// This backup must not go. Without an end it stays until a person releases it.
+    Hold {
+        backup: BackupName,
+        reason: String,
+        by: String,
+        until: Option<Millis>,
+    },
+    /// A person knows that this is lost: it raises no alarm any more.
+    HoleAcknowledged {
+        hole: Hole,
+        reason: String,
+        by: String,
+        at: Millis,
+    },
+    /// WAL that retention let go between backups that stay: no hole.
+    WalRetired { range: Range },
+    /// Verification found the stored object damaged: it counts as absent.
+    Damaged {
+        file: File,
+        detail: String,
+        at: Millis,
+    },
+}
+
+/// What a restore would miss.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Hole {
+    Wal(Range),
+    History(Timeline),
+}
+
+/// Folders of marks below a site's prefix.
+pub const HOLDS: &str = "preservation_request";
+pub const MARKS: &str = "mark";
+
+impl Mark {
+    /// The object's key below the site's prefix. A hold of ours is one per backup and author.
+    pub fn key(&self, size: SegmentSize) -> String {
+        match self {
+            Mark::Hold { backup, by, .. } => format!("{HOLDS}/{backup}_hold_{}", plain(by)),
+            Mark::HoleAcknowledged {
+                hole: Hole::Wal(range),
+                ..
+            } => format!("{MARKS}/hole_{}", range.name(size)),
+            Mark::HoleAcknowledged {
+                hole: Hole::History(timeline),
+                ..
+            } => format!("{MARKS}/hole_{}", timeline.history_name()),
+            Mark::WalRetired { range } => format!("{MARKS}/retired_{}", range.name(size)),
+            Mark::Damaged { file, .. } => {
+                format!("{MARKS}/damaged_{}", file.key(size).replace('/', "_"))
+            }
+        }
+    }
+}
+
+/// Letters, digits, dots and dashes of a name that a person gave.
+fn plain(text: &str) -> String {
+    let safe = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-');
+    text.chars()
+        .map(|c| if safe(c) { c } else { '_' })
+        .collect()
+}

@@ -1,0 +1,250 @@
+//! Marks in the store: written before anything is confirmed by them, read back as a whole.
+//!
+//! A hold is an object as PGHoard's `--preserve-until` writes it (empty, all in its metadata), so
+//! that both programs honour each other's; ours adds `hold-reason` and `hold-by`, and a hold
+//! without an end says a year that no clock reaches. Other marks are JSON. A mark that cannot be
+//! read is told and kept: nobody knows what it protects.
+//!
+//! Budget: one listing of two small folders; one look-up or get a mark that is new.
+
+use std::collections::BTreeSet;
+use std::io::Read;
+
+use machine::projection::marks::{HOLDS, MARKS, Mark, Marks};
+use machine::{Class, Event, SegmentSize};
+
+use crate::failure::{Failure, Outcome};
+use crate::store::{Body, Metadata, Put};
+use crate::work::{Place, label};
+
+/// How PGHoard's readers see a hold without an end.
+const FOREVER: &str = "9999-12-31 00:00:00+00:00";
+/// A mark is a few hundred bytes; more than this is no mark of ours.
+const MARK_BYTES_MAX: u64 = 64 << 10;
+
+/// Puts the mark's object in its place and gives the event that says so.
+pub fn write(place: &Place, mark: Mark, size: SegmentSize) -> Outcome<Event> {
+    let key = mark.key(size);
+    let (body, metadata) = match &mark {
+        Mark::Hold {
+            backup,
+            reason,
+            by,
+            until,
+        } => {
+            let until = until.map_or(FOREVER.to_owned(), |at| {
+                label::iso(at).replacen('T', " ", 1)
+            });
+            let metadata = Metadata::from([
+                (
+                    "preserve-backup".to_owned(),
+                    format!("{backup}.00000000.pghoard"),
+                ),
+                ("preserve-until".to_owned(), until),
+                ("hold-reason".to_owned(), reason.clone()),
+                ("hold-by".to_owned(), by.clone()),
+            ]);
+            (Vec::new(), metadata)
+        }
+        Mark::HoleAcknowledged { .. } | Mark::WalRetired { .. } | Mark::Damaged { .. } => {
+            let body = serde_json::to_vec(&mark)
+                .map_err(|e| Failure::new(Class::Internal, format!("{key}: {e}")))?;
+            (body, Metadata::new())
+        }
+    };
+    let body = Body::Bytes(&body);
+    place
+        .store
+        .put(&place.key(&key), body, &metadata, Put::Replace)?;
+    Ok(Event::Marked { key, mark })
+}
+
+/// Takes a mark's object away; one that is gone already is fine.
+pub fn remove(place: &Place, key: &str) -> Outcome<Event> {
+    place.store.delete(&place.key(key))?;
+    Ok(Event::Unmarked { key: key.into() })
+}
+
+/// Tells how the store's marks differ from what the log knows, and that they were read.
+pub fn read(place: &Place, known: &Marks, emit: &mut dyn FnMut(Event)) -> Outcome<()> {
+    let mut there = BTreeSet::new();
+    for folder in [HOLDS, MARKS] {
+        let prefix = place.key("");
+        place.store.list(&place.key(folder), &mut |entry| {
+            if let Some(key) = entry.key.strip_prefix(&prefix) {
+                there.insert(key.to_owned());
+            }
+            Ok(())
+        })?;
+    }
+    for key in &there {
+        match parse(place, key) {
+            Ok(Some(mark)) if known.all.get(key) != Some(&mark) => {
+                emit(Event::Marked {
+                    key: key.clone(),
+                    mark,
+                });
+            }
+            Ok(_) => {}
+            Err(failure) if failure.class == Class::Corrupt => {
+                log::warn!("{}: {failure}", place.key(key));
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+    for key in known.all.keys().filter(|key| !there.contains(*key)) {
+        // Listings lie, look-ups do not.
+        if place.store.look(&place.key(key))?.is_none() {
+            emit(Event::Unmarked { key: key.clone() });
+        }
+    }
+    emit(Event::MarksRead {
+        marks: u64::try_from(there.len()).unwrap_or(u64::MAX),
+    });
+    Ok(())
+}
+
+/// `None` where it went away since it was listed.
+fn parse(place: &Place, key: &str) -> Outcome<Option<Mark>> {
+    let full = place.key(key);
+    if key.starts_with(HOLDS) {
+        let object = place.store.look(&full)?;
+        return object.map(|object| hold(&object.metadata)).transpose();
+    }
+    let (_, body) = match place.store.get(&full) {
+        Ok(got) => got,
+        Err(failure) if failure.class == Class::NotFound => return Ok(None),
+        Err(failure) => return Err(failure),
+    };
+    let mut text = Vec::new();
+    body.take(MARK_BYTES_MAX)
+        .read_to_end(&mut text)
+        .map_err(|e| Failure::io(&e, &full))?;
+    serde_json::from_slice(&text)
+        .map(Some)
+        .map_err(|e| Failure::new(Class::Corrupt, format!("this is no mark: {e}")))
+}
+
+/// A preservation request, PGHoard's or ours.
+fn hold(metadata: &Metadata) -> Outcome<Mark> {
+    let text = |key: &str| metadata.get(key).map(String::as_str);
+    let wrong = |what: &str| Failure::new(Class::Corrupt, format!("a hold without {what}"));
+    let backup = text("preserve-backup").ok_or_else(|| wrong("preserve-backup"))?;
+    let until = text("preserve-until").ok_or_else(|| wrong("preserve-until"))?;
+    let until = match until {
+        FOREVER => None,
+        until => Some(label::millis(until).ok_or_else(|| wrong("a readable preserve-until"))?),
+    };
+    Ok(Mark::Hold {
+        backup: label::backup_name(backup),
+        reason: text("hold-reason")
+            .unwrap_or("a restore asked for it")
+            .into(),
+        by: text("hold-by").unwrap_or("preservation request").into(),
+        until,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use machine::event::Range;
+    use machine::projection::marks::Hole;
+    use machine::{BackupName, Millis, Site, State, Timeline};
+
+    use super::*;
+    use crate::work::testing::Bed;
+
+    const SIZE: SegmentSize = SegmentSize::DEFAULT;
+
+    fn hold(by: &str, until: Option<Millis>) -> Mark {
+        Mark::Hold {
+            backup: BackupName("2026-11-22_09-27_0".into()),
+            reason: "an audit".into(),
+            by: by.into(),
+            until,
+        }
+    }
+
+    fn fold(events: Vec<Event>) -> Marks {
+        let mut state = State::default();
+        let site = Site("main".into());
+        for (event, seq) in events.into_iter().zip(1..) {
+            state.apply(&machine::Envelope {
+                seq,
+                at: Millis(seq),
+                run: 1,
+                site: Some(site.clone()),
+                event,
+            });
+        }
+        state.sites.remove(&site).unwrap_or_default().marks
+    }
+
+    fn told(bed: &Bed, known: &Marks) -> Vec<Event> {
+        let mut events = Vec::new();
+        read(&bed.place, known, &mut |event| events.push(event)).unwrap();
+        events
+    }
+
+    #[test]
+    fn what_is_marked_is_read_back_the_same_once() {
+        let bed = Bed::make();
+        let range = Range {
+            timeline: Timeline(2),
+            first: 3,
+            last: 9,
+        };
+        let all = [
+            hold("ada", None),
+            hold("../b ob", Some(Millis(1_795_339_646_717))),
+            Mark::WalRetired { range },
+            Mark::HoleAcknowledged {
+                hole: Hole::Wal(range),
+                reason: "known".into(),
+                by: "ada".into(),
+                at: Millis(5),
+            },
+        ];
+        let written: Vec<Event> = all
+            .iter()
+            .map(|mark| write(&bed.place, mark.clone(), SIZE).unwrap())
+            .collect();
+        let found = told(&bed, &Marks::default());
+        let (end, marked) = found.split_last().unwrap();
+        assert_eq!(*end, Event::MarksRead { marks: 4 });
+        assert_eq!(fold(marked.to_vec()), fold(written.clone()));
+        let known = fold(written);
+        assert_eq!(told(&bed, &known).len(), 1, "nothing new");
+        let gone = known.all.keys().next().unwrap();
+        remove(&bed.place, gone).unwrap();
+        remove(&bed.place, gone).unwrap();
+        let key = gone.clone();
+        assert_eq!(told(&bed, &known)[0], Event::Unmarked { key });
+    }
+
+    #[test]
+    fn a_preservation_request_of_pghoard_is_a_hold_and_what_is_damaged_stays() {
+        let bed = Bed::make();
+        bed.put(
+            "main/preservation_request/2026-11-22_09-27_0_2030-01-01 00:00:00+00:00",
+            &[
+                ("preserve-backup", "2026-11-22_09-27_0"),
+                ("preserve-until", "2030-01-01 00:00:00+00:00"),
+            ],
+        );
+        bed.put(
+            "main/preservation_request/other",
+            &[("preserve-backup", "x")],
+        );
+        bed.put("main/mark/hole_x", &[]);
+        let found = told(&bed, &Marks::default());
+        let [Event::Marked { mark, .. }, Event::MarksRead { marks: 3 }] = found.as_slice() else {
+            panic!("{found:?}");
+        };
+        let Mark::Hold { backup, until, .. } = mark else {
+            panic!("{mark:?}");
+        };
+        assert_eq!(backup.0, "2026-11-22_09-27_0");
+        assert_eq!(*until, Some(Millis(1_893_456_000_000)));
+    }
+}
