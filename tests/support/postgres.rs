@@ -26,7 +26,7 @@ pub struct Install {
     pub tools: PathBuf,
 }
 
-pub const MATRIX: [u32; 6] = [13, 14, 15, 16, 17, 18];
+pub const MATRIX: [u32; 7] = [12, 13, 14, 15, 16, 17, 18];
 
 pub fn majors() -> &'static [Install] {
     static INSTALLED: OnceLock<Vec<Install>> = OnceLock::new();
