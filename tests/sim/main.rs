@@ -15,6 +15,7 @@
 mod check;
 mod disk;
 mod fate;
+mod history;
 mod receiver;
 mod server;
 mod sim;
@@ -73,6 +74,7 @@ static RULES: RwLock<()> = RwLock::new(());
 /// CI's seeds are always the same: a new failure is found by the long run, not by chance.
 const FIXED: u64 = 1_000;
 const NEW_LONG: u64 = 10_000;
+const HISTORIES: u64 = 2_000;
 /// Without a rule a seed below this one fails.
 const BROKEN_MAX: u64 = 2_000;
 /// Rules that no early seed misses, each with one that does.
@@ -91,7 +93,7 @@ fn seeds() {
     let began = Instant::now();
     let found = FOUND.iter().map(|(seed, _)| *seed);
     let all: Vec<u64> = found.chain(0..FIXED).chain(first..last).collect();
-    let failed = failures(&all, 5);
+    let failed = failures(&all, 5, sim::run);
     println!("{} seeds in {:?}", all.len(), began.elapsed());
     drop(rules);
     let told: Vec<_> = failed
@@ -121,7 +123,11 @@ fn new_seeds() -> (u64, u64) {
 }
 
 /// The first `max` failures, with every processor at work.
-fn failures(seeds: &[u64], max: usize) -> Vec<(u64, String)> {
+fn failures(
+    seeds: &[u64],
+    max: usize,
+    run: fn(u64, bool) -> Result<(), String>,
+) -> Vec<(u64, String)> {
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     let next = AtomicUsize::new(0);
     let failed = Mutex::new(BTreeMap::new());
@@ -129,7 +135,7 @@ fn failures(seeds: &[u64], max: usize) -> Vec<(u64, String)> {
         while failed.lock().unwrap().len() < max {
             let place = next.fetch_add(1, Ordering::SeqCst);
             let Some(seed) = seeds.get(place) else { break };
-            if let Err(what) = sim::run(*seed, false) {
+            if let Err(what) = run(*seed, false) {
                 failed.lock().unwrap().insert(place, (*seed, what));
             }
         }
@@ -151,7 +157,7 @@ fn every_rule_is_missed() {
         let shown = LATE.iter().filter(|(late, _)| *late == rule);
         let seeds: Vec<u64> = shown.map(|(_, seed)| *seed).chain(0..BROKEN_MAX).collect();
         breaks::break_rule(Some(rule));
-        let failed = failures(&seeds, 1);
+        let failed = failures(&seeds, 1, sim::run);
         breaks::break_rule(None);
         match failed.first() {
             Some((seed, what)) => {
@@ -166,6 +172,36 @@ fn every_rule_is_missed() {
         unmissed.is_empty(),
         "{BROKEN_MAX} seeds do without {unmissed:?}"
     );
+}
+
+/// Years in the life of a site: nothing called restorable is not, nothing promised goes.
+#[test]
+fn histories() {
+    let _rules = RULES.read().unwrap();
+    let long = std::env::var("PGHOARD_TEST_SCALE").is_ok_and(|scale| scale == "long");
+    let all: Vec<u64> = (0..if long { 20_000 } else { HISTORIES }).collect();
+    let failed = failures(&all, 5, history::run);
+    let told: Vec<_> = failed
+        .iter()
+        .map(|(seed, what)| {
+            format!(
+                "history {seed}: {what}\n  replay: PGHOARD_HISTORY_SEED={seed} cargo test --test \
+                 sim one_history -- --nocapture"
+            )
+        })
+        .collect();
+    assert!(told.is_empty(), "{}", told.join("\n"));
+}
+
+#[test]
+fn one_history() {
+    let Ok(seed) = std::env::var("PGHOARD_HISTORY_SEED") else {
+        return;
+    };
+    let _rules = RULES.read().unwrap();
+    if let Err(what) = history::run(seed.parse().unwrap(), true) {
+        panic!("history {seed}: {what}");
+    }
 }
 
 #[test]

@@ -12,6 +12,9 @@ use crate::rule::retention;
 use crate::task::{Command, Task, TaskId};
 use crate::wal::Segment;
 
+/// How old the listing may be by which a backup expires.
+const LISTED_AGE_MS: u64 = 3_600_000;
+
 impl Turn<'_> {
     /// Nothing is destroyed in a site whose store this log has not seen, nor beside a listing.
     fn may_destroy(&self) -> bool {
@@ -24,8 +27,16 @@ impl Turn<'_> {
         seen && fresh && !listing
     }
 
+    /// A backup goes only because others stay, and that these are whole was seen a moment ago: what
+    /// the store lost since an older listing would be counted on.
+    pub(super) fn listed_lately(&self) -> bool {
+        let at = self.site.ledger.reconciled_at;
+        at.is_some_and(|at| self.now.since(at) < LISTED_AGE_MS)
+    }
+
     pub(super) fn expire(&self, out: &mut Vec<Command>) {
-        if !self.may_destroy() || self.site.backups.running().is_some() {
+        let idle = self.site.backups.running().is_none();
+        if !self.may_destroy() || !idle || !self.listed_lately() {
             return;
         }
         for (backup, rule) in retention::expired(self.site, self.policy, self.now) {

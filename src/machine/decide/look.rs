@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 
 use super::Turn;
 use crate::breaks::{Rule, holds};
+use crate::rule::retention;
 use crate::task::{Command, Task, TaskId};
 
 /// A server is looked at again this long after a stream from it began.
@@ -44,7 +45,11 @@ impl Turn<'_> {
             && holds(Rule::DeleteApartFromReconcile);
         let at = self.site.ledger.reconciled_at;
         let stale = at.is_none_or(|at| self.now.since(at) >= self.policy.reconcile_interval_ms);
-        if stale && !deleting {
+        let asked = || {
+            let expired = retention::expired(self.site, self.policy, self.now);
+            !expired.is_empty() && !self.listed_lately()
+        };
+        if (stale || asked()) && !deleting {
             self.start(
                 out,
                 Task::Reconcile {

@@ -1,0 +1,69 @@
+//! The cluster of a history: timelines and segment numbers, nothing else.
+
+use std::collections::BTreeMap;
+
+use machine::event::{Branch, Event, Server};
+use machine::{Segment, Timeline};
+
+use super::shelf::SIZE;
+
+pub struct Cluster {
+    pub system_id: u64,
+    pub timeline: Timeline,
+    /// The segment that is being written.
+    pub at: u64,
+    /// Segments below this number are recycled.
+    pub floor: u64,
+    pub histories: BTreeMap<Timeline, Vec<Branch>>,
+}
+
+impl Cluster {
+    pub fn new() -> Cluster {
+        Cluster {
+            system_id: 7,
+            timeline: Timeline(1),
+            at: 3,
+            floor: 1,
+            histories: BTreeMap::new(),
+        }
+    }
+
+    /// The segment of this number as the newest history has it.
+    pub fn segment(&self, number: u64) -> Segment {
+        let branches = self.histories.get(&self.timeline).into_iter().flatten();
+        let mut left = branches.filter(|b| number < Segment::at(b.timeline, b.switch, SIZE).number);
+        Segment::new(left.next().map_or(self.timeline, |b| b.timeline), number)
+    }
+
+    /// A new timeline, from inside segment `at`.
+    pub fn branch(&mut self, at: u64) {
+        let newest = self.histories.keys().next_back();
+        let child = Timeline(newest.map_or(2, |t| t.0 + 1));
+        let from = self.segment(at).timeline;
+        let mut ancestors = self.histories.get(&from).cloned().unwrap_or_default();
+        let mut switch = Segment::new(from, at).start(SIZE);
+        switch.0 += 1 << 20;
+        ancestors.push(Branch {
+            timeline: from,
+            switch,
+        });
+        self.histories.insert(child, ancestors);
+        self.timeline = child;
+        self.at = at;
+    }
+
+    pub fn seen(&self) -> Event {
+        let mut lsn = Segment::new(self.timeline, self.at).start(SIZE);
+        lsn.0 += 2 << 20;
+        Event::ServerSeen(Server {
+            node: 0,
+            system_id: self.system_id,
+            version: 180_000,
+            segment_size: SIZE,
+            timeline: self.timeline,
+            lsn,
+            in_recovery: false,
+            sync_state: None,
+        })
+    }
+}

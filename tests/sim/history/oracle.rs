@@ -1,0 +1,157 @@
+//! What must hold in every history, judged from the objects alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use machine::{BackupName, Segment};
+
+use super::shelf::Truth;
+use super::{Life, named};
+
+/// The store before the daemon's turn: what goes in that turn, the daemon deleted.
+pub struct Before {
+    restorable: BTreeSet<BackupName>,
+    believed: BTreeSet<BackupName>,
+    held: BTreeSet<BackupName>,
+    wal: BTreeSet<String>,
+}
+
+impl Before {
+    pub fn of(life: &Life) -> Before {
+        let truth = life.shelf.truth();
+        Before {
+            restorable: truth.all_restorable(),
+            believed: believed(life),
+            held: held(&truth, life.now_ms),
+            wal: wal(&truth),
+        }
+    }
+
+    pub fn check(&self, life: &Life) {
+        let truth = life.shelf.truth();
+        let after = truth.all_restorable();
+        let gone: BTreeSet<_> = self.restorable.difference(&after).collect();
+        let bad = |what: String| life.fate.violated(what);
+        if let Some(name) = gone.iter().find(|name| self.held.contains(**name)) {
+            bad(format!("'{name}' is held and was deleted"));
+        }
+        // Retention may have counted only what the daemon knew of.
+        let gone_known: Vec<_> = gone
+            .iter()
+            .filter(|n| self.believed.contains(**n))
+            .collect();
+        let order = |name: &BackupName| truth.needs.get(name).map(|needs| needs.start);
+        let newest = self
+            .believed
+            .intersection(&self.restorable)
+            .max_by_key(|n| order(n));
+        if let Some(newest) = newest.filter(|newest| gone.contains(newest)) {
+            let newer = after.iter().any(|name| order(name) > order(newest));
+            if !newer {
+                bad(format!(
+                    "the newest restorable backup '{newest}' was deleted"
+                ));
+            }
+        }
+        let policy = life.policy.sites.values().next().unwrap();
+        let count = policy.count.unwrap_or(usize::MAX).max(1);
+        let floor = match policy.age_max_ms {
+            Some(_) if policy.count_min > 0 => count.min(policy.count_min.max(1)),
+            _ => count,
+        };
+        if !gone_known.is_empty() && after.len() < floor.min(self.restorable.len()) {
+            let (left, was) = (after.len(), self.restorable.len());
+            bad(format!(
+                "{left} of {was} backups are left, {floor} were promised"
+            ));
+        }
+        // A backup whose main object stays keeps what it needs (I5).
+        let main = |name: &BackupName| truth.has(&machine::File::Main(name.clone()));
+        if let Some(name) = gone.iter().find(|name| main(name)) {
+            bad(format!("'{name}' stays, and lost something it needs"));
+        }
+        self.kept_wal(life, &truth, &after);
+        if !life.unlisted {
+            let hollow: Vec<_> = believed(life).difference(&after).cloned().collect();
+            if !hollow.is_empty() {
+                bad(format!("{hollow:?} are called restorable and are not"));
+            }
+        }
+    }
+
+    /// From the oldest backup that stays on, no WAL of the cluster's own way goes.
+    fn kept_wal(&self, life: &Life, truth: &Truth, after: &BTreeSet<BackupName>) {
+        let starts = after.iter().filter_map(|name| truth.needs.get(name));
+        let starts = starts.map(|needs| needs.start);
+        let first = starts
+            .filter(|start| life.cluster.segment(start.number) == *start)
+            .min();
+        let Some(first) = first else { return };
+        let left = wal(truth);
+        for number in first.number..life.cluster.at {
+            let segment = life.cluster.segment(number);
+            let name = segment.name(super::SIZE);
+            if self.wal.contains(&name) && !left.contains(&name) {
+                let what = format!("WAL {} went, wanted from {}", named(segment), named(first));
+                life.fate.violated(what);
+            }
+        }
+    }
+}
+
+fn wal(truth: &Truth) -> BTreeSet<String> {
+    let names = truth.objects.keys();
+    let names = names.filter_map(|key| key.strip_prefix("main/xlog/"));
+    names.map(str::to_owned).collect()
+}
+
+fn believed(life: &Life) -> BTreeSet<BackupName> {
+    let ours = life.ours();
+    let all = ours.backups.restorable(&ours.ledger);
+    all.into_iter().map(|(name, ..)| name.clone()).collect()
+}
+
+/// As the objects say: PGHoard's keys.
+fn held(truth: &Truth, now_ms: u64) -> BTreeSet<BackupName> {
+    let holds = truth.objects.iter();
+    let holds = holds.filter(|(key, _)| key.contains("/preservation_request/"));
+    let holds = holds.filter_map(|(_, (_, metadata))| {
+        let until = pghoard::work::label::millis(metadata.get("preserve-until")?)?;
+        let name = pghoard::work::label::backup_name(metadata.get("preserve-backup")?);
+        (until.0 > now_ms + super::DAY_MS).then_some(name)
+    });
+    holds.collect()
+}
+
+/// What people ask the log.
+#[derive(Debug, PartialEq)]
+pub struct Answers {
+    restorable: BTreeMap<BackupName, (Segment, Option<Segment>)>,
+    sure: bool,
+}
+
+impl Answers {
+    pub fn of(life: &Life) -> Answers {
+        let ours = life.ours();
+        let all = ours.backups.restorable(&ours.ledger);
+        let all = all.into_iter();
+        let all = all.map(|(name, _, content)| (name.clone(), (content.start, content.end)));
+        Answers {
+            restorable: all.collect(),
+            sure: !life.unlisted && ours.ledger.reconciled_at.is_some(),
+        }
+    }
+
+    /// A log that was lost and rebuilt gives no other answer (I11).
+    pub fn compare(&self, life: &Life) {
+        let now = Answers::of(life);
+        let lost: Vec<_> = self
+            .restorable
+            .iter()
+            .filter(|(name, _)| life.shelf.truth().restorable(name))
+            .filter(|(name, about)| now.restorable.get(*name) != Some(about))
+            .collect();
+        if self.sure && now.sure && !lost.is_empty() {
+            life.fate.violated(format!("with the log went {lost:?}"));
+        }
+    }
+}
