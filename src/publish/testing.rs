@@ -33,6 +33,8 @@ pub fn seen(node: u32, timeline: u32) -> Event {
         lsn: Lsn(0x800_0200),
         in_recovery: false,
         sync_state: None,
+        slot: None,
+        clock_skew_ms: None,
     })
 }
 
@@ -156,6 +158,9 @@ pub fn policy(name: &str) -> Policy {
         age_max_ms: None,
         reconcile_interval_ms: 86_400_000,
         probe_interval_ms: 30_000,
+        backup_overdue_ms: Some(2 * 86_400_000 + 3_600_000),
+        wal_overdue_ms: 3_600_000,
+        slot_retention_bytes: 10 << 30,
     };
     policy.sites.insert(site(name), site_policy);
     policy

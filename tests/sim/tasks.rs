@@ -201,6 +201,8 @@ fn probe(
         lsn: lsn(seen.at),
         in_recovery: seen.in_recovery,
         sync_state: None,
+        slot: None,
+        clock_skew_ms: None,
     }));
     Ok(())
 }

@@ -21,7 +21,7 @@ impl Turn<'_> {
         // What may not go is written in the store, perhaps by another program.
         let held = self.site.marks.read_at;
         let fresh = held.is_some_and(|at| self.now.since(at) < MARKS_AGE_MS);
-        seen && fresh && !listing
+        seen && fresh && !listing && self.holds_prefix()
     }
 
     pub(super) fn expire(&self, out: &mut Vec<Command>) {
