@@ -4,13 +4,12 @@
 use machine::decide::Busy;
 use machine::event::{Finished, How, Origin, Previous, Server, Why};
 use machine::policy::{Ack, Policy, SitePolicy};
+use machine::rule::coverage::{Live, Space};
 use machine::task::Start;
 use machine::{
     BackupName, Class, Envelope, Event, File, Lsn, Millis, Segment, SegmentSize, Site, State, Task,
     Timeline,
 };
-
-use crate::publish::facts::Live;
 
 /// 2026-11-22T09:28:51.251
 const START: u64 = 1_795_339_731_251;
@@ -184,5 +183,14 @@ pub fn live() -> Live {
     let received = ["main", "golden"].map(|name| (site(name), Lsn(0x800_0100)));
     Live {
         received: received.into(),
+        space: [(
+            site("main"),
+            Space {
+                free_bytes: 30 << 30,
+                total_bytes: 100 << 30,
+                low_since: None,
+            },
+        )]
+        .into(),
     }
 }

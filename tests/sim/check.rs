@@ -201,7 +201,12 @@ pub fn unrest(world: &World, state: &State, busy: &Busy, since: machine::Millis)
     let ours = state.sites.get(&site())?;
     let ledger = &ours.ledger;
     let mut working = busy.keys();
-    let working = working.find(|id| !matches!(id, TaskId::Receive(_) | TaskId::Probe(..)));
+    let working = working.find(|id| {
+        !matches!(
+            id,
+            TaskId::Receive(_) | TaskId::Probe(..) | TaskId::Lease(_)
+        )
+    });
     if let Some(id) = working {
         return Some(format!("{id} is busy"));
     }

@@ -162,7 +162,9 @@ impl Exposure {
         let sum = recent.fold(0, |sum: u64, (_, bytes)| sum.saturating_add(*bytes));
         let known = self.begun_at.map_or(0, |at| now.since(at));
         // The hour that is not over counts as far as it is.
-        let day = HOURS.saturating_mul(HOUR_MS).saturating_add(now.0 % HOUR_MS);
+        let day = HOURS
+            .saturating_mul(HOUR_MS)
+            .saturating_add(now.0 % HOUR_MS);
         let minutes = known.clamp(HOUR_MS, day) / 60_000;
         sum.saturating_mul(60) / minutes.max(1)
     }

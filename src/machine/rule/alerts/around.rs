@@ -78,7 +78,8 @@ impl View<'_> {
                 self.name, lease.host, lease.holder
             );
             let todo = "stop one of the two, or give them different prefixes; this one takes over \
-                        when the other has not been heard of for 10 minutes";
+                        when the other has not been heard of for 10 minutes, or at once when the \
+                        object 'daemon_lease' below the prefix is removed";
             list.add("two_daemons", since, what, todo);
         }
     }

@@ -1,3 +1,5 @@
+//! What can be restored and what is not safe, as tables of events.
+
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -128,7 +130,10 @@ fn check(events: &[&[Event]], expect: &str) {
             let open = if w.open { ".." } else { "" };
             let (from, to) = (hundredths(w.from_lsn), hundredths(w.to_lsn));
             let (since, until) = (w.from_at.0, w.to_at.0);
-            format!("{}:{from}-{to} @{since}-{until} x{}{open}", w.timeline, w.backups)
+            format!(
+                "{}:{from}-{to} @{since}-{until} x{}{open}",
+                w.timeline, w.backups
+            )
         })
         .collect();
     assert_eq!(told.join(", "), expect, "{events:?}");
@@ -153,13 +158,19 @@ fn windows_go_from_a_backups_end_to_the_first_gap() {
     // A look that is covered says until when.
     check(&[&start, &one, &[seen(590)]], "1:520-600 @4-7 x1..");
     check(&[&start, &one, &[seen(610)]], "1:520-600 @4-4 x1..");
-    check(&[&start, &one, &[seen(610), stored(6)]], "1:520-700 @4-7 x1..");
+    check(
+        &[&start, &one, &[seen(610), stored(6)]],
+        "1:520-700 @4-7 x1..",
+    );
     // Two that overlap are one; a gap splits them, and what lies behind it is not reached.
     check(&[&start, &two], "1:520-700 @4-9 x2..");
     let far = [&two[..], &[stored(7), stored(8)], &backup("c", 1, 8, 14)].concat();
     check(&[&start, &far], "1:520-900 @4-14 x3..");
     let gap = [missing(7, 7)];
-    check(&[&start, &far, &gap], "1:520-700 @4-9 x2, 1:820-900 @14-14 x1..");
+    check(
+        &[&start, &far, &gap],
+        "1:520-700 @4-9 x2, 1:820-900 @14-14 x1..",
+    );
     // The end of a backup's own WAL is gone: it cannot be restored at all.
     check(&[&start, &two, &[missing(5, 5)]], "1:620-700 @9-9 x1..");
 }
@@ -172,7 +183,10 @@ fn s48_windows_follow_timelines_whose_history_is_stored() {
     let over = [learned(2, 1, 650), seen_on(2, 660), begun(2, 6)];
     let child = [stored_on(2, 6), stored_on(2, 7)];
     check(&[&start, &one, &over, &child], "1:520-600 @4-4 x1..");
-    check(&[&start, &one, &history, &over, &child], "2:520-800 @4-9 x1..");
+    check(
+        &[&start, &one, &history, &over, &child],
+        "2:520-800 @4-9 x1..",
+    );
     // Taken beyond the point where the cluster left that timeline.
     let dead = [&[stored(6), stored(7)][..], &backup("b", 1, 7, 9)].concat();
     check(
@@ -203,17 +217,30 @@ fn what_the_server_wrote_and_was_not_told_is_safe_is_unprotected() {
     exposed(&start, Spooled, 505, (Some(5), Some(2)));
     let with = |more: &[Event]| [&start[..], more].concat();
     // The oldest that is not covered counts, also after the server was seen again.
-    exposed(&with(&[seen(580), seen(650)]), Stored, 650, (Some(150), Some(2)));
+    exposed(
+        &with(&[seen(580), seen(650)]),
+        Stored,
+        650,
+        (Some(150), Some(2)),
+    );
     let some = with(&[seen(580), seen(650), stored(5)]);
     exposed(&some, Stored, 650, (Some(50), Some(4)));
-    exposed(&with(&[seen(650), seen(650), stored(5), stored(6)]), Stored, 0, (Some(0), None));
+    exposed(
+        &with(&[seen(650), seen(650), stored(5), stored(6)]),
+        Stored,
+        0,
+        (Some(0), None),
+    );
     // s48: what lies beyond the switch is on no one's way.
     let over = with(&[seen(590), learned(2, 1, 550), seen_on(2, 560)]);
     exposed(&over, Stored, 550, (Some(60), Some(2)));
     // An old primary that came back says nothing about what the cluster writes.
     let back = with(&[learned(2, 1, 550), seen_on(2, 560), seen(900)]);
     let site = fold(&back);
-    assert_eq!(site.exposure.looks.last().map(|look| look.lsn), Some(lsn(560)));
+    assert_eq!(
+        site.exposure.looks.last().map(|look| look.lsn),
+        Some(lsn(560))
+    );
 }
 
 #[test]
@@ -221,7 +248,10 @@ fn looks_are_bounded_and_the_oldest_stays() {
     let many: Vec<Event> = (0..1_000).map(|n| seen(510 + n)).collect();
     let site = fold(&[&[begun(1, 5)], &many[..]].concat());
     assert!(site.exposure.looks.len() <= 64);
-    assert_eq!(site.exposure.looks.first().map(|look| look.at), Some(Millis(2)));
+    assert_eq!(
+        site.exposure.looks.first().map(|look| look.at),
+        Some(Millis(2))
+    );
 }
 
 #[test]
@@ -272,7 +302,13 @@ fn the_spool_lasts_as_long_as_its_room_at_the_rate_of_the_last_day() {
     assert_eq!(lasts(101_000, None), Some(10 * hour));
     assert_eq!(lasts(101_000, Some(50_000)), Some(5 * hour));
     assert_eq!(lasts(500, Some(50_000)), Some(0));
-    let idle = coverage(&name(), &SiteState::default(), Some(&policy), &Live::default(), now);
+    let idle = coverage(
+        &name(),
+        &SiteState::default(),
+        Some(&policy),
+        &Live::default(),
+        now,
+    );
     assert_eq!((idle.spool_lasts_ms, idle.wal_bytes_an_hour), (None, 0));
 }
 

@@ -1,3 +1,5 @@
+//! Each alert that the state, the time and the moment raise: raised, since when, gone.
+
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -185,7 +187,12 @@ fn s72_wal_that_does_not_become_durable_is_told_and_an_idle_server_is_not() {
     let full = with(&[(10, at_lsn(600))]);
     check(&full, 70, &received(600), &[]);
     check(&full, 71, &received(600), &["wal_overdue 10"]);
-    check(&with(&[(10, at_lsn(600)), (72, wal(5))]), 500, &received(600), &[]);
+    check(
+        &with(&[(10, at_lsn(600)), (72, wal(5))]),
+        500,
+        &received(600),
+        &[],
+    );
     // More is written, nothing is stored: since the first of it.
     let more = with(&[(10, at_lsn(600)), (20, at_lsn(700)), (60, at_lsn(900))]);
     check(&more, 71, &received(900), &["wal_overdue 10"]);
@@ -193,13 +200,28 @@ fn s72_wal_that_does_not_become_durable_is_told_and_an_idle_server_is_not() {
     check(&some, 80, &received(900), &[]);
     check(&some, 81, &received(900), &["wal_overdue 20"]);
     // A stream that stands and brings nothing.
-    check(&with(&[(10, at_lsn(550))]), 71, &received(510), &["wal_overdue 10"]);
+    check(
+        &with(&[(10, at_lsn(550))]),
+        71,
+        &received(510),
+        &["wal_overdue 10"],
+    );
     check(&with(&[(10, at_lsn(550))]), 71, &received(550), &[]);
     // No stream at all, whatever the server does; and one again.
     check(&with(&[(10, ended())]), 70, &none(), &[]);
     check(&with(&[(10, ended())]), 71, &none(), &["wal_overdue 10"]);
-    check(&with(&[(10, ended()), (30, ended())]), 71, &none(), &["wal_overdue 10"]);
-    check(&with(&[(10, ended()), (80, begun())]), 81, &received(510), &[]);
+    check(
+        &with(&[(10, ended()), (30, ended())]),
+        71,
+        &none(),
+        &["wal_overdue 10"],
+    );
+    check(
+        &with(&[(10, ended()), (80, begun())]),
+        81,
+        &received(510),
+        &[],
+    );
     check(&[(3, at_lsn(510))], 64, &none(), &["wal_overdue 3"]);
 }
 
@@ -210,14 +232,21 @@ fn s14_a_slot_that_holds_too_much_or_is_given_up_is_told() {
     let over = [(1, slot(10 * GIB + 1, "extended"))];
     check(&stream(&over), 2, &none(), &["slot_retention 1"]);
     // Since it held half of that; and gone with it.
-    let grew = [(1, slot(9 * GIB, "extended")), (5, slot(12 * GIB, "extended"))];
+    let grew = [
+        (1, slot(9 * GIB, "extended")),
+        (5, slot(12 * GIB, "extended")),
+    ];
     check(&stream(&grew), 6, &none(), &["slot_retention 1"]);
     let less = [&grew[..], &[(7, slot(GIB, "reserved"))]].concat();
     check(&stream(&less), 8, &none(), &[]);
     let again = [&less[..], &[(9, slot(12 * GIB, "extended"))]].concat();
     check(&stream(&again), 10, &none(), &["slot_retention 9"]);
     for status in ["unreserved", "lost"] {
-        let bad = [(1, slot(1, "reserved")), (2, slot(1, status)), (3, slot(1, status))];
+        let bad = [
+            (1, slot(1, "reserved")),
+            (2, slot(1, status)),
+            (3, slot(1, status)),
+        ];
         check(&stream(&bad), 4, &none(), &["slot_retention 2"]);
         let good = [&bad[..], &[(4, slot(1, "reserved"))]].concat();
         check(&stream(&good), 5, &none(), &[]);
@@ -244,7 +273,11 @@ fn s76_a_doubtful_clock_is_told_until_a_server_or_a_person_agrees() {
 fn another_daemon_on_the_prefix_is_told_while_it_holds_it() {
     let start = [(0, begun()), (1, lease("me", true))];
     check(&start, 2, &none(), &[]);
-    let foreign = [&start[..], &[(3, lease("you", false)), (5, lease("you", false))]].concat();
+    let foreign = [
+        &start[..],
+        &[(3, lease("you", false)), (5, lease("you", false))],
+    ]
+    .concat();
     check(&foreign, 6, &none(), &["two_daemons 3"]);
     let back = [&foreign[..], &[(7, lease("me", true))]].concat();
     check(&back, 8, &none(), &[]);
