@@ -102,6 +102,10 @@ fn hold(world: &mut World, running: &mut Running, told: Option<Lease>) -> Option
         running.outbox.push_back(Vec::new());
         return told;
     }
+    // As often as a minute is among what turns take, roughly.
+    if told.is_some() && !world.fate.chance(50) {
+        return told;
+    }
     let now = Moment {
         told: world.now(),
         passed: std::time::Duration::from_millis(world.now().0),
