@@ -30,6 +30,9 @@ pub struct Site {
     pub min_disk_free_bytes: Option<u64>,
     pub resume_multiplier: f64,
     pub reconcile_interval: Duration,
+    pub backup_overdue: Option<Duration>,
+    pub wal_overdue: Duration,
+    pub slot_retention_bytes: u64,
     pub basebackup_mode: BasebackupMode,
     /// None keeps all.
     pub basebackup_count: Option<u32>,
@@ -249,6 +252,9 @@ pub(super) fn parse(name: &str, value: &Value, around: &Around<'_>) -> Outcome<S
         reconcile_interval: Duration::from_secs(
             site.whole("reconcile_interval_seconds", COUNT)?.or(86_400),
         ),
+        backup_overdue: span(&site, "backup_overdue_hours", 3600.0)?.option(),
+        wal_overdue: Duration::from_secs(site.whole("wal_overdue_seconds", COUNT)?.or(3_600)),
+        slot_retention_bytes: site.whole("slot_retention_bytes", SIZE)?.or(10 << 30),
         basebackup_mode: mode,
         basebackup_count: site.whole("basebackup_count", COUNT_OR_NULL)?.or_none(2),
         basebackup_count_min: site.whole("basebackup_count_min", COUNT)?.or(2),

@@ -27,10 +27,12 @@ use crate::journal::log::{self, Log};
 use crate::journal::run::{GROUP_MAX, Loop, Report, World};
 use crate::journal::start;
 use crate::serve;
+use crate::work::lease::Identity;
 
 pub mod signals;
 pub mod site;
 mod take;
+mod tenant;
 pub mod world;
 
 use site::SiteContext;
@@ -72,9 +74,13 @@ impl Daemon {
         let sites = site::open_all(config, spool_root)?;
         let policy = site::policy(config, &sites);
 
+        let identity = Identity::of(spool_root, &site::host_name())?;
         let run = state.run.saturating_add(1);
         let mut next_entry = run << 32;
         let mut events = vec![(None, started(config, &state))];
+        if let Some(by_ms) = clock::behind(state.at) {
+            events.push((None, Event::ClockJumped { by_ms }));
+        }
         for (name, site) in &sites {
             let known = state.sites.get(name).cloned().unwrap_or_default();
             let scan = start::scan(&known, &site.spool.scan()?, &mut next_entry);
@@ -90,7 +96,7 @@ impl Daemon {
         let (sender, reports) = sync_channel(REPORTS_MAX);
         let entries = Arc::new(AtomicU64::new(next_entry.saturating_add(1)));
         let signals = signals::watch(sender.clone())?;
-        let mut world = RealWorld::new(config, sites, sender.clone(), entries)?;
+        let mut world = RealWorld::new(config, sites, sender.clone(), (entries, identity))?;
         let http = serve::start(serve::Context {
             config: Arc::clone(config),
             document: Arc::clone(&world.document),
@@ -164,6 +170,9 @@ impl Daemon {
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
         }
         reports.extend(self.reports.try_iter().take(GROUP_MAX));
+        if let Some(by_ms) = clock::jump() {
+            reports.push(Report::outside(None, Event::ClockJumped { by_ms }));
+        }
         match self.machine.turn(reports) {
             Ok(()) if self.suffering.take().is_some() => {
                 ::log::info!("the event log is written again; nothing was lost");

@@ -34,6 +34,7 @@ pub struct SiteContext {
 const SCRATCH_FOLDER: &str = "scratch";
 /// A server that answered is looked at again after this long.
 const PROBE_INTERVAL: Duration = Duration::from_secs(30);
+const HOUR: Duration = Duration::from_secs(3_600);
 
 pub fn open_all(config: &Config, root: &Path) -> Outcome<Sites> {
     let mut sites = Sites::new();
@@ -170,7 +171,17 @@ fn site_policy(context: &SiteContext) -> SitePolicy {
         age_max_ms: site.basebackup_age_max.map(ms),
         reconcile_interval_ms: ms(site.reconcile_interval),
         probe_interval_ms: ms(PROBE_INTERVAL),
+        backup_overdue_ms: overdue(site).map(ms),
+        wal_overdue_ms: ms(site.wal_overdue),
+        slot_retention_bytes: site.slot_retention_bytes,
     }
+}
+
+/// One may fail and the next one be late. Without an interval no backup is expected.
+fn overdue(site: &config::Site) -> Option<Duration> {
+    let interval = site.basebackup_interval?;
+    let patience = interval.saturating_mul(2).saturating_add(HOUR);
+    Some(site.backup_overdue.unwrap_or(patience))
 }
 
 fn preferred(wanted: &PreferredNode, nodes: &[Conninfo]) -> Option<u32> {

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use machine::decide::Busy;
 use machine::policy::{Ack, Policy};
 use machine::rule::alerts::alerts;
+use machine::rule::coverage::Live;
 use machine::task::Start;
 use machine::{
     BackupName, Class, Envelope, Event, File, Lsn, Millis, SegmentSize, Site, SiteState, State,
@@ -23,17 +24,18 @@ use crate::config::{self, Config};
 use crate::daemon::Sites;
 use crate::daemon::site::SiteContext;
 use crate::daemon::take::Take;
+use crate::daemon::tenant::{Room, Tenant};
 use crate::failure::{Failure, Outcome};
 use crate::journal::run::{Report, World};
 use crate::pg::conninfo::Conninfo;
 use crate::publish::alerts::Alerts;
-use crate::publish::facts::Live;
 use crate::publish::stats::{self, Stats};
 use crate::publish::story::Story;
 use crate::source::probe::Probe;
 use crate::source::receive::{Marks, Receive};
 use crate::source::switch_wal;
 use crate::store::Metadata;
+use crate::work::lease::Identity;
 use crate::work::reconcile::Known;
 use crate::work::upload::Upload;
 use crate::work::{delete, label, marks, reconcile};
@@ -45,6 +47,8 @@ pub struct RealWorld {
     entries: Arc<AtomicU64>,
     /// Stop flags and numbers of what runs; receivers and basebackups look at them.
     marks: BTreeMap<TaskId, Arc<Marks>>,
+    tenant: Tenant,
+    room: Room,
     alerts: Alerts,
     stats: Stats,
     story: Story,
@@ -65,7 +69,7 @@ impl RealWorld {
         config: &Arc<Config>,
         sites: Sites,
         reports: SyncSender<Report>,
-        entries: Arc<AtomicU64>,
+        (entries, identity): (Arc<AtomicU64>, Identity),
     ) -> Outcome<RealWorld> {
         let config = Arc::clone(config);
         let alerts = Alerts::new(&config.alert_file_dir);
@@ -76,6 +80,8 @@ impl RealWorld {
             reports,
             entries,
             marks: BTreeMap::new(),
+            tenant: Tenant::new(identity),
+            room: Room::default(),
             alerts,
             stats,
             story: Story::default(),
@@ -218,8 +224,9 @@ impl RealWorld {
     /// Alert files and the state file; what fails here must not stop the loop.
     pub fn show(&mut self, state: &State, policy: &Policy, busy: &Busy) {
         let now = clock::now();
-        let noted = self.alerts.publish(&alerts(state, policy));
-        let document = stats::document(state, policy, busy, &self.live(), now);
+        let live = self.live(now);
+        let noted = self.alerts.publish(&alerts(state, policy, &live, now));
+        let document = stats::document(state, policy, busy, &live, now);
         let written = self.stats.publish(document, now);
         let complaint = noted.as_ref().err().or(written.as_ref().err()).cloned();
         if let Some(failure) = complaint
@@ -241,13 +248,14 @@ impl RealWorld {
         *self.document.lock().unwrap_or_else(PoisonError::into_inner) = text;
     }
 
-    fn live(&self) -> Live {
+    fn live(&mut self, now: Millis) -> Live {
         let receiving = self.marks.iter().filter_map(|(id, marks)| match id {
             TaskId::Receive(site) => Some((site.clone(), Lsn(marks.synced.load(Ordering::SeqCst)))),
             _ => None,
         });
         Live {
             received: receiving.collect(),
+            space: self.room.look(&self.sites, now),
         }
     }
 }
@@ -339,6 +347,11 @@ impl World for RealWorld {
             Task::ReadMarks { .. } => self.spawn(task, move |_| {
                 collect(&job, |emit| marks::read(&context.place, &site.marks, emit))
             }),
+            Task::Lease { .. } => {
+                let hold = self.tenant.hold(&id, context);
+                let marks = self.mark(&id);
+                self.spawn(task, move |emit| hold.run(&marks.stop, emit))
+            }
         }
     }
 
@@ -405,7 +418,9 @@ fn level(event: &Event) -> log::Level {
         | Event::TaskFailed { .. }
         | Event::Conflicted { .. }
         | Event::Missing { .. }
-        | Event::LogRebuilt { .. } => log::Level::Warn,
+        | Event::LogRebuilt { .. }
+        | Event::ClockJumped { .. } => log::Level::Warn,
+        Event::LeaseSeen(lease) if !lease.ours => log::Level::Warn,
         Event::StreamEnded { class, .. } if *class != Class::Interrupted => log::Level::Warn,
         Event::ServerSeen(_) | Event::Spooled { .. } => log::Level::Debug,
         _ => log::Level::Info,

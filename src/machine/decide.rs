@@ -19,6 +19,7 @@ use crate::state::{SiteState, State};
 use crate::task::{Command, Task, TaskId};
 
 mod destroy;
+mod lease;
 mod look;
 mod receive;
 mod store;
@@ -54,6 +55,7 @@ pub fn decide(state: &State, policy: &Policy, busy: &Busy, now: Millis) -> Vec<C
             turn.store(&mut out);
             continue;
         }
+        turn.lease(&mut out);
         turn.interrupt(&mut out);
         turn.receive(&mut out);
         turn.store(&mut out);

@@ -200,6 +200,13 @@ pub enum Event {
     LogRebuilt {
         reason: String,
     },
+    /// The wall clock moved against the one that nobody can set, or says less at a start than the
+    /// log does: by so much, forward if positive.
+    ClockJumped {
+        by_ms: i64,
+    },
+    /// The store's lease was looked at, and something about it is new: who may write there.
+    LeaseSeen(Lease),
 }
 
 /// How the run before this one ended.
@@ -224,6 +231,29 @@ pub struct Server {
     pub in_recovery: bool,
     /// Our own line in `pg_stat_replication`, when we have one and may read it.
     pub sync_state: Option<String>,
+    /// Our slot there, when it exists and may be seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<Slot>,
+    /// Its clock less ours, when it was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock_skew_ms: Option<i64>,
+}
+
+/// Our replication slot as its server has it (`pg_replication_slots`). What a version does not
+/// tell, or the user may not read, is `None`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Slot {
+    pub name: String,
+    pub active: bool,
+    pub restart_lsn: Option<Lsn>,
+    /// WAL that the server keeps for it.
+    pub held_bytes: Option<u64>,
+    /// `reserved`, `extended`, `unreserved` or `lost`, since version 13.
+    pub wal_status: Option<String>,
+    /// WAL that may still be written before the slot is in danger of being lost.
+    pub safe_bytes: Option<i64>,
+    /// `max_slot_wal_keep_size`, where it is limited.
+    pub limit_bytes: Option<u64>,
 }
 
 /// `timeline` was left at `switch` for its child.
@@ -289,6 +319,17 @@ pub enum Why {
     Hole,
 }
 
+/// Which daemon holds a site's prefix in the store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// The instance: one per `backup_location`.
+    pub holder: String,
+    pub host: String,
+    pub ours: bool,
+    /// By the holder's clock.
+    pub started_at: Millis,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finished {
     pub backup: BackupName,
@@ -332,6 +373,8 @@ impl Event {
                 | Event::AlertAcknowledged { .. }
                 | Event::TaskFailed { .. }
                 | Event::Switched { .. }
+                | Event::ClockJumped { .. }
+                | Event::LeaseSeen(_)
         )
     }
 }

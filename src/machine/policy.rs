@@ -39,6 +39,12 @@ pub struct SitePolicy {
     pub reconcile_interval_ms: u64,
     /// A server that answered is looked at again after this long.
     pub probe_interval_ms: u64,
+    /// Without a good backup for so long an alert stands; `None` without an interval.
+    pub backup_overdue_ms: Option<u64>,
+    /// WAL that the server wrote so long ago and that is not stored raises an alert.
+    pub wal_overdue_ms: u64,
+    /// A slot that holds more WAL on its server than this raises an alert.
+    pub slot_retention_bytes: u64,
 }
 
 /// When PostgreSQL is told that WAL is safe.

@@ -9,6 +9,9 @@ use crate::event::{Envelope, Event, Millis};
 use crate::file::Site;
 use crate::projection::attempts::Attempts;
 use crate::projection::backups::Backups;
+use crate::projection::clock::Clock;
+use crate::projection::exposure::Exposure;
+use crate::projection::lease::Tenure;
 use crate::projection::ledger::Ledger;
 use crate::projection::marks::Marks;
 use crate::projection::servers::Servers;
@@ -28,6 +31,7 @@ pub struct State {
     pub rebuilt: Option<(Millis, String)>,
     /// When a person last took note of each alert.
     pub acknowledged: BTreeMap<String, Millis>,
+    pub clock: Clock,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +43,8 @@ pub struct SiteState {
     pub marks: Marks,
     pub attempts: Attempts,
     pub tally: Tally,
+    pub exposure: Exposure,
+    pub tenure: Tenure,
 }
 
 impl State {
@@ -52,6 +58,7 @@ impl State {
         } = envelope;
         self.seq = *seq;
         self.at = *at;
+        self.clock.apply(event, *at);
         match event {
             Event::Started { .. } => {
                 self.run = *run;
@@ -88,5 +95,8 @@ impl SiteState {
         self.marks.apply(event, at);
         self.attempts.apply(site, event, at);
         self.tally.apply(event, at);
+        self.tenure.apply(event, at);
+        self.exposure
+            .apply(event, at, &self.ledger, &self.servers, &self.timelines);
     }
 }

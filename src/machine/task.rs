@@ -40,6 +40,8 @@ pub enum Task {
     Reconcile { site: Site },
     /// Read the marks in the store.
     ReadMarks { site: Site },
+    /// Hold the store's lease, or watch who does, for as long as the daemon runs.
+    Lease { site: Site },
 }
 
 /// Where reception begins.
@@ -62,6 +64,7 @@ pub enum TaskId {
     Delete(Site),
     Reconcile(Site),
     Marks(Site),
+    Lease(Site),
 }
 
 impl Task {
@@ -77,6 +80,7 @@ impl Task {
             }
             Task::Reconcile { site } => TaskId::Reconcile(site.clone()),
             Task::ReadMarks { site } => TaskId::Marks(site.clone()),
+            Task::Lease { site } => TaskId::Lease(site.clone()),
         }
     }
 }
@@ -106,7 +110,8 @@ impl Task {
             | Task::DeleteBackup { .. }
             | Task::DeleteWal { .. }
             | Task::Reconcile { .. }
-            | Task::ReadMarks { .. } => Event::TaskFailed {
+            | Task::ReadMarks { .. }
+            | Task::Lease { .. } => Event::TaskFailed {
                 task: self.id(),
                 class,
                 message,
@@ -125,7 +130,8 @@ impl TaskId {
             | TaskId::Switch(site)
             | TaskId::Delete(site)
             | TaskId::Reconcile(site)
-            | TaskId::Marks(site) => site,
+            | TaskId::Marks(site)
+            | TaskId::Lease(site) => site,
         }
     }
 
@@ -139,6 +145,7 @@ impl TaskId {
             TaskId::Delete(..) => "delete",
             TaskId::Reconcile(..) => "reconcile",
             TaskId::Marks(..) => "read marks",
+            TaskId::Lease(..) => "lease",
         }
     }
 }

@@ -1,10 +1,10 @@
 //! Small states for the tables of the rules.
 
-use crate::event::{Millis, Why};
+use crate::event::{Millis, Server, Why};
 use crate::file::BackupName;
 use crate::policy::{Ack, SitePolicy};
 use crate::projection::backups::{Backup, Content, Phase};
-use crate::wal::{Segment, Timeline};
+use crate::wal::{Lsn, Segment, SegmentSize, Timeline};
 
 pub fn site_policy() -> SitePolicy {
     SitePolicy {
@@ -23,6 +23,25 @@ pub fn site_policy() -> SitePolicy {
         age_max_ms: None,
         reconcile_interval_ms: 86_400_000,
         probe_interval_ms: 30_000,
+        backup_overdue_ms: Some(2 * 86_400_000 + 3_600_000),
+        wal_overdue_ms: 3_600_000,
+        slot_retention_bytes: 10 << 30,
+    }
+}
+
+/// A primary of cluster 1.
+pub fn seen(node: u32) -> Server {
+    Server {
+        node,
+        system_id: 1,
+        version: 150_018,
+        segment_size: SegmentSize::DEFAULT,
+        timeline: Timeline(1),
+        lsn: Lsn(0),
+        in_recovery: false,
+        sync_state: None,
+        slot: None,
+        clock_skew_ms: None,
     }
 }
 

@@ -4,41 +4,27 @@
 //! system identifier is text because JSON readers round numbers of that size. A key is never
 //! renamed; what is not known is null.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use machine::decide::Busy;
-use machine::event::Why;
-use machine::policy::{Ack, Policy, SitePolicy};
+use machine::event::{Slot, Why};
+use machine::policy::{Policy, SitePolicy};
 use machine::projection::attempts::Failed;
 use machine::projection::backups::{Backup, Phase};
+use machine::projection::clock::Clock;
 use machine::projection::servers::Node;
 use machine::rule::alerts::{Alert, alerts};
-use machine::rule::schedule;
-use machine::{
-    BackupName, File, Lsn, Millis, Segment, SegmentSize, Site, SiteState, State, TaskId,
-};
+use machine::rule::coverage::{self, Coverage, Live, positions};
+use machine::rule::{clock, schedule};
+use machine::{BackupName, File, Millis, Segment, SegmentSize, Site, SiteState, State, TaskId};
 use serde_json::{Map, Value, json};
 
 use crate::publish::text::iso;
 
 /// The key of the moment the document was made.
 pub const AT: &str = "at";
-
-/// What is true of this instant only and therefore in no event.
-#[derive(Clone, Debug, Default)]
-pub struct Live {
-    /// Up to where the running streams have synced the spool.
-    pub received: BTreeMap<Site, Lsn>,
-}
-
-/// How far a site's WAL has come.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Positions {
-    /// PostgreSQL was told that it is safe.
-    pub flushed: Option<Lsn>,
-    /// On our disk or in the store without a gap before it.
-    pub received: Option<Lsn>,
-}
+/// The key, in each site, of what changes with every moment: no reason to write the file anew.
+pub const NOW: &str = "now";
 
 /// A site that the policy does not know shows what the log knows: the daemon is not running, or
 /// the site is out of use.
@@ -50,13 +36,14 @@ pub fn facts(state: &State, policy: &Policy, busy: &Busy, live: &Live, now: Mill
             name,
             site: state.sites.get(name).unwrap_or(&unknown),
             policy: policy.sites.get(name),
+            clock: &state.clock,
             busy,
             live,
             now,
         };
         (name.0.clone(), view.facts())
     });
-    let raised = alerts(state, policy);
+    let raised = alerts(state, policy, live, now);
     let raised = raised
         .iter()
         .map(|(name, alert)| ((*name).to_owned(), told(alert)));
@@ -84,50 +71,11 @@ fn told(alert: &Alert) -> Value {
     })
 }
 
-pub fn positions(
-    name: &Site,
-    site: &SiteState,
-    policy: Option<&SitePolicy>,
-    live: &Live,
-) -> Positions {
-    let (ledger, servers) = (&site.ledger, &site.servers);
-    let Some(frontier) = ledger.frontier else {
-        return Positions::default();
-    };
-    let streaming = servers.stream.as_ref().map(|stream| stream.next.timeline);
-    let timeline = streaming
-        .or(servers.primary().map(|primary| primary.timeline))
-        .filter(|timeline| site.timelines.knows(*timeline))
-        .unwrap_or(frontier.timeline);
-    let stored = ledger.acknowledged(timeline, &site.timelines);
-    let whole = match (
-        ledger.wanted(timeline, &site.timelines),
-        ledger.segment_size,
-    ) {
-        (Some(wanted), Some(size)) => wanted.start(size),
-        _ => stored,
-    };
-    let running = live.received.get(name).filter(|_| streaming.is_some());
-    // A stream that ended left its unfinished segment; after a switch it may lie on a branch.
-    let left = servers.ended.as_ref().map(|ended| ended.lsn);
-    let left = left.filter(|_| streaming.is_none() && timeline == frontier.timeline);
-    let synced = running.copied().or(left).unwrap_or_default();
-    let received = whole.max(stored).max(synced);
-    let flushed = match policy.map(|policy| policy.ack) {
-        Some(Ack::Spooled) => received,
-        Some(Ack::Stored) | None => stored,
-    };
-    let some = |lsn: Lsn| Some(lsn).filter(|lsn| lsn.0 > 0);
-    Positions {
-        flushed: some(flushed),
-        received: some(received),
-    }
-}
-
 struct View<'a> {
     name: &'a Site,
     site: &'a SiteState,
     policy: Option<&'a SitePolicy>,
+    clock: &'a Clock,
     busy: &'a Busy,
     live: &'a Live,
     now: Millis,
@@ -143,22 +91,41 @@ impl View<'_> {
             .map(|(node, server)| self.server(*node, server));
         let next = |p: &SitePolicy| schedule::next(&self.site.backups, p, self.now);
         let streams = self.policy.map(|policy| policy.streams);
+        let coverage = coverage::coverage(self.name, self.site, self.policy, self.live, self.now);
         json!({
             "active": self.policy.map(|policy| policy.active),
             "attempts": self.attempts(),
             "backups": self.backups(),
             "busy": self.working().collect::<Vec<_>>(),
+            "clock_doubtful": clock::doubtful(self.clock, self.site).map(|(since, why)| json!({
+                "since": iso(since),
+                "why": why,
+            })),
             "conflicts": ledger.conflicts.keys().map(|f| f.key(self.size())).collect::<Vec<_>>(),
             "flushed_lsn": positions.flushed.map(|lsn| lsn.to_string()),
+            "coverage": self.coverage(&coverage),
             "frontier": ledger.frontier.map(|segment| self.named(segment)),
+            "frontier_at": self.site.exposure.frontier_at.map(iso),
             "holes": self.holes(),
             "last_stored_at": ledger.last_stored_at.map(iso),
+            "lease": self.site.tenure.lease.as_ref().map(|lease| json!({
+                "holder": lease.holder,
+                "host": lease.host,
+                "ours": lease.ours,
+                "since": self.site.tenure.since.map(iso),
+                "started_at": known(lease.started_at),
+            })),
             "next_backup": self.policy.and_then(next).map(iso),
+            NOW: self.moment(&coverage),
             "received_lsn": positions.received.map(|lsn| lsn.to_string()),
             "reconciled_at": ledger.reconciled_at.map(iso),
             "segment_size": ledger.segment_size.map(SegmentSize::bytes),
             "servers": nodes.collect::<Vec<_>>(),
-            "spool": { "bytes": ledger.spool_bytes(), "files": ledger.spool.len() },
+            "spool": {
+                "bytes": ledger.spool_bytes(),
+                "files": ledger.spool.len(),
+                "limit_bytes": self.policy.map(|policy| policy.spool_limit_bytes),
+            },
             "stream": servers.stream.as_ref().map(|stream| json!({
                 "next_segment": self.named(stream.next),
                 "node": stream.node,
@@ -177,6 +144,48 @@ impl View<'_> {
         })
     }
 
+    /// What can be restored, and what is not safe yet.
+    fn coverage(&self, coverage: &Coverage) -> Value {
+        let windows = coverage.windows.iter().map(|window| {
+            json!({
+                "backups": window.backups,
+                "from_at": iso(window.from_at),
+                "from_lsn": window.from_lsn.to_string(),
+                "open": window.open,
+                "timeline": window.timeline,
+                "to_at": iso(window.to_at),
+                "to_lsn": window.to_lsn.to_string(),
+            })
+        });
+        let last = coverage.last_backup.as_ref();
+        json!({
+            // One a hole in WAL that no server has any more.
+            "gaps": self.site.ledger.lost.len(),
+            "last_backup": last.map(|(name, at)| json!({ "at": iso(*at), "name": name.0 })),
+            "protected_until": coverage.protected_until.map(iso),
+            "slot": coverage::slot(self.site).map(slot),
+            "unprotected_bytes": coverage.unprotected.bytes,
+            "unprotected_since": coverage.unprotected.since.map(iso),
+            "windows": windows.collect::<Vec<_>>(),
+        })
+    }
+
+    /// Ages and room: numbers for graphs, which no two documents share.
+    fn moment(&self, coverage: &Coverage) -> Value {
+        let age = |at: Millis| self.now.since(at) / 1_000;
+        let space = self.live.space.get(self.name);
+        let last = coverage.last_backup.as_ref();
+        json!({
+            "disk_free_bytes": space.map(|space| space.free_bytes),
+            "disk_total_bytes": space.map(|space| space.total_bytes),
+            "last_backup_age_seconds": last.map(|(_, at)| age(*at)),
+            "last_stored_age_seconds": self.site.ledger.last_stored_at.map(age),
+            "spool_lasts_seconds": coverage.spool_lasts_ms.map(|ms| ms / 1_000),
+            "unprotected_seconds": coverage.unprotected.since.map_or(0, age),
+            "wal_bytes_an_hour": coverage.wal_bytes_an_hour,
+        })
+    }
+
     fn server(&self, node: u32, server: &Node) -> Value {
         let seen = server.seen.as_ref();
         let role = seen.map(|seen| match seen.in_recovery {
@@ -189,10 +198,12 @@ impl View<'_> {
                 "class": lost.class,
                 "message": lost.message,
             })),
+            "clock_skew_ms": seen.and_then(|seen| seen.clock_skew_ms),
             "lsn": seen.map(|seen| seen.lsn.to_string()),
             "node": node,
             "role": role,
             "seen_at": server.seen_at.map(iso),
+            "slot": seen.and_then(|seen| seen.slot.as_ref()).map(slot),
             "sync_state": seen.and_then(|seen| seen.sync_state.clone()),
             "system_id": seen.map(|seen| seen.system_id.to_string()),
             "timeline": seen.map(|seen| seen.timeline),
@@ -287,7 +298,8 @@ impl View<'_> {
             | TaskId::Switch(_)
             | TaskId::Delete(_)
             | TaskId::Reconcile(_)
-            | TaskId::Marks(_) => id.name().to_owned(),
+            | TaskId::Marks(_)
+            | TaskId::Lease(_) => id.name().to_owned(),
         }
     }
 
@@ -305,6 +317,18 @@ impl View<'_> {
     }
 }
 
+fn slot(slot: &Slot) -> Value {
+    json!({
+        "active": slot.active,
+        "held_bytes": slot.held_bytes,
+        "limit_bytes": slot.limit_bytes,
+        "name": slot.name,
+        "restart_lsn": slot.restart_lsn.map(|lsn| lsn.to_string()),
+        "safe_bytes": slot.safe_bytes,
+        "wal_status": slot.wal_status,
+    })
+}
+
 /// Nothing happened in 1970.
 fn known(at: Millis) -> Option<String> {
     (at.0 > 0).then(|| iso(at))
@@ -312,8 +336,9 @@ fn known(at: Millis) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use machine::Event;
     use machine::event::Branch;
+    use machine::policy::Ack;
+    use machine::{Event, Lsn};
 
     use super::*;
     use crate::publish::testing::{busy, fold, live, policy, seen, site, state, stored};
@@ -372,6 +397,7 @@ mod tests {
         policy.ack = ack;
         let live = Live {
             received: [(site("main"), Lsn(received))].into(),
+            ..Live::default()
         };
         let name = site("main");
         let found = positions(&name, &state.sites[&name], Some(&policy), &live);

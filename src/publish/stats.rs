@@ -14,12 +14,13 @@ use machine::event::Why;
 use machine::policy::{Policy, SitePolicy};
 use machine::projection::backups::{Backup, Content, Phase};
 use machine::projection::tally::{Count, Tally};
+use machine::rule::coverage::{Live, positions};
 use machine::{BackupName, File, Millis, SegmentSize, Site, SiteState, State, TaskId};
 use serde_json::{Map, Value, json};
 
 use crate::durable;
 use crate::failure::Outcome;
-use crate::publish::facts::{self, Live};
+use crate::publish::facts;
 use crate::publish::text::{iso, naive, pretty};
 
 /// Who reads the file may take its daemon for alive this long: a turn of the loop may wait for a
@@ -85,14 +86,15 @@ pub fn moment(text: &Value) -> Option<Millis> {
 
 /// Equal but for the moment they were made.
 fn same(a: &Value, b: &Value) -> bool {
+    let own = |document: &Value| document.get(OWN).and_then(Value::as_object).cloned();
     let timeless = |document: &Value| {
-        let own = document.get(OWN).and_then(Value::as_object);
-        own.map(|own| {
-            let facts = own.iter().filter(|(key, _)| *key != facts::AT);
-            facts
-                .map(|(k, v)| (k.clone(), v.clone()))
-                .collect::<Map<_, _>>()
-        })
+        let mut own = own(document)?;
+        own.remove(facts::AT);
+        let sites = own.get_mut("sites").and_then(Value::as_object_mut);
+        for site in sites.into_iter().flat_map(Map::values_mut) {
+            site.as_object_mut()?.remove(facts::NOW);
+        }
+        Some(own)
     };
     timeless(a) == timeless(b)
 }
@@ -166,7 +168,7 @@ fn received(
         servers.ended.as_ref().map(|ended| ended.at),
     ];
     let activity = activity.into_iter().flatten().max().map(iso);
-    let flushed = facts::positions(name, site, Some(policy), live).flushed;
+    let flushed = positions(name, site, Some(policy), live).flushed;
     (
         json!({ "latest_activity": activity, "running": running }),
         json!({

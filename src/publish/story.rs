@@ -6,7 +6,7 @@ use machine::event::{How, Origin, Previous, Range, Reason, Why};
 use machine::projection::marks::Mark;
 use machine::{Envelope, Event, File, Segment, SegmentSize, Site, TaskId};
 
-use crate::publish::text::{size, utc};
+use crate::publish::text::{size, span, utc};
 
 /// What a reader of the log from its beginning knows: the segment size, which WAL names need.
 #[derive(Debug, Default)]
@@ -88,6 +88,15 @@ impl Names {
             Event::MarksRead { marks } => format!("read {marks} marks in the store"),
             Event::AlertAcknowledged { alert } => format!("alert {alert} acknowledged"),
             Event::LogRebuilt { reason } => format!("log rebuilt: {reason}"),
+            Event::ClockJumped { by_ms } => {
+                let way = if *by_ms < 0 { "back" } else { "forward" };
+                let by = span(by_ms.unsigned_abs());
+                format!("the clock was moved {way} by {by}")
+            }
+            Event::LeaseSeen(lease) if lease.ours => "this daemon holds the prefix".into(),
+            Event::LeaseSeen(lease) => {
+                format!("ANOTHER DAEMON holds the prefix, on host {}", lease.host)
+            }
         }
     }
 
@@ -240,7 +249,8 @@ impl Names {
             | TaskId::Switch(_)
             | TaskId::Delete(_)
             | TaskId::Reconcile(_)
-            | TaskId::Marks(_) => task.name().to_owned(),
+            | TaskId::Marks(_)
+            | TaskId::Lease(_) => task.name().to_owned(),
         }
     }
 

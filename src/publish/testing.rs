@@ -4,13 +4,12 @@
 use machine::decide::Busy;
 use machine::event::{Finished, How, Origin, Previous, Server, Why};
 use machine::policy::{Ack, Policy, SitePolicy};
+use machine::rule::coverage::{Live, Space};
 use machine::task::Start;
 use machine::{
     BackupName, Class, Envelope, Event, File, Lsn, Millis, Segment, SegmentSize, Site, State, Task,
     Timeline,
 };
-
-use crate::publish::facts::Live;
 
 /// 2026-11-22T09:28:51.251
 const START: u64 = 1_795_339_731_251;
@@ -33,6 +32,8 @@ pub fn seen(node: u32, timeline: u32) -> Event {
         lsn: Lsn(0x800_0200),
         in_recovery: false,
         sync_state: None,
+        slot: None,
+        clock_skew_ms: None,
     })
 }
 
@@ -156,6 +157,9 @@ pub fn policy(name: &str) -> Policy {
         age_max_ms: None,
         reconcile_interval_ms: 86_400_000,
         probe_interval_ms: 30_000,
+        backup_overdue_ms: Some(2 * 86_400_000 + 3_600_000),
+        wal_overdue_ms: 3_600_000,
+        slot_retention_bytes: 10 << 30,
     };
     policy.sites.insert(site(name), site_policy);
     policy
@@ -179,5 +183,14 @@ pub fn live() -> Live {
     let received = ["main", "golden"].map(|name| (site(name), Lsn(0x800_0100)));
     Live {
         received: received.into(),
+        space: [(
+            site("main"),
+            Space {
+                free_bytes: 30 << 30,
+                total_bytes: 100 << 30,
+                low_since: None,
+            },
+        )]
+        .into(),
     }
 }

@@ -7,10 +7,11 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use machine::event::{Branch, Origin, Server};
+use machine::event::{Branch, Origin, Server, Slot};
 use machine::projection::timelines::Timelines;
 use machine::{Class, Event, File, Timeline};
 
+use crate::clock;
 use crate::failure::{Failure, Outcome};
 use crate::pg::connection::{Connection, Mode};
 use crate::pg::conninfo::Conninfo;
@@ -70,6 +71,8 @@ impl Probe<'_> {
             lsn: identity.position,
             in_recovery: role.in_recovery,
             sync_state: role.sync_state,
+            slot: role.slot,
+            clock_skew_ms: role.clock_skew_ms,
         }));
         // A server spares its log a line about a client that left without a word.
         let _ = connection.close(deadline).await;
@@ -161,6 +164,8 @@ impl Probe<'_> {
 struct Role {
     in_recovery: bool,
     sync_state: Option<String>,
+    slot: Option<Slot>,
+    clock_skew_ms: Option<i64>,
 }
 
 /// Needs plain SQL, which a walsender does not speak.
@@ -170,13 +175,56 @@ async fn role(info: &Conninfo, deadline: Instant) -> Answer<Role> {
     let sql = format!(
         "SELECT pg_catalog.pg_is_in_recovery(), (SELECT sync_state \
          FROM pg_catalog.pg_stat_replication WHERE application_name = '{name}' \
-         ORDER BY sync_state IN ('sync', 'quorum') DESC LIMIT 1)"
+         ORDER BY sync_state IN ('sync', 'quorum') DESC LIMIT 1), \
+         (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000)::int8"
     );
+    let before = clock::now();
     let rows = plain.simple_query(&sql, deadline).await?;
+    let after = clock::now();
     let row = rows.first();
-    let _ = plain.close(deadline).await;
-    Ok(Role {
+    // The server looked at its clock somewhere between.
+    let ours = before.plus(after.since(before) / 2);
+    let theirs = row.and_then(|row| row.parse::<i64>(2));
+    let mut role = Role {
         in_recovery: row.and_then(|row| row.text(0)) == Some("t"),
         sync_state: row.and_then(|row| row.text(1)).map(str::to_owned),
+        slot: None,
+        clock_skew_ms: theirs.map(|theirs| theirs.saturating_sub_unsigned(ours.0)),
+    };
+    if let Some(name) = &info.slot {
+        role.slot = slot(&mut plain, name, deadline).await;
+    }
+    let _ = plain.close(deadline).await;
+    Ok(role)
+}
+
+/// Our slot; `None` where it does not exist or may not be seen, which is no failure of the look.
+/// Columns: PostgreSQL `src/backend/catalog/system_views.sql` (`pg_replication_slots`).
+async fn slot(plain: &mut Connection, name: &str, deadline: Instant) -> Option<Slot> {
+    let since_13 = match plain.version() {
+        130_000.. => {
+            "wal_status, safe_wal_size, pg_catalog.pg_size_bytes(\
+             pg_catalog.current_setting('max_slot_wal_keep_size', true))"
+        }
+        _ => "NULL, NULL, NULL",
+    };
+    let quoted = name.replace('\'', "''");
+    let sql = format!(
+        "SELECT active, restart_lsn, pg_catalog.pg_wal_lsn_diff(\
+         CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_receive_lsn() \
+         ELSE pg_catalog.pg_current_wal_lsn() END, restart_lsn)::int8, {since_13} \
+         FROM pg_catalog.pg_replication_slots WHERE slot_name = '{quoted}'"
+    );
+    let rows = plain.simple_query(&sql, deadline).await.ok()?;
+    let row = rows.first()?;
+    Some(Slot {
+        name: name.to_owned(),
+        active: row.text(0) == Some("t"),
+        restart_lsn: row.parse(1),
+        held_bytes: row.parse(2),
+        wal_status: row.text(3).map(str::to_owned),
+        safe_bytes: row.parse(4),
+        // -1 is no limit, and no number of bytes.
+        limit_bytes: row.parse(5),
     })
 }

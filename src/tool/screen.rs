@@ -14,6 +14,8 @@ use crate::journal::log;
 use crate::publish::text::{size, span};
 use crate::publish::{facts, stats};
 
+mod coverage;
+
 const COLUMNS: usize = 80;
 
 pub fn config(path: Option<PathBuf>) -> Outcome<Config> {
@@ -131,13 +133,7 @@ fn render_site(out: &mut String, name: &str, site: &View<'_>) {
         "WAL",
         &format!("acknowledged to {flushed}, on disk to {received}"),
     );
-    let spool = View(site.0.get("spool").unwrap_or(&Value::Null));
-    let held = format!(
-        "{} files, {}",
-        spool.number("files"),
-        size(spool.number("bytes"))
-    );
-    row(out, "spool", &held);
+    coverage::render(out, site);
     let stored = site.time("last_stored_at");
     let listed = site.time("reconciled_at");
     row(
@@ -219,10 +215,14 @@ fn stream_line(site: &View<'_>) -> String {
 
 fn render_backups(out: &mut String, site: &View<'_>) {
     let backups = site.list("backups");
+    let last = site.inner("coverage").inner("last_backup").time("at");
     let good = backups
         .iter()
         .filter(|backup| View(backup).is("restorable"));
     let mut line = format!("{} restorable", good.count());
+    if last != NEVER {
+        let _ = write!(line, ", the last one of {last}");
+    }
     let next = site.time("next_backup");
     if next != NEVER {
         let _ = write!(line, ", next due {next}");
@@ -254,6 +254,10 @@ const NEVER: &str = "never";
 struct View<'a>(&'a Value);
 
 impl<'a> View<'a> {
+    fn inner(&self, key: &str) -> View<'a> {
+        View(self.0.get(key).unwrap_or(&Value::Null))
+    }
+
     fn text(&self, key: &str) -> String {
         let text = self.0.get(key).and_then(Value::as_str).unwrap_or_default();
         // What a server said must not move the cursor.
@@ -313,9 +317,14 @@ Site main (cluster 7312345678901234567)
   stream       from server 0 since 2026-11-22 09:28:52, receiving
                000000010000000000000008
   WAL          acknowledged to 0/7000000, on disk to 0/8000100
-  spool        1 files, 16.0 MiB
+  protected    until 2026-11-22 09:28:53; 16.0 MiB not safe yet, for 4 min
+  restorable   2026-11-22 09:28:53 to 2026-11-22 09:28:53, 0/5000100 to
+               0/7000000, timeline 1, basebackups: 1
+  spool        1 files, 16.0 MiB of at most 1.0 GiB; 30.0 GiB free on disk;
+               lasts 21 h 0 min if the store is away
   store        last upload 2026-11-22 09:28:54, last listed never
-  basebackups  1 restorable, next due 2026-11-23 09:28:52
+  basebackups  1 restorable, the last one of 2026-11-22 09:28:53, next due
+               2026-11-23 09:28:52
     2026-11-22_09-29_0   restorable       5.1 MiB in 410.0 KiB
   failing      probe node 1: 1 times since 2026-11-22 09:28:51, network:
                connection refused; next try 2026-11-22 09:28:52

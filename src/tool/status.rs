@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use clap::Parser;
 use machine::decide::Busy;
 use machine::policy::Policy;
+use machine::rule::coverage::Live;
 use machine::{Millis, State};
 use serde_json::Value;
 
@@ -26,7 +27,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::failure::{Failure, Outcome};
 use crate::journal::log;
-use crate::publish::facts::{self, Live};
+use crate::publish::facts;
 use crate::publish::{stats, text};
 
 #[derive(Parser)]

@@ -11,6 +11,7 @@ use crate::store::Store;
 
 pub mod delete;
 pub mod label;
+pub mod lease;
 pub mod marks;
 pub mod reconcile;
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 
 use machine::event::{
-    Adopted, Branch, Finished, How, Origin, Previous, Range, Reason, Server, Why,
+    Adopted, Branch, Finished, How, Lease, Origin, Previous, Range, Reason, Server, Slot, Why,
 };
 use machine::projection::marks::{Hole, Mark};
 use machine::{
@@ -57,6 +57,8 @@ fn samples() -> Vec<Event> {
             lsn: Lsn(0x2500_0060),
             in_recovery: false,
             sync_state: Some(text("async")),
+            slot: None,
+            clock_skew_ms: None,
         }),
         Event::ServerLost {
             node: 1,
@@ -207,6 +209,13 @@ fn samples() -> Vec<Event> {
         Event::LogRebuilt {
             reason: text("a line does not continue the digest chain"),
         },
+        Event::ClockJumped { by_ms: -7_200_000 },
+        Event::LeaseSeen(Lease {
+            holder: text("0123456789abcdef0123456789abcdef"),
+            host: text("vault"),
+            ours: false,
+            started_at: at,
+        }),
     ]
 }
 
@@ -266,6 +275,27 @@ fn every_kind_ever_released_still_decodes() {
             ["seq", "at", "run", "site", "version", "critical", "event"]
         );
     }
+}
+
+#[test]
+fn what_a_look_at_a_server_learned_to_tell_round_trips() {
+    let mut event = samples()[3].clone();
+    let Event::ServerSeen(server) = &mut event else {
+        panic!("{event:?}");
+    };
+    server.clock_skew_ms = Some(-40);
+    server.slot = Some(Slot {
+        name: "pghoard".into(),
+        active: true,
+        restart_lsn: Some(Lsn(0x2500_0000)),
+        held_bytes: Some(96),
+        wal_status: Some("reserved".into()),
+        safe_bytes: Some(-5),
+        limit_bytes: None,
+    });
+    let (value, _) = encode(&envelope(event.clone()), &GENESIS).unwrap();
+    let read = parse(&value[GENESIS.len()..]).unwrap().unwrap();
+    assert_eq!(read.event, event);
 }
 
 #[test]

@@ -154,6 +154,89 @@ fn s07_recycled_wal_is_told_and_bridged_by_a_new_backup() {
     daemon.verify_events();
 }
 
+/// The store refuses everything while the server writes: the server keeps its WAL, and somebody is
+/// told though no component says that it failed for good.
+#[test]
+fn s72_wal_that_is_not_stored_for_too_long_is_told() {
+    let Some(install) = install(16) else { return };
+    let options = Options {
+        segment_mib: Some(1),
+        ..Options::default()
+    };
+    let server = Server::start(install, &options);
+    server.sql("create table rows (n int)");
+    let mut daemon = Daemon::over(&[&server], json!({ "wal_overdue_seconds": 5 }));
+    daemon.wait_backups(1);
+    daemon.wait_caught_up(&server);
+    let away = daemon.home().join("away");
+    fs::rename(daemon.store(), &away).unwrap();
+    server.sql("insert into rows select generate_series(1, 100000)");
+    daemon.wait_alert("wal_overdue");
+    let said = daemon.alert("wal_overdue").unwrap();
+    assert!(said.contains("more than 5 s: it is stored up to"), "{said}");
+    let site = daemon.site().unwrap();
+    let unprotected = site["coverage"]["unprotected_bytes"].as_u64();
+    assert!(unprotected > Some(1 << 20), "{site:#}");
+    let slot = &site["coverage"]["slot"];
+    assert!(
+        slot["held_bytes"].is_u64() && slot["wal_status"] == "reserved",
+        "{slot}"
+    );
+    assert!(
+        site["servers"][0]["clock_skew_ms"]
+            .as_i64()
+            .is_some_and(|ms| ms.abs() < 60_000)
+    );
+    fs::rename(&away, daemon.store()).unwrap();
+    wait_until("the alert to go", PATIENCE, || {
+        daemon.alert("wal_overdue").is_none()
+    });
+    let windows = daemon.site().unwrap()["coverage"]["windows"].clone();
+    assert_eq!(windows.as_array().map(Vec::len), Some(1), "{windows}");
+}
+
+/// D11: two daemons over one prefix. The younger one says so and stores nothing, the older one
+/// goes on.
+#[test]
+fn two_daemons_on_one_prefix_are_told_and_the_younger_waits() {
+    let Some(install) = install(17) else { return };
+    let options = Options {
+        segment_mib: Some(1),
+        ..Options::default()
+    };
+    let server = Server::start(install, &options);
+    server.sql("create table rows (n int)");
+    let mut older = Daemon::over(&[&server], json!({}));
+    older.wait_backups(1);
+    let mut own_slot = node(&server);
+    own_slot["slot"] = json!("second");
+    let storage = json!({ "storage_type": "local", "directory": older.store() });
+    let mut younger = Daemon::over(
+        &[&server],
+        json!({ "nodes": [own_slot], "object_storage": storage }),
+    );
+    younger.wait_alert("two_daemons");
+    server.sql("insert into rows select generate_series(1, 100000)");
+    older.wait_caught_up(&server);
+    younger.wait_caught_up(&server);
+    let spooled = younger.site().unwrap()["spool"]["files"].as_u64();
+    assert!(spooled > Some(0), "it receives, and stores nothing");
+    assert_eq!(count(&younger.events(), "stored"), 0);
+    assert_eq!(count(&younger.events(), "backup_started"), 0);
+    assert_eq!(older.alert("two_daemons"), None);
+    // A restart of either changes nothing.
+    older.restart();
+    older.wait_event("the lease again", "lease_seen", |body| body["ours"] == true);
+    older.wait_caught_up(&server);
+    wait_until("the spool of the older one to empty", PATIENCE, || {
+        older.site().is_some_and(|site| site["spool"]["files"] == 0)
+    });
+    assert_eq!(older.alert("two_daemons"), None);
+    younger.restart();
+    younger.wait_alert("two_daemons");
+    assert_eq!(count(&younger.events(), "stored"), 0);
+}
+
 fn count(events: &[Value], kind: &str) -> usize {
     events.iter().filter(|event| event["kind"] == kind).count()
 }

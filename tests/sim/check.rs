@@ -7,6 +7,7 @@ use machine::policy::Policy;
 use machine::projection::backups::Phase;
 use machine::projection::ledger::Ledger;
 use machine::{BackupName, Command, File, Segment, SiteState, State, Task, TaskId};
+use pghoard::work::lease;
 
 use crate::server::{SIZE, UNITS, lsn};
 use crate::store::{Truth, key};
@@ -201,7 +202,12 @@ pub fn unrest(world: &World, state: &State, busy: &Busy, since: machine::Millis)
     let ours = state.sites.get(&site())?;
     let ledger = &ours.ledger;
     let mut working = busy.keys();
-    let working = working.find(|id| !matches!(id, TaskId::Receive(_) | TaskId::Probe(..)));
+    let working = working.find(|id| {
+        !matches!(
+            id,
+            TaskId::Receive(_) | TaskId::Probe(..) | TaskId::Lease(_)
+        )
+    });
     if let Some(id) = working {
         return Some(format!("{id} is busy"));
     }
@@ -255,8 +261,8 @@ pub fn garbage(world: &World, state: &State) -> Option<String> {
     let ours = state.sites.get(&site())?;
     let held: BTreeSet<_> = held(&ours.ledger).iter().map(key).collect();
     let truth = world.store.truth();
-    let partial = |key: &&String| key.contains("xlog_partial");
-    let mut stray = truth.keys().filter(|key| !partial(key));
+    let apart = |key: &&String| key.contains("xlog_partial") || key.ends_with(lease::KEY);
+    let mut stray = truth.keys().filter(|key| !apart(key));
     let stray = stray.find(|key| !held.contains(*key));
     stray.map(|key| format!("'{key}' is stored and the log does not know"))
 }

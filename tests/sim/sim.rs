@@ -69,6 +69,9 @@ fn policy(fate: &Fate, world: &World) -> Policy {
         age_max_ms: None,
         reconcile_interval_ms: fate.between(1, 20) * minute,
         probe_interval_ms: fate.between(10, 60) * 1_000,
+        backup_overdue_ms: None,
+        wal_overdue_ms: 3_600_000,
+        slot_retention_bytes: 10 << 30,
     };
     Policy {
         sites: BTreeMap::from([(site(), ours)]),
@@ -286,7 +289,7 @@ impl Sim {
         for turn in 0..REST_MAX {
             // Where nothing but time is missing, time passes faster.
             let busy = self.appliance.as_ref().map_or(2, |a| a.busy.len());
-            self.turn(turn, if busy > 1 { 2_000 } else { 20_000 })?;
+            self.turn(turn, if busy > 2 { 2_000 } else { 20_000 })?;
             if turn == 30 {
                 self.world.borrow_mut().cluster.idle();
             }

@@ -3,15 +3,16 @@
 
 use std::collections::BTreeSet;
 
-use machine::event::{Finished, Origin, Server};
+use machine::event::{Finished, Lease, Origin, Server};
 use machine::projection::ledger::Ledger;
 use machine::projection::marks::Marks;
 use machine::{BackupName, Class, Event, File, Segment, SiteState, State, Task, TaskId, Timeline};
 use pghoard::spool::Sealed;
 use pghoard::store::{Body, Metadata, Put, Store};
+use pghoard::work::lease::Moment;
 use pghoard::work::reconcile::Known;
 use pghoard::work::upload::Upload;
-use pghoard::work::{delete, label, marks, reconcile};
+use pghoard::work::{delete, label, lease, marks, reconcile};
 use pghoard::{Failure, Outcome};
 
 use crate::receiver::Receiver;
@@ -84,10 +85,50 @@ pub fn act(world: &mut World, id: &TaskId) {
                 take.act(world, &mut running);
                 running.stage = Stage::Taking(take);
             }
+            Stage::Holding(told) => running.stage = Stage::Holding(hold(world, &mut running, told)),
+            Stage::Ready if matches!(id, TaskId::Lease(_)) => {
+                running.stage = Stage::Holding(hold(world, &mut running, None));
+            }
             Stage::Ready => begin(world, id, &mut running),
         }
     }
     world.running.insert(id.clone(), running);
+}
+
+/// One look at the lease; it is told when it is new.
+fn hold(world: &mut World, running: &mut Running, told: Option<Lease>) -> Option<Lease> {
+    if running.stopping {
+        running.done = true;
+        running.outbox.push_back(Vec::new());
+        return told;
+    }
+    // As often as a minute is among what turns take, roughly.
+    if told.is_some() && !world.fate.chance(50) {
+        return told;
+    }
+    let now = Moment {
+        told: world.now(),
+        passed: std::time::Duration::from_millis(world.now().0),
+    };
+    match lease::look(&world.place, &world.me, &mut world.watch, now) {
+        Ok(seen) if told.as_ref() == Some(&seen) => told,
+        Ok(seen) => {
+            // One daemon, however often it is killed, is never taken for another.
+            if !seen.ours {
+                world.fate.violated(format!("the lease is {seen:?}"));
+            }
+            running
+                .outbox
+                .push_back(vec![Event::LeaseSeen(seen.clone())]);
+            Some(seen)
+        }
+        Err(failure) => {
+            let event = running.task.failed(failure.class, failure.message);
+            running.outbox.push_back(vec![event]);
+            running.done = true;
+            told
+        }
+    }
 }
 
 fn begin(world: &mut World, id: &TaskId, running: &mut Running) {
@@ -201,6 +242,8 @@ fn probe(
         lsn: lsn(seen.at),
         in_recovery: seen.in_recovery,
         sync_state: None,
+        slot: None,
+        clock_skew_ms: None,
     }));
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use machine::decide::Busy;
-use machine::event::Range;
+use machine::event::{Lease, Range};
 use machine::policy::{Ack, Policy};
 use machine::{
     Class, Envelope, Event, File, Lsn, Millis, Segment, Site, State, Task, TaskId, Timeline,
@@ -18,6 +18,7 @@ use pghoard::codec::{Compression, Encoding};
 use pghoard::journal::run::{self, Report};
 use pghoard::spool::Spool;
 use pghoard::work::Place;
+use pghoard::work::lease::{Identity, Watch};
 use pghoard::{Failure, Outcome};
 
 use crate::disk::SimDisk;
@@ -42,6 +43,8 @@ pub struct World {
     pub spool: Spool,
     pub store: SimStore,
     pub place: Place,
+    pub me: Identity,
+    pub watch: Watch,
     pub ack: Ack,
     pub slot: bool,
     /// What the wall clock says; it may jump.
@@ -78,9 +81,18 @@ pub enum Stage {
     Ready,
     Receiving(Box<Receiver>),
     Taking(Box<Take>),
+    Holding(Option<Lease>),
 }
 
-const KINDS: [&str; 8] = [
+fn identity(run: u64) -> Identity {
+    Identity {
+        instance: "sim".into(),
+        session: run.to_string(),
+        host: "sim".into(),
+    }
+}
+
+const KINDS: [&str; 9] = [
     "probe",
     "receive",
     "take",
@@ -89,6 +101,7 @@ const KINDS: [&str; 8] = [
     "delete",
     "reconcile",
     "read marks",
+    "lease",
 ];
 
 impl World {
@@ -127,6 +140,8 @@ impl World {
             disk,
             store,
             place,
+            me: identity(0),
+            watch: Watch::default(),
             ack: if fate.chance(700) {
                 Ack::Stored
             } else {
@@ -149,6 +164,8 @@ impl World {
     pub fn restart(&mut self, state: &State) {
         self.running.clear();
         self.closed.clear();
+        self.me = identity(state.run + 1);
+        self.watch = Watch::default();
         self.published = Published::default();
         self.now = state.at.0.max(self.wall);
         self.next_entry = (state.run + 1) << 24;

@@ -24,7 +24,7 @@ impl Turn<'_> {
         // What may not go is written in the store, perhaps by another program.
         let held = self.site.marks.read_at;
         let fresh = held.is_some_and(|at| self.now.since(at) < MARKS_AGE_MS);
-        seen && fresh && !listing
+        seen && fresh && !listing && self.holds_prefix()
     }
 
     /// A backup goes only because others stay, and that these are whole was seen a moment ago: what

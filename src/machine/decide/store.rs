@@ -11,6 +11,10 @@ use crate::task::{Command, Task, TaskId};
 
 impl Turn<'_> {
     pub(super) fn store(&self, out: &mut Vec<Command>) {
+        // What is spooled waits, and is not acknowledged.
+        if self.site.tenure.foreign().is_some() {
+            return;
+        }
         let running = self
             .busy
             .keys()

@@ -18,6 +18,9 @@ const SWITCH_AGAIN_MS: u64 = 30_000;
 
 impl Turn<'_> {
     pub(super) fn take(&self, out: &mut Vec<Command>) {
+        if !self.holds_prefix() {
+            return;
+        }
         let id = TaskId::Take(self.name.clone());
         if let Some((name, backup)) = self.site.backups.running() {
             let fresh = backup.phase == Phase::Running && backup.run == self.run;

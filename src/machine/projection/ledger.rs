@@ -121,7 +121,9 @@ impl Ledger {
             | Event::MarksRead { .. }
             | Event::TaskFailed { .. }
             | Event::AlertAcknowledged { .. }
-            | Event::LogRebuilt { .. } => {}
+            | Event::LogRebuilt { .. }
+            | Event::ClockJumped { .. }
+            | Event::LeaseSeen(_) => {}
         }
         self.advance(timelines);
     }

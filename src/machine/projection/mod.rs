@@ -3,6 +3,9 @@
 
 pub mod attempts;
 pub mod backups;
+pub mod clock;
+pub mod exposure;
+pub mod lease;
 pub mod ledger;
 pub mod marks;
 pub mod servers;

@@ -6,8 +6,9 @@ use alloc::string::String;
 use serde::{Deserialize, Serialize};
 
 use crate::class::Class;
-use crate::event::{Event, Millis, Server};
+use crate::event::{Event, Millis, Server, Slot};
 use crate::projection::ledger::streamed;
+use crate::rule::clock;
 use crate::wal::{Lsn, Segment};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +27,12 @@ pub struct Node {
     pub seen_at: Option<Millis>,
     /// Since when its cluster and our `sync_state` with it are what they are.
     pub alike_since: Option<Millis>,
+    /// Since when its clock is far from ours, while it is.
+    pub skewed_since: Option<Millis>,
+    /// Since when our slot there holds at least so many bytes: by powers of two, from 1 MiB.
+    pub held_since: BTreeMap<u32, Millis>,
+    /// Since when the slot's `wal_status` is what it is.
+    pub status_since: Option<Millis>,
     /// Set while the last look failed.
     pub lost: Option<Lost>,
 }
@@ -54,6 +61,32 @@ pub struct Ended {
     pub message: String,
 }
 
+/// A slot that holds less is as good as empty.
+const HELD_POWER_MIN: u32 = 20;
+
+impl Node {
+    /// Remembers since when: before `seen` is replaced.
+    fn slot(&mut self, slot: Option<&Slot>, at: Millis) {
+        let held = slot.and_then(|slot| slot.held_bytes).unwrap_or_default();
+        self.held_since.retain(|power, _| held >> *power > 0);
+        let highest = held.checked_ilog2().unwrap_or_default();
+        for power in HELD_POWER_MIN..=highest {
+            self.held_since.entry(power).or_insert(at);
+        }
+        let status = |slot: &Slot| slot.wal_status.clone();
+        let before = self.seen.as_ref().and_then(|seen| seen.slot.as_ref());
+        let alike = before.and_then(status) == slot.and_then(status);
+        self.status_since = self.status_since.filter(|_| alike).or(Some(at));
+    }
+
+    /// Since when the slot holds roughly this much: half of it at least.
+    pub fn holding_since(&self, bytes: u64) -> Option<Millis> {
+        let power = bytes.checked_ilog2().unwrap_or_default();
+        let power = power.max(HELD_POWER_MIN);
+        self.held_since.get(&power).copied()
+    }
+}
+
 impl Servers {
     pub fn apply(&mut self, event: &Event, at: Millis) {
         if let Some(segment) = streamed(event)
@@ -76,6 +109,9 @@ impl Servers {
                     seen.system_id == server.system_id && seen.sync_state == server.sync_state
                 });
                 node.alike_since = node.alike_since.filter(|_| alike).or(Some(at));
+                let far = clock::far(server.clock_skew_ms);
+                node.skewed_since = node.skewed_since.or(Some(at)).filter(|_| far);
+                node.slot(server.slot.as_ref(), at);
                 node.seen = Some(server.clone());
                 node.seen_at = Some(at);
                 node.lost = None;

@@ -13,9 +13,16 @@ use crate::event::Millis;
 use crate::file::Site;
 use crate::policy::{Ack, Policy, SitePolicy};
 use crate::projection::attempts::Failed;
+use crate::projection::clock::Clock;
+use crate::rule::coverage::Live;
 use crate::state::{SiteState, State};
 use crate::task::TaskId;
 use crate::wal::{Segment, SegmentSize};
+
+mod absence;
+mod around;
+
+use around::clock_jumped;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Alert {
@@ -55,20 +62,31 @@ pub const STICKY: [&str; 5] = [
 ];
 
 /// The names that are ours.
-pub const OURS: [&str; 6] = [
+pub const OURS: [&str; 10] = [
     "backup_overdue",
+    "clock_doubtful",
     "event_log_rebuilt",
+    "slot_retention",
     "spool_filling",
     "sync_misconfigured",
+    "two_daemons",
     "wal_conflict",
     "wal_hole",
+    "wal_overdue",
 ];
 
 /// A stream may break so often in a row before it is told.
 const BREAKS_MAX: u32 = 3;
 
-pub fn alerts(state: &State, policy: &Policy) -> BTreeMap<&'static str, Alert> {
+/// Absence of success is told from the state and the time alone: what fails need not say so.
+pub fn alerts(
+    state: &State,
+    policy: &Policy,
+    live: &Live,
+    now: Millis,
+) -> BTreeMap<&'static str, Alert> {
     let mut list = List::default();
+    clock_jumped(&mut list, &state.clock);
     if let Some((at, reason)) = &state.rebuilt {
         let what = format!("the event log was set aside and rebuilt from the stores: {reason}");
         let todo = "check the disk that holds the log; counters, failure history and \
@@ -84,6 +102,9 @@ pub fn alerts(state: &State, policy: &Policy) -> BTreeMap<&'static str, Alert> {
             site,
             policy: site_policy,
             retries_max: policy.retries_max,
+            clock: &state.clock,
+            live,
+            now,
         };
         view.servers(&mut list);
         view.stream(&mut list);
@@ -92,6 +113,12 @@ pub fn alerts(state: &State, policy: &Policy) -> BTreeMap<&'static str, Alert> {
         view.holes(&mut list);
         view.uploads(&mut list);
         view.backups(&mut list);
+        view.backup_overdue(&mut list);
+        view.wal_overdue(&mut list);
+        view.slots(&mut list);
+        view.clock(&mut list);
+        view.daemons(&mut list);
+        view.space(&mut list);
     }
     for (name, alert) in &mut list.0 {
         let noted = state.acknowledged.get(*name);
@@ -115,6 +142,9 @@ struct View<'a> {
     site: &'a SiteState,
     policy: &'a SitePolicy,
     retries_max: u32,
+    clock: &'a Clock,
+    live: &'a Live,
+    now: Millis,
 }
 
 impl View<'_> {
@@ -328,6 +358,8 @@ mod tests {
             lsn: Lsn(0),
             in_recovery: false,
             sync_state: sync_state.map(Into::into),
+            slot: None,
+            clock_skew_ms: None,
         })
     }
 
@@ -420,7 +452,7 @@ mod tests {
                 event: event.clone(),
             });
         }
-        let got = alerts(&state, &policy);
+        let got = alerts(&state, &policy, &Live::default(), Millis(100));
         assert!(got.values().all(|alert| !alert.entries.is_empty()));
         let known = |name: &&str| STICKY.contains(name) || OURS.contains(name);
         assert!(got.keys().all(known), "{got:?}");

@@ -1,6 +1,8 @@
 //! Pure questions over the projections, without state of their own.
 
 pub mod alerts;
+pub mod clock;
+pub mod coverage;
 pub mod doomed;
 pub mod retention;
 pub mod schedule;
