@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use machine::event::Previous;
-use machine::policy::{Policy, SitePolicy};
+use machine::policy::{Ack, Policy, SitePolicy};
 use machine::{Event, File, State};
 use pghoard::Failure;
 use pghoard::journal::log::Log;
@@ -51,27 +51,43 @@ pub fn run(seed: u64, trace: bool) -> Result<(), String> {
     outcome.map_err(|what| format!("{what}\n  mix: {}", fate.mix()))
 }
 
+/// What no simulation varies.
+pub fn site_policy() -> SitePolicy {
+    SitePolicy {
+        active: true,
+        nodes: 1,
+        streams: true,
+        slot: true,
+        ack: Ack::Stored,
+        preferred_node: None,
+        spool_limit_bytes: u64::MAX,
+        interval_ms: None,
+        hour: None,
+        minute: None,
+        count: None,
+        count_min: 1,
+        age_max_ms: None,
+        reconcile_interval_ms: 86_400_000,
+        probe_interval_ms: 30_000,
+        backup_overdue_ms: None,
+        wal_overdue_ms: 3_600_000,
+        slot_retention_bytes: 10 << 30,
+    }
+}
+
 fn policy(fate: &Fate, world: &World) -> Policy {
     let minute = 60_000;
     let ours = SitePolicy {
-        active: true,
         nodes: u32::try_from(world.cluster.nodes.len()).unwrap(),
-        streams: true,
         slot: world.slot,
         ack: world.ack,
         preferred_node: fate.chance(150).then_some(0),
         spool_limit_bytes: if fate.chance(300) { 6 * UNITS } else { 1 << 20 },
         interval_ms: Some(fate.between(8, 40) * minute),
-        hour: None,
-        minute: None,
         count: Some(usize::try_from(fate.between(1, 3)).unwrap()),
-        count_min: 1,
-        age_max_ms: None,
         reconcile_interval_ms: fate.between(1, 20) * minute,
         probe_interval_ms: fate.between(10, 60) * 1_000,
-        backup_overdue_ms: None,
-        wal_overdue_ms: 3_600_000,
-        slot_retention_bytes: 10 << 30,
+        ..site_policy()
     };
     Policy {
         sites: BTreeMap::from([(site(), ours)]),

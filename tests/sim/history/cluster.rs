@@ -64,6 +64,8 @@ impl Cluster {
             lsn,
             in_recovery: false,
             sync_state: None,
+            slot: None,
+            clock_skew_ms: None,
         })
     }
 }

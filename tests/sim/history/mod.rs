@@ -14,8 +14,8 @@ mod shelf;
 use std::sync::Arc;
 
 use machine::decide::{Busy, decide};
-use machine::event::{Finished, How, Origin, Previous, Why};
-use machine::policy::{Ack, Policy, SitePolicy};
+use machine::event::{Finished, How, Lease, Origin, Previous, Why};
+use machine::policy::{Policy, SitePolicy};
 use machine::projection::marks::Mark;
 use machine::task::Start;
 use machine::{
@@ -308,10 +308,22 @@ impl Life {
     fn act(&mut self, command: Command) {
         match command {
             Command::Start(Task::Receive { node, start, site }) => self.connect(site, node, start),
+            Command::Start(Task::Lease { site }) => self.lease(site),
             Command::Start(task) => self.perform(&task),
             Command::Stop(TaskId::Receive(_)) => self.end(Class::Interrupted),
             Command::Stop(_) | Command::Record(..) => {}
         }
+    }
+
+    fn lease(&mut self, name: Site) {
+        let task = Task::Lease { site: name };
+        self.busy.insert(task.id(), task);
+        self.tell(Event::LeaseSeen(Lease {
+            holder: "us".into(),
+            host: "here".into(),
+            ours: true,
+            started_at: self.state.started_at,
+        }));
     }
 
     fn connect(&mut self, name: Site, node: u32, start: Start) {
@@ -368,7 +380,10 @@ impl Life {
 
     /// The stream brings what the server has; whether anything came.
     fn pump(&mut self) -> bool {
-        let Some(next) = self.next.filter(|_| self.busy.len() == 1) else {
+        let Some(next) = self
+            .next
+            .filter(|_| self.busy.contains_key(&TaskId::Receive(site())))
+        else {
             return false;
         };
         // After a failover it may stand on a timeline that was left; and nobody sends foreign WAL.
@@ -439,7 +454,7 @@ impl Life {
                 reconcile::run(&self.place, &known, emit)?;
             }
             Task::ReadMarks { .. } => marks::read(&self.place, &ours.marks, emit)?,
-            Task::Receive { .. } => {}
+            Task::Receive { .. } | Task::Lease { .. } => {}
         }
         Ok(())
     }
@@ -530,23 +545,14 @@ fn main_metadata(site: &SiteState, name: &BackupName) -> Metadata {
 fn site_policy(fate: &Fate) -> SitePolicy {
     let maybe = |chance, value| fate.chance(chance).then_some(value);
     SitePolicy {
-        active: true,
-        nodes: 1,
-        streams: true,
-        slot: true,
-        ack: Ack::Stored,
-        preferred_node: None,
-        spool_limit_bytes: u64::MAX,
         interval_ms: maybe(900, fate.between(12, 100) * HOUR_MS),
         hour: fate.chance(300).then_some(3),
-        minute: None,
         count: fate
             .chance(800)
             .then(|| usize::try_from(fate.below(5)).unwrap()),
         count_min: usize::try_from(fate.below(4)).unwrap(),
         age_max_ms: maybe(300, fate.between(1, 30) * DAY_MS),
-        reconcile_interval_ms: DAY_MS,
-        probe_interval_ms: 30_000,
+        ..crate::sim::site_policy()
     }
 }
 
