@@ -39,6 +39,8 @@ pub struct SitePolicy {
     pub reconcile_interval_ms: u64,
     /// A server that answered is looked at again after this long.
     pub probe_interval_ms: u64,
+    /// Each stored object is looked at once in this time; `None` for never.
+    pub verify_interval_ms: Option<u64>,
 }
 
 /// When PostgreSQL is told that WAL is safe.

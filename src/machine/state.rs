@@ -10,7 +10,8 @@ use crate::file::Site;
 use crate::projection::attempts::Attempts;
 use crate::projection::backups::Backups;
 use crate::projection::ledger::Ledger;
-use crate::projection::marks::Marks;
+use crate::projection::marks::{Mark, Marks};
+use crate::projection::scrub::Scrub;
 use crate::projection::servers::Servers;
 use crate::projection::tally::Tally;
 use crate::projection::timelines::Timelines;
@@ -37,6 +38,7 @@ pub struct SiteState {
     pub ledger: Ledger,
     pub backups: Backups,
     pub marks: Marks,
+    pub scrub: Scrub,
     pub attempts: Attempts,
     pub tally: Tally,
 }
@@ -83,10 +85,29 @@ impl SiteState {
     fn apply(&mut self, site: &Site, event: &Event, at: Millis, run: u64) {
         self.timelines.apply(event);
         self.servers.apply(event, at);
+        self.judge(event);
         self.ledger.apply(event, at, &self.timelines);
         self.backups.apply(event, at, run);
         self.marks.apply(event, at);
+        self.scrub.apply(event, at);
         self.attempts.apply(site, event, at);
         self.tally.apply(event, at);
+    }
+
+    /// What is marked as damaged is not held, until the mark is taken away. The ledger cannot tell
+    /// by the name of a mark what it was about.
+    fn judge(&mut self, event: &Event) {
+        match event {
+            Event::Marked {
+                mark: Mark::Damaged { file, .. },
+                ..
+            } => self.ledger.damage(file),
+            Event::Unmarked { key } => {
+                if let Some(Mark::Damaged { file, .. }) = self.marks.all.get(key) {
+                    self.ledger.mend(file);
+                }
+            }
+            _ => {}
+        }
     }
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::class::Class;
 use crate::event::{Event, Range};
 use crate::file::{BackupName, File, Site};
+use crate::runs::Runs;
 use crate::wal::{Lsn, Segment};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +41,23 @@ pub enum Task {
     Reconcile { site: Site },
     /// Read the marks in the store.
     ReadMarks { site: Site },
+    /// Read stored objects and judge what they hold.
+    Verify { site: Site, what: What },
+}
+
+/// What is verified by one task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum What {
+    Wal(Vec<Range>),
+    /// Each by itself, whatever it belongs to.
+    Files(Vec<File>),
+    /// The main object (`object` is its base name, where it is not the one we would give) and
+    /// all that it lists, but for the chunks that are `done`.
+    Backup {
+        backup: BackupName,
+        object: Option<String>,
+        done: Runs,
+    },
 }
 
 /// Where reception begins.
@@ -62,6 +80,7 @@ pub enum TaskId {
     Delete(Site),
     Reconcile(Site),
     Marks(Site),
+    Verify(Site),
 }
 
 impl Task {
@@ -77,6 +96,7 @@ impl Task {
             }
             Task::Reconcile { site } => TaskId::Reconcile(site.clone()),
             Task::ReadMarks { site } => TaskId::Marks(site.clone()),
+            Task::Verify { site, .. } => TaskId::Verify(site.clone()),
         }
     }
 }
@@ -106,7 +126,8 @@ impl Task {
             | Task::DeleteBackup { .. }
             | Task::DeleteWal { .. }
             | Task::Reconcile { .. }
-            | Task::ReadMarks { .. } => Event::TaskFailed {
+            | Task::ReadMarks { .. }
+            | Task::Verify { .. } => Event::TaskFailed {
                 task: self.id(),
                 class,
                 message,
@@ -125,7 +146,8 @@ impl TaskId {
             | TaskId::Switch(site)
             | TaskId::Delete(site)
             | TaskId::Reconcile(site)
-            | TaskId::Marks(site) => site,
+            | TaskId::Marks(site)
+            | TaskId::Verify(site) => site,
         }
     }
 
@@ -139,6 +161,7 @@ impl TaskId {
             TaskId::Delete(..) => "delete",
             TaskId::Reconcile(..) => "reconcile",
             TaskId::Marks(..) => "read marks",
+            TaskId::Verify(..) => "verify",
         }
     }
 }

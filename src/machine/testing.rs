@@ -23,6 +23,7 @@ pub fn site_policy() -> SitePolicy {
         age_max_ms: None,
         reconcile_interval_ms: 86_400_000,
         probe_interval_ms: 30_000,
+        verify_interval_ms: Some(30 * 86_400_000),
     }
 }
 

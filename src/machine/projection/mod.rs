@@ -5,6 +5,7 @@ pub mod attempts;
 pub mod backups;
 pub mod ledger;
 pub mod marks;
+pub mod scrub;
 pub mod servers;
 pub mod tally;
 pub mod timelines;

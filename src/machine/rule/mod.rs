@@ -4,3 +4,4 @@ pub mod alerts;
 pub mod doomed;
 pub mod retention;
 pub mod schedule;
+pub mod scrub;
