@@ -198,6 +198,8 @@ const SITE: &[Row] = &[
     key("preferred_node", "primary", "or number (from 0) or host of a node"),
     key("spool_limit_bytes", "none", "receiving pauses when the spool holds more"),
     key("reconcile_interval_seconds", "86400", "how often the store is listed and compared"),
+    key("verify_interval_days", "30", "each stored object is read once in this time; 0 for never"),
+    key("verify_bytes_per_second", "10485760", "how fast, at most; null for no limit"),
     key("basebackup_mode", "stream", "how basebackups are taken"),
     key("stream_compression", "false", "old name of basebackup_mode pipe"),
     key("basebackup_count", "2", "basebackups to keep; null for all"),

@@ -155,6 +155,7 @@ pub fn policy(name: &str) -> Policy {
         count_min: 2,
         age_max_ms: None,
         reconcile_interval_ms: 86_400_000,
+        verify_interval_ms: None,
         probe_interval_ms: 30_000,
     };
     policy.sites.insert(site(name), site_policy);

@@ -159,7 +159,11 @@ impl Ledger {
 
     /// The verdict is taken back.
     pub(crate) fn mend(&mut self, file: &File) {
-        if self.damaged.remove(file).is_some_and(|p| p != Presence::Gone) {
+        if self
+            .damaged
+            .remove(file)
+            .is_some_and(|p| p != Presence::Gone)
+        {
             self.hold(file);
         }
     }

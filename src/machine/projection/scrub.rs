@@ -120,6 +120,14 @@ impl Scrub {
         }
     }
 
+    /// No object was last looked at before this, while `left` of the pass are to come.
+    pub fn floor(&self, left: u64) -> Option<Millis> {
+        match (left, &self.pass) {
+            (0, Some(pass)) => Some(pass.started_at),
+            _ => self.last.map(|last| last.started_at),
+        }
+    }
+
     fn begin(&mut self, objects: u64, at: Millis) {
         self.last = self.pass.take().map(|pass| Done {
             started_at: pass.started_at,
@@ -146,14 +154,7 @@ impl Scrub {
         pass.looked.count().saturating_sub(before)
     }
 
-    fn worry(
-        &mut self,
-        wal: &[Range],
-        files: &[File],
-        class: Class,
-        message: &str,
-        at: Millis,
-    ) {
+    fn worry(&mut self, wal: &[Range], files: &[File], class: Class, message: &str, at: Millis) {
         let trouble = self.trouble.get_or_insert_with(|| Trouble {
             since: at,
             at,
@@ -162,7 +163,8 @@ impl Scrub {
             objects: Objects::default(),
         });
         trouble.at = at;
-        wal.iter().for_each(|range| trouble.objects.add_range(range));
+        wal.iter()
+            .for_each(|range| trouble.objects.add_range(range));
         files.iter().for_each(|file| trouble.objects.add(file));
     }
 

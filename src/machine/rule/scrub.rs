@@ -59,11 +59,15 @@ pub fn next(site: &SiteState, interval_ms: Option<u64>, now: Millis) -> Option<N
 /// Objects that are not in `looked`.
 pub fn left(site: &SiteState, looked: &Objects) -> u64 {
     let wal = ranges(site, looked, None);
-    let wal = wal.iter().map(|range| (range.last - range.first).saturating_add(1));
+    let wal = wal
+        .iter()
+        .map(|range| (range.last - range.first).saturating_add(1));
     let small = small(site, looked).count();
     let backups = backups(site, looked).into_iter().map(|(name, _, content)| {
         let done = looked.parts.get(name).map_or(0, Runs::count);
-        u64::from(content.parts).saturating_sub(done).saturating_add(1)
+        u64::from(content.parts)
+            .saturating_sub(done)
+            .saturating_add(1)
     });
     let small = u64::try_from(small).unwrap_or(u64::MAX);
     wal.chain(backups).fold(small, u64::saturating_add)
@@ -89,7 +93,11 @@ fn again(site: &SiteState, now: Millis) -> Option<What> {
         File::Wal(_) | File::Partial(_) | File::History(_) | File::Part { .. } => None,
     });
     if let Some(name) = backup.or_else(|| objects.parts.keys().next()) {
-        let content = site.backups.all.get(name).and_then(|b| b.content.as_ref())?;
+        let content = site
+            .backups
+            .all
+            .get(name)
+            .and_then(|b| b.content.as_ref())?;
         return Some(whole(site, name, content, objects));
     }
     if let Some(file) = objects.files.first() {
@@ -122,9 +130,13 @@ fn unseen(site: &SiteState, looked: &Objects, idle_ms: u64) -> Option<What> {
         return Some(What::Files(small));
     }
     let recent = ranges(site, looked, newest.map(|(.., content)| content.start));
-    let older = backups.iter().max_by_key(|(name, _, c)| (c.started_at, *name));
+    let older = backups
+        .iter()
+        .max_by_key(|(name, _, c)| (c.started_at, *name));
     let few = |wal: &[Range]| {
-        let count = wal.iter().map(|range| (range.last - range.first).saturating_add(1));
+        let count = wal
+            .iter()
+            .map(|range| (range.last - range.first).saturating_add(1));
         count.fold(0, u64::saturating_add) < BATCH && idle_ms < HANDFUL_AFTER_MS
     };
     if !few(&recent) && !recent.is_empty() {
@@ -140,7 +152,10 @@ fn unseen(site: &SiteState, looked: &Objects, idle_ms: u64) -> Option<What> {
 /// The backup but for the chunks that were looked at and that are not in `anew`.
 fn whole(site: &SiteState, name: &BackupName, content: &Content, anew: &Objects) -> What {
     let looked = site.scrub.pass.as_ref().map(|pass| &pass.looked.parts);
-    let mut done = looked.and_then(|parts| parts.get(name)).cloned().unwrap_or_default();
+    let mut done = looked
+        .and_then(|parts| parts.get(name))
+        .cloned()
+        .unwrap_or_default();
     for run in anew.parts.get(name).into_iter().flat_map(Runs::intervals) {
         done.remove_range(*run.start(), *run.end());
     }
