@@ -69,6 +69,7 @@ fn policy(fate: &Fate, world: &World) -> Policy {
         age_max_ms: None,
         reconcile_interval_ms: fate.between(1, 20) * minute,
         probe_interval_ms: fate.between(10, 60) * 1_000,
+        verify_interval_ms: Some(20 * minute),
     };
     Policy {
         sites: BTreeMap::from([(site(), ours)]),
@@ -124,6 +125,9 @@ impl Sim {
             world.cluster.turn();
             if self.fate.strikes(Fault::TurnLosesObject) {
                 world.store.lose_one();
+            }
+            if self.fate.strikes(Fault::TurnCorruptsObject) {
+                world.store.corrupt_one();
             }
         }
         if self.fate.strikes(Fault::TurnFuse) {

@@ -80,7 +80,7 @@ pub enum Stage {
     Taking(Box<Take>),
 }
 
-const KINDS: [&str; 8] = [
+const KINDS: [&str; 9] = [
     "probe",
     "receive",
     "take",
@@ -89,6 +89,7 @@ const KINDS: [&str; 8] = [
     "delete",
     "reconcile",
     "read marks",
+    "verify",
 ];
 
 impl World {
