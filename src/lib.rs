@@ -61,13 +61,13 @@
 //! config:    codec                 (names of algorithms, keys)
 //! spool:
 //! source:    codec pg spool store
-//! work:      codec spool store
+//! work:      codec pg restore spool store   (verify judges WAL as the receiver, backups as a restore)
 //! journal:   spool
 //! publish:
 //! restore:   codec config pg store
 //! serve:     config journal publish restore spool store
 //! daemon:    codec config journal pg publish serve source spool store work
-//! tool:      codec config daemon journal publish restore serve spool store
+//! tool:      codec config daemon journal publish restore serve spool store work
 //! ```
 //!
 //! Facts come to `source` and `work` as arguments. `journal` alone names redb and serde_cbor, each

@@ -35,6 +35,10 @@ pub struct PublicKey(Arc<RsaPublicKey>);
 #[derive(Clone)]
 pub struct PrivateKey(Arc<RsaPrivateKey>);
 
+/// What [`PrivateKey`] says of an object whose header it does not open. Nobody can tell by it
+/// whether the object is damaged.
+pub const UNOPENED: &str = "the file key cannot be unwrapped: wrong private key or damaged header";
+
 /// The hash of OAEP and of its mask: PGHoard's envelope uses SHA-1, ours SHA-256.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Padding {
@@ -122,11 +126,9 @@ impl PrivateKey {
             false => None,
         };
         secret.map(Zeroizing::new).ok_or_else(|| {
-            Failure::new(
-                Class::Corrupt,
-                "the file key cannot be unwrapped: wrong private key or damaged header",
+            Failure::new(Class::Corrupt, UNOPENED).hint(
+                "compare the configured private key with the one the object was encrypted for",
             )
-            .hint("compare the configured private key with the one the object was encrypted for")
         })
     }
 }

@@ -201,6 +201,8 @@ const SITE: &[Row] = &[
     key("backup_overdue_hours", "2 intervals + 1", "alert when the last good basebackup is older"),
     key("wal_overdue_seconds", "3600", "alert when WAL has not become safe for so long"),
     key("slot_retention_bytes", "10737418240", "alert when our slot holds back more on its server"),
+    key("verify_interval_days", "30", "each stored object is read once in this time; 0 for never"),
+    key("verify_bytes_per_second", "10485760", "how fast, at most; null for no limit"),
     key("basebackup_mode", "stream", "how basebackups are taken"),
     key("stream_compression", "false", "old name of basebackup_mode pipe"),
     key("basebackup_count", "2", "basebackups to keep; null for all"),

@@ -33,6 +33,10 @@ pub struct Site {
     pub backup_overdue: Option<Duration>,
     pub wal_overdue: Duration,
     pub slot_retention_bytes: u64,
+    /// None: never.
+    pub verify_interval: Option<Duration>,
+    /// None: no limit.
+    pub verify_bytes_per_second: Option<u64>,
     pub basebackup_mode: BasebackupMode,
     /// None keeps all.
     pub basebackup_count: Option<u32>,
@@ -255,6 +259,11 @@ pub(super) fn parse(name: &str, value: &Value, around: &Around<'_>) -> Outcome<S
         backup_overdue: span(&site, "backup_overdue_hours", 3600.0)?.option(),
         wal_overdue: Duration::from_secs(site.whole("wal_overdue_seconds", COUNT)?.or(3_600)),
         slot_retention_bytes: site.whole("slot_retention_bytes", SIZE)?.or(10 << 30),
+        verify_interval: span(&site, "verify_interval_days", 86_400.0)?
+            .or_none(Duration::from_secs(30 * 86_400)),
+        verify_bytes_per_second: site
+            .whole("verify_bytes_per_second", SIZE_OR_NULL)?
+            .or_none(10 << 20),
         basebackup_mode: mode,
         basebackup_count: site.whole("basebackup_count", COUNT_OR_NULL)?.or_none(2),
         basebackup_count_min: site.whole("basebackup_count_min", COUNT)?.or(2),
@@ -292,6 +301,7 @@ const ENCRYPTION_FORMATS: &[(&str, Envelope)] =
     &[("aes-gcm", Envelope::AesGcm), ("pghoa1", Envelope::Pghoa1)];
 const COUNT: &str = "a whole number of at least 0";
 const COUNT_OR_NULL: &str = "a whole number of at least 0, or null";
+const SIZE_OR_NULL: &str = "a number of bytes, or null";
 const SIZE: &str = "a number of bytes";
 
 fn basebackup_mode(site: &Object<'_>) -> Outcome<BasebackupMode> {

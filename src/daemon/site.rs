@@ -174,6 +174,7 @@ fn site_policy(context: &SiteContext) -> SitePolicy {
         backup_overdue_ms: overdue(site).map(ms),
         wal_overdue_ms: ms(site.wal_overdue),
         slot_retention_bytes: site.slot_retention_bytes,
+        verify_interval_ms: site.verify_interval.map(ms),
     }
 }
 

@@ -13,7 +13,7 @@ use machine::decide::Busy;
 use machine::policy::{Ack, Policy};
 use machine::rule::alerts::alerts;
 use machine::rule::coverage::Live;
-use machine::task::Start;
+use machine::task::{Start, What};
 use machine::{
     BackupName, Class, Envelope, Event, File, Lsn, Millis, SegmentSize, Site, SiteState, State,
     Task, TaskId, Timeline,
@@ -36,8 +36,11 @@ use crate::source::receive::{Marks, Receive};
 use crate::source::switch_wal;
 use crate::store::Metadata;
 use crate::work::lease::Identity;
+use crate::work::pace::Pace;
 use crate::work::reconcile::Known;
-use crate::work::upload::Upload;
+use crate::work::scrub::{Eyes, Scrub};
+use crate::work::upload::{Standing, Upload};
+use crate::work::verify::{Cluster, Item, Verifier};
 use crate::work::{delete, label, marks, reconcile};
 
 pub struct RealWorld {
@@ -206,6 +209,40 @@ impl RealWorld {
         })
     }
 
+    fn verify(
+        &mut self,
+        context: Arc<SiteContext>,
+        task: &Task,
+        what: What,
+        site: SiteState,
+    ) -> Outcome<()> {
+        let marks = self.mark(&task.id());
+        self.spawn(task, move |emit| {
+            let size = site.ledger.segment_size.unwrap_or(SegmentSize::DEFAULT);
+            let restorable = site.backups.restorable(&site.ledger);
+            let from = restorable.last().map(|(.., content)| content.start);
+            let cluster = site.servers.system_id.zip(from);
+            let rate = context.config.verify_bytes_per_second;
+            let verifier = Verifier {
+                place: &context.place,
+                size,
+                cluster: cluster.map(|(system_id, from)| Cluster { system_id, from }),
+                pace: Pace::new(rate, move || marks.stop.load(Ordering::SeqCst)),
+            };
+            let scrub = Scrub {
+                place: &context.place,
+                eyes: Eyes {
+                    check: &|item| verifier.check(item),
+                    backup: &|name, object| verifier.backup(name, object),
+                },
+                size,
+                damaged: &site.ledger.damaged,
+                now: &clock::now,
+            };
+            scrub.run(&what, emit).map(|()| Vec::new())
+        })
+    }
+
     /// What the running stream may tell its server: the frontier as the state has it.
     fn acknowledge(&self, id: &TaskId, site: &SiteState) {
         let timeline = site
@@ -305,6 +342,13 @@ impl World for RealWorld {
                 let metadata = metadata(&context, &site, &file, size);
                 self.spawn(task, move |_| {
                     let (place, spool) = (&context.place, &context.spool);
+                    let verifier = Verifier {
+                        place,
+                        size,
+                        cluster: None,
+                        pace: Pace::new(None, || false),
+                    };
+                    let judge = || verifier.check(&Item::of(file.clone(), size));
                     let upload = Upload {
                         place,
                         spool,
@@ -312,6 +356,10 @@ impl World for RealWorld {
                         entry,
                         size,
                         metadata,
+                        standing: match site.ledger.damaged.contains_key(&file) {
+                            true => Standing::Damaged(&judge),
+                            false => Standing::Unknown,
+                        },
                     };
                     collect(&job, |emit| upload.run(emit))
                 })
@@ -352,6 +400,7 @@ impl World for RealWorld {
                 let marks = self.mark(&id);
                 self.spawn(task, move |emit| hold.run(&marks.stop, emit))
             }
+            Task::Verify { what, .. } => self.verify(context, task, what, site),
         }
     }
 
@@ -418,11 +467,13 @@ fn level(event: &Event) -> log::Level {
         | Event::TaskFailed { .. }
         | Event::Conflicted { .. }
         | Event::Missing { .. }
-        | Event::LogRebuilt { .. }
         | Event::ClockJumped { .. } => log::Level::Warn,
         Event::LeaseSeen(lease) if !lease.ours => log::Level::Warn,
+        Event::Unverified { .. } | Event::FoundDamaged { .. } | Event::LogRebuilt { .. } => {
+            log::Level::Warn
+        }
         Event::StreamEnded { class, .. } if *class != Class::Interrupted => log::Level::Warn,
-        Event::ServerSeen(_) | Event::Spooled { .. } => log::Level::Debug,
+        Event::ServerSeen(_) | Event::Spooled { .. } | Event::Verified { .. } => log::Level::Debug,
         _ => log::Level::Info,
     }
 }

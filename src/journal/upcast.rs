@@ -21,7 +21,7 @@ fn known(event: &Value) -> bool {
 }
 
 /// Every kind ever released, as the log spells it.
-pub const KINDS: [&str; 32] = [
+pub const KINDS: [&str; 36] = [
     "started",
     "stopped",
     "config_loaded",
@@ -48,6 +48,10 @@ pub const KINDS: [&str; 32] = [
     "marked",
     "unmarked",
     "marks_read",
+    "scrub_started",
+    "verified",
+    "unverified",
+    "found_damaged",
     "task_failed",
     "reconciled",
     "alert_acknowledged",

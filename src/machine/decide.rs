@@ -24,6 +24,7 @@ mod look;
 mod receive;
 mod store;
 mod take;
+mod verify;
 
 /// What runs, by identity.
 pub type Busy = BTreeMap<TaskId, Task>;
@@ -67,6 +68,7 @@ pub fn decide(state: &State, policy: &Policy, busy: &Busy, now: Millis) -> Vec<C
         turn.read_marks(&mut out);
         turn.expire(&mut out);
         turn.delete(&mut out);
+        turn.verify(&mut out);
     }
     out
 }

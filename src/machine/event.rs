@@ -178,6 +178,32 @@ pub enum Event {
         marks: u64,
     },
 
+    // Verification
+    /// Every object that the store held then is to be looked at once more.
+    ScrubStarted {
+        objects: u64,
+    },
+    /// Read and found to be what they claim. `partly` of them only as far as that can be told
+    /// without the private key; `bytes` as stored.
+    Verified {
+        wal: Vec<Range>,
+        files: Vec<File>,
+        bytes: u64,
+        partly: u64,
+    },
+    /// Looked at, and nobody can say what they are.
+    Unverified {
+        wal: Vec<Range>,
+        files: Vec<File>,
+        class: Class,
+        message: String,
+    },
+    /// The content proves it, twice; its mark is in the store already.
+    FoundDamaged {
+        file: File,
+        detail: String,
+    },
+
     // Tasks, people, the log
     TaskFailed {
         task: TaskId,
@@ -375,6 +401,10 @@ impl Event {
                 | Event::Switched { .. }
                 | Event::ClockJumped { .. }
                 | Event::LeaseSeen(_)
+                | Event::ScrubStarted { .. }
+                | Event::Verified { .. }
+                | Event::Unverified { .. }
+                | Event::FoundDamaged { .. }
         )
     }
 }

@@ -45,6 +45,8 @@ pub struct SitePolicy {
     pub wal_overdue_ms: u64,
     /// A slot that holds more WAL on its server than this raises an alert.
     pub slot_retention_bytes: u64,
+    /// Each stored object is looked at once in this time; `None` for never.
+    pub verify_interval_ms: Option<u64>,
 }
 
 /// When PostgreSQL is told that WAL is safe.

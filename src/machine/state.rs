@@ -13,7 +13,8 @@ use crate::projection::clock::Clock;
 use crate::projection::exposure::Exposure;
 use crate::projection::lease::Tenure;
 use crate::projection::ledger::Ledger;
-use crate::projection::marks::Marks;
+use crate::projection::marks::{Mark, Marks};
+use crate::projection::scrub::Scrub;
 use crate::projection::servers::Servers;
 use crate::projection::tally::Tally;
 use crate::projection::timelines::Timelines;
@@ -41,6 +42,7 @@ pub struct SiteState {
     pub ledger: Ledger,
     pub backups: Backups,
     pub marks: Marks,
+    pub scrub: Scrub,
     pub attempts: Attempts,
     pub tally: Tally,
     pub exposure: Exposure,
@@ -90,13 +92,32 @@ impl SiteState {
     fn apply(&mut self, site: &Site, event: &Event, at: Millis, run: u64) {
         self.timelines.apply(event);
         self.servers.apply(event, at);
+        self.judge(event);
         self.ledger.apply(event, at, &self.timelines);
         self.backups.apply(event, at, run);
         self.marks.apply(event, at);
+        self.scrub.apply(event, at);
         self.attempts.apply(site, event, at);
         self.tally.apply(event, at);
         self.tenure.apply(event, at);
         self.exposure
             .apply(event, at, &self.ledger, &self.servers, &self.timelines);
+    }
+
+    /// What is marked as damaged is not held, until the mark is taken away. The ledger cannot tell
+    /// by the name of a mark what it was about.
+    fn judge(&mut self, event: &Event) {
+        match event {
+            Event::Marked {
+                mark: Mark::Damaged { file, .. },
+                ..
+            } => self.ledger.damage(file),
+            Event::Unmarked { key } => {
+                if let Some(Mark::Damaged { file, .. }) = self.marks.all.get(key) {
+                    self.ledger.mend(file);
+                }
+            }
+            _ => {}
+        }
     }
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::class::Class;
 use crate::event::{Event, Range};
 use crate::file::{BackupName, File, Site};
+use crate::runs::Runs;
 use crate::wal::{Lsn, Segment};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +43,23 @@ pub enum Task {
     ReadMarks { site: Site },
     /// Hold the store's lease, or watch who does, for as long as the daemon runs.
     Lease { site: Site },
+    /// Read stored objects and judge what they hold.
+    Verify { site: Site, what: What },
+}
+
+/// What is verified by one task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum What {
+    Wal(Vec<Range>),
+    /// Each by itself, whatever it belongs to.
+    Files(Vec<File>),
+    /// The main object (`object` is its base name, where it is not the one we would give) and
+    /// all that it lists, but for the chunks that are `done`.
+    Backup {
+        backup: BackupName,
+        object: Option<String>,
+        done: Runs,
+    },
 }
 
 /// Where reception begins.
@@ -65,6 +83,7 @@ pub enum TaskId {
     Reconcile(Site),
     Marks(Site),
     Lease(Site),
+    Verify(Site),
 }
 
 impl Task {
@@ -81,6 +100,7 @@ impl Task {
             Task::Reconcile { site } => TaskId::Reconcile(site.clone()),
             Task::ReadMarks { site } => TaskId::Marks(site.clone()),
             Task::Lease { site } => TaskId::Lease(site.clone()),
+            Task::Verify { site, .. } => TaskId::Verify(site.clone()),
         }
     }
 }
@@ -111,7 +131,8 @@ impl Task {
             | Task::DeleteWal { .. }
             | Task::Reconcile { .. }
             | Task::ReadMarks { .. }
-            | Task::Lease { .. } => Event::TaskFailed {
+            | Task::Lease { .. }
+            | Task::Verify { .. } => Event::TaskFailed {
                 task: self.id(),
                 class,
                 message,
@@ -131,7 +152,8 @@ impl TaskId {
             | TaskId::Delete(site)
             | TaskId::Reconcile(site)
             | TaskId::Marks(site)
-            | TaskId::Lease(site) => site,
+            | TaskId::Lease(site)
+            | TaskId::Verify(site) => site,
         }
     }
 
@@ -146,6 +168,7 @@ impl TaskId {
             TaskId::Reconcile(..) => "reconcile",
             TaskId::Marks(..) => "read marks",
             TaskId::Lease(..) => "lease",
+            TaskId::Verify(..) => "verify",
         }
     }
 }

@@ -26,6 +26,7 @@ pub fn site_policy() -> SitePolicy {
         backup_overdue_ms: Some(2 * 86_400_000 + 3_600_000),
         wal_overdue_ms: 3_600_000,
         slot_retention_bytes: 10 << 30,
+        verify_interval_ms: Some(30 * 86_400_000),
     }
 }
 

@@ -12,10 +12,12 @@ use machine::policy::{Policy, SitePolicy};
 use machine::projection::attempts::Failed;
 use machine::projection::backups::{Backup, Phase};
 use machine::projection::clock::Clock;
+use machine::projection::marks::Mark;
+use machine::projection::scrub::Counts;
 use machine::projection::servers::Node;
 use machine::rule::alerts::{Alert, alerts};
 use machine::rule::coverage::{self, Coverage, Live, positions};
-use machine::rule::{clock, schedule};
+use machine::rule::{clock, schedule, scrub};
 use machine::{BackupName, File, Millis, Segment, SegmentSize, Site, SiteState, State, TaskId};
 use serde_json::{Map, Value, json};
 
@@ -141,6 +143,55 @@ impl View<'_> {
             })),
             "streams": streams,
             "system_id": servers.system_id.map(|id| id.to_string()),
+            "verification": self.verification(),
+        })
+    }
+
+    fn verification(&self) -> Value {
+        let scrub = &self.site.scrub;
+        let counts = |counts: &Counts| {
+            json!({
+                "bytes": counts.bytes,
+                "damaged": counts.damaged,
+                "good": counts.good,
+                "partly": counts.partly,
+                "unjudged": counts.unjudged,
+            })
+        };
+        let pass = scrub.pass.as_ref();
+        let marked = self.site.marks.all.values();
+        let damaged = marked.filter_map(|mark| match mark {
+            Mark::Damaged { file, detail, at } => Some(json!({
+                "object": self.key(file),
+                "since": iso(*at),
+                "why": detail,
+            })),
+            Mark::Hold { .. } | Mark::HoleAcknowledged { .. } | Mark::WalRetired { .. } => None,
+        });
+        json!({
+            "damaged": damaged.collect::<Vec<_>>(),
+            "last_pass": scrub.last.as_ref().map(|last| json!({
+                "ended_at": iso(last.ended_at),
+                "found": counts(&last.counts),
+                "started_at": iso(last.started_at),
+            })),
+            "pass": pass.map(|pass| json!({
+                "found": counts(&pass.counts),
+                "left": scrub::left(self.site, &pass.looked),
+                "looked_at": pass.at.map(iso),
+                "objects": pass.objects,
+                "started_at": iso(pass.started_at),
+            })),
+            "trouble": scrub.trouble.as_ref().map(|trouble| json!({
+                "class": trouble.class,
+                "message": trouble.message,
+                "objects": trouble.objects.count(),
+                "since": iso(trouble.since),
+            })),
+            // Nothing was looked at longer ago than this; null before a pass was through.
+            "verified_since": self.site.scrub.floor(pass.map_or(0, |pass| {
+                scrub::left(self.site, &pass.looked)
+            })).map(iso),
         })
     }
 
@@ -299,7 +350,8 @@ impl View<'_> {
             | TaskId::Delete(_)
             | TaskId::Reconcile(_)
             | TaskId::Marks(_)
-            | TaskId::Lease(_) => id.name().to_owned(),
+            | TaskId::Lease(_)
+            | TaskId::Verify(_) => id.name().to_owned(),
         }
     }
 

@@ -85,6 +85,10 @@ impl Names {
             ),
             Event::Marked { key, mark } => self.mark(key, mark),
             Event::Unmarked { key } => format!("{key} is not in the store any more"),
+            Event::ScrubStarted { .. }
+            | Event::Verified { .. }
+            | Event::Unverified { .. }
+            | Event::FoundDamaged { .. } => self.verification(event),
             Event::MarksRead { marks } => format!("read {marks} marks in the store"),
             Event::AlertAcknowledged { alert } => format!("alert {alert} acknowledged"),
             Event::LogRebuilt { reason } => format!("log rebuilt: {reason}"),
@@ -116,6 +120,37 @@ impl Names {
             }
             Mark::WalRetired { .. } => format!("WAL between backups was let go ({key})"),
             Mark::Damaged { detail, .. } => format!("damaged in the store: {detail} ({key})"),
+        }
+    }
+
+    fn verification(&self, event: &Event) -> String {
+        match event {
+            Event::ScrubStarted { objects } => format!("verifying all {objects} stored objects"),
+            Event::Verified {
+                wal,
+                files,
+                bytes,
+                partly,
+            } => {
+                let partly = match partly {
+                    0 => String::new(),
+                    some => format!(", {some} of them without the private key"),
+                };
+                format!("good: {}, {}{partly}", self.all(wal, files), size(*bytes))
+            }
+            Event::Unverified {
+                wal,
+                files,
+                class,
+                message,
+            } => format!(
+                "could not verify {}, {class}: {message}",
+                self.all(wal, files)
+            ),
+            Event::FoundDamaged { file, detail } => {
+                format!("DAMAGED in the store: {}: {detail}", self.key(file))
+            }
+            _ => String::new(),
         }
     }
 
@@ -250,7 +285,8 @@ impl Names {
             | TaskId::Delete(_)
             | TaskId::Reconcile(_)
             | TaskId::Marks(_)
-            | TaskId::Lease(_) => task.name().to_owned(),
+            | TaskId::Lease(_)
+            | TaskId::Verify(_) => task.name().to_owned(),
         }
     }
 

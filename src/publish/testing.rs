@@ -156,6 +156,7 @@ pub fn policy(name: &str) -> Policy {
         count_min: 2,
         age_max_ms: None,
         reconcile_interval_ms: 86_400_000,
+        verify_interval_ms: None,
         probe_interval_ms: 30_000,
         backup_overdue_ms: Some(2 * 86_400_000 + 3_600_000),
         wal_overdue_ms: 3_600_000,

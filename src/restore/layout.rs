@@ -18,7 +18,7 @@ use serde::Deserialize;
 
 use super::{Backup, Source, corrupt};
 use crate::failure::{Failure, Outcome};
-use crate::store::Metadata;
+use crate::store::{Metadata, Object};
 
 /// What a backup consists of.
 #[derive(Debug)]
@@ -47,8 +47,10 @@ pub struct Tablespace {
 pub struct Job {
     pub key: String,
     pub content: Content,
-    /// As announced; for the order of work and the progress.
+    /// As announced; for the order of work and the progress. 0 where nothing is.
     pub stored_bytes: u64,
+    /// As announced.
+    pub plain_bytes: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,31 +83,54 @@ pub struct Tiny {
 pub const DESCRIPTION: &str = ".pghoard_tar_metadata.json";
 
 pub fn read(backup: &Backup<'_>, source: &Source<'_>) -> Outcome<Layout> {
-    let format = backup.metadata().get("format").map(String::as_str);
+    let (main, prefix) = (&backup.object, &backup.site.prefix);
+    match form(main)? {
+        Form::Single(naming, tablespaces) => Ok(single(main, naming, tablespaces)),
+        Form::Described(form) => described(&form, main, source.read(backup.key())?, prefix),
+    }
+}
+
+/// What the metadata of a main object says of its format.
+pub enum Form {
+    /// The object is all there is.
+    Single(Naming, Vec<Tablespace>),
+    /// It describes the others.
+    Described(Described),
+}
+
+pub struct Described {
+    folder: &'static str,
+    naming: Naming,
+}
+
+pub fn form(main: &Object) -> Outcome<Form> {
+    let described = |folder, naming| Form::Described(Described { folder, naming });
+    let format = main.metadata.get("format").map(String::as_str);
     match format {
-        None => Ok(single(backup, Naming::Bare, Vec::new())),
+        None => Ok(Form::Single(Naming::Bare, Vec::new())),
         Some("pghoard-bb-v1") => {
-            let tablespaces = v1_tablespaces(backup.metadata())?;
-            Ok(single(backup, Naming::Prefixed, tablespaces))
+            let tablespaces = v1_tablespaces(&main.metadata)?;
+            Ok(Form::Single(Naming::Prefixed, tablespaces))
         }
-        Some("pghoard-bb-v2") => described(backup, source, "basebackup_chunk", Naming::Prefixed),
+        Some("pghoard-bb-v2") => Ok(described("basebackup_chunk", Naming::Prefixed)),
         Some("pghoard-delta-v1" | "pghoard-delta-v2") => {
-            described(backup, source, "basebackup_delta_chunk", Naming::Bare)
+            Ok(described("basebackup_delta_chunk", Naming::Bare))
         }
         Some(other) => Err(Failure::new(
             Class::Unsupported,
-            format!("{}: unknown basebackup format '{other}'", backup.key()),
+            format!("{}: unknown basebackup format '{other}'", main.entry.key),
         )),
     }
 }
 
-fn single(backup: &Backup<'_>, naming: Naming, tablespaces: Vec<Tablespace>) -> Layout {
+fn single(main: &Object, naming: Naming, tablespaces: Vec<Tablespace>) -> Layout {
     Layout {
         tablespaces,
         jobs: vec![Job {
-            key: backup.key().to_owned(),
+            key: main.entry.key.clone(),
             content: Content::Archive(naming),
-            stored_bytes: backup.object.entry.size_bytes,
+            stored_bytes: main.entry.size_bytes,
+            plain_bytes: None,
         }],
         main: None,
         tiny: Vec::new(),
@@ -158,6 +183,7 @@ struct Place {
 struct Chunk {
     chunk_filename: String,
     result_size: u64,
+    input_size: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -192,23 +218,24 @@ struct SnapshotFile {
     missing_ok: bool,
 }
 
-fn described(
-    backup: &Backup<'_>,
-    source: &Source<'_>,
-    folder: &str,
-    naming: Naming,
+/// `main` is the plain content of the object.
+pub fn described(
+    form: &Described,
+    object: &Object,
+    main: Vec<u8>,
+    prefix: &str,
 ) -> Outcome<Layout> {
-    let main = source.read(backup.key())?;
+    let (folder, naming, key) = (form.folder, form.naming, &object.entry.key);
     let text = member(&main, DESCRIPTION)
-        .map_err(|e| Failure::from_io(&e, backup.key()))?
-        .ok_or_else(|| corrupt(format!("{}: it has no {DESCRIPTION}", backup.key())))?;
-    let description: Description = serde_json::from_slice(&text)
-        .map_err(|e| corrupt(format!("{}: {DESCRIPTION}: {e}", backup.key())))?;
-    let prefix = &backup.site.prefix;
+        .map_err(|e| Failure::from_io(&e, key))?
+        .ok_or_else(|| corrupt(format!("{key}: it has no {DESCRIPTION}")))?;
+    let description: Description =
+        serde_json::from_slice(&text).map_err(|e| corrupt(format!("{key}: {DESCRIPTION}: {e}")))?;
     let jobs = description.chunks.into_iter().map(|chunk| Job {
         key: format!("{prefix}/{folder}/{}", chunk.chunk_filename),
         content: Content::Archive(naming),
         stored_bytes: chunk.result_size,
+        plain_bytes: chunk.input_size,
     });
     let tablespaces = description.tablespaces.into_iter();
     let mut layout = Layout {
@@ -223,7 +250,7 @@ fn described(
     };
     if let Some(delta) = description.manifest {
         add_delta(&mut layout, delta.snapshot_result.state, prefix)
-            .map_err(|failure| super::at(backup.key(), failure))?;
+            .map_err(|failure| super::at(key, failure))?;
     }
     Ok(layout)
 }
@@ -249,6 +276,7 @@ fn add_delta(layout: &mut Layout, state: SnapshotState, prefix: &str) -> Outcome
                     digest: file.hexdigest,
                 },
                 stored_bytes: file.stored_file_size,
+                plain_bytes: Some(file.file_size),
             }),
         }
     }

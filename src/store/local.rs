@@ -211,6 +211,15 @@ impl Store for Local {
         }
     }
 
+    fn noted_sha256(&self, key: &str) -> Outcome<Option<String>> {
+        let path = sidecar_path(&self.path(key)?);
+        let bytes = fs::read(&path).map_err(|e| Failure::io(&e, self.told(key)))?;
+        let raw: BTreeMap<String, serde_json::Value> = serde_json::from_slice(&bytes)
+            .map_err(|e| Failure::new(Class::Corrupt, format!("metadata of {key}: {e}")))?;
+        let noted = raw.get(HASH).and_then(serde_json::Value::as_str);
+        Ok(noted.map(str::to_ascii_lowercase))
+    }
+
     fn delete(&self, key: &str) -> Outcome<()> {
         let path = self.path(key)?;
         self.confirm_root()?;

@@ -71,4 +71,9 @@ pub trait Store: Send + Sync {
     fn look(&self, key: &str) -> Outcome<Option<Object>>;
     fn list(&self, folder: &str, visit: &mut dyn FnMut(Entry) -> Outcome<()>) -> Outcome<()>;
     fn delete(&self, key: &str) -> Outcome<()>;
+
+    /// SHA-256 of the stored bytes in hexadecimal, where the driver noted it when they came.
+    fn noted_sha256(&self, _key: &str) -> Outcome<Option<String>> {
+        Ok(None)
+    }
 }

@@ -18,6 +18,7 @@ pub mod postgres_command;
 pub mod restore;
 mod screen;
 pub mod status;
+pub mod verify;
 
 type Tool = fn(Vec<OsString>) -> i32;
 
@@ -28,6 +29,7 @@ const TOOLS: &[(&str, Tool)] = &[
     ("postgres_command", |args| postgres_command::run(args)),
     ("restore", |args| restore::run(args)),
     ("status", |args| status::run(args)),
+    ("verify", |args| verify::run(args)),
 ];
 
 /// Runs the tool that the arguments name. Gives the exit code.

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::io::Read;
 
 use machine::projection::marks::{HOLDS, MARKS, Mark, Marks};
-use machine::{Class, Event, SegmentSize};
+use machine::{Class, Event, File, Millis, SegmentSize};
 
 use crate::failure::{Failure, Outcome};
 use crate::store::{Body, Metadata, Put};
@@ -57,6 +57,12 @@ pub fn write(place: &Place, mark: Mark, size: SegmentSize) -> Outcome<Event> {
         .store
         .put(&place.key(&key), body, &metadata, Put::Replace)?;
     Ok(Event::Marked { key, mark })
+}
+
+/// Where the mark of a damaged file lies.
+pub fn damaged_key(file: &File, size: SegmentSize) -> String {
+    let (file, detail, at) = (file.clone(), String::new(), Millis::default());
+    Mark::Damaged { file, detail, at }.key(size)
 }
 
 /// Takes a mark's object away; one that is gone already is fine.
@@ -149,7 +155,7 @@ fn hold(metadata: &Metadata) -> Outcome<Mark> {
 mod tests {
     use machine::event::Range;
     use machine::projection::marks::Hole;
-    use machine::{BackupName, Millis, Site, State, Timeline};
+    use machine::{BackupName, Site, State, Timeline};
 
     use super::*;
     use crate::work::testing::Bed;

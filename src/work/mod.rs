@@ -4,19 +4,22 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::codec::Encoding;
 use crate::codec::digest::Algorithm;
 use crate::codec::keys::Keyring;
+use crate::codec::{Compression, Encoding};
 use crate::store::Store;
 
 pub mod delete;
 pub mod label;
 pub mod lease;
 pub mod marks;
+pub mod pace;
 pub mod reconcile;
+pub mod scrub;
 #[cfg(test)]
 pub mod testing;
 pub mod upload;
+pub mod verify;
 
 /// Where a site's objects go, and in which form.
 #[derive(Clone)]
@@ -35,6 +38,25 @@ pub struct Place {
 }
 
 impl Place {
+    /// For those that store nothing but marks.
+    pub fn to_read(site: &str, prefix: &str, store: Arc<dyn Store>, keys: Keyring) -> Place {
+        Place {
+            site: site.into(),
+            prefix: prefix.into(),
+            store,
+            encoding: Encoding {
+                compression: Compression::Snappy,
+                level: 0,
+                threads: 0,
+                encryption: None,
+            },
+            keys,
+            hash: Algorithm::Sha1,
+            host: String::new(),
+            scratch: PathBuf::new(),
+        }
+    }
+
     pub fn key(&self, below: &str) -> String {
         format!("{}/{below}", self.prefix)
     }

@@ -39,9 +39,10 @@ pub fn run(place: &Place, known: &Known, emit: &mut dyn FnMut(Event)) -> Outcome
     let started = Instant::now();
     let size = segment_size(place, known)?;
     let listing = list(place, size)?;
+    let present = known.ledger.present_wal();
     let (new, gone) = (
-        difference(&listing.wal, &known.ledger.wal),
-        difference(&known.ledger.wal, &listing.wal),
+        difference(&listing.wal, &present),
+        difference(&present, &listing.wal),
     );
     let mut unknown = listing.unknown;
     let new = confirmed(place, size, &new, true, &mut unknown)?;
@@ -152,12 +153,16 @@ impl Listing {
     }
 }
 
-/// The site's, or, before any server was seen, what the first stored segment that can be read says
-/// of itself.
+/// The site's, or, before any server was seen, the store's.
 fn segment_size(place: &Place, known: &Known) -> Outcome<SegmentSize> {
-    if let Some(size) = known.ledger.segment_size {
-        return Ok(size);
+    match known.ledger.segment_size {
+        Some(size) => Ok(size),
+        None => stored_size(place),
     }
+}
+
+/// What the first stored segment that can be read says of itself.
+pub fn stored_size(place: &Place) -> Outcome<SegmentSize> {
     let mut first = Vec::new();
     place.store.list(&place.key("xlog"), &mut |entry| {
         if first.len() < SAMPLES {
@@ -247,10 +252,14 @@ fn held_files(ledger: &Ledger) -> BTreeSet<File> {
     let histories = ledger.histories.iter().copied().map(File::History);
     let partials = ledger.partials.iter().copied().map(File::Partial);
     let mains = ledger.mains.iter().cloned().map(File::Main);
+    // Damaged ones are there all the same.
+    let damaged = ledger.damaged.keys();
+    let damaged = damaged.filter(|file| !matches!(file, File::Wal(_)) && ledger.exists(file));
     parts
         .chain(histories)
         .chain(partials)
         .chain(mains)
+        .chain(damaged.cloned())
         .collect()
 }
 

@@ -19,7 +19,8 @@ use crate::codec::{Encoded, Encoder, decoder};
 use crate::failure::{Failure, Outcome};
 use crate::spool::{DiskFile, Spool};
 use crate::store::{Body, Metadata, Put, Scratch};
-use crate::work::Place;
+use crate::work::verify::Verdict;
+use crate::work::{Place, marks};
 
 /// Encoded files up to this size stay in memory.
 const MEMORY_BYTES: u64 = 256 << 10;
@@ -33,6 +34,15 @@ pub struct Upload<'a> {
     pub size: SegmentSize,
     /// What PGHoard keeps beside this kind of object, beyond what the upload itself knows.
     pub metadata: Metadata,
+    pub standing: Standing<'a>,
+}
+
+/// What is known of the object that may have the name already.
+#[derive(Clone, Copy)]
+pub enum Standing<'a> {
+    Unknown,
+    /// It is marked as damaged; this judges it anew.
+    Damaged(&'a dyn Fn() -> Verdict),
 }
 
 impl Upload<'_> {
@@ -63,16 +73,27 @@ impl Upload<'_> {
         let how = match put {
             Ok(()) => How::Written,
             Err(failure) if failure.class == Class::Conflict => {
-                let theirs = self.digest_of_stored(&key)?;
-                if theirs != encoded.digest {
-                    let (file, ours) = (self.file.clone(), encoded.digest);
-                    emit(Event::Conflicted { file, ours, theirs });
-                    return Ok(());
+                match self.beside(&key, &encoded)? {
+                    Beside::Same => How::AlreadyThere,
+                    Beside::Ruin => {
+                        let body = encoded.body.as_body(&encoded.sizes);
+                        self.place.store.put(&key, body, &metadata, Put::Replace)?;
+                        How::Written
+                    }
+                    Beside::Other(theirs) => {
+                        let (file, ours) = (self.file.clone(), encoded.digest);
+                        emit(Event::Conflicted { file, ours, theirs });
+                        return Ok(());
+                    }
                 }
-                How::AlreadyThere
             }
             Err(failure) => return Err(failure),
         };
+        if let Standing::Damaged(_) = self.standing {
+            // Before the upload is told: whoever hears of it may rely on the object.
+            let mark = marks::damaged_key(self.file, self.size);
+            emit(marks::remove(self.place, &mark)?);
+        }
         emit(Event::Stored {
             file: self.file.clone(),
             entry: Some(self.entry),
@@ -141,16 +162,56 @@ impl Upload<'_> {
         metadata
     }
 
+    /// What lies under our name. What is proven to be damaged is replaced, unless it says that it
+    /// was something else.
+    fn beside(&self, key: &str, ours: &Ready) -> Outcome<Beside> {
+        if let Standing::Damaged(judge) = self.standing {
+            match judge() {
+                Verdict::Good { .. } => {}
+                Verdict::Damaged(_) => {
+                    let metadata = match self.place.store.look(key) {
+                        Ok(object) => object.map(|object| object.metadata).unwrap_or_default(),
+                        Err(failure) if failure.class == Class::Corrupt => Metadata::new(),
+                        Err(failure) => return Err(failure),
+                    };
+                    let told = self.announced(&metadata);
+                    return Ok(match told.filter(|told| *told != ours.digest) {
+                        Some(told) => Beside::Other(told),
+                        None => Beside::Ruin,
+                    });
+                }
+                Verdict::Unreadable(failure) => return Err(failure),
+                Verdict::Partly { .. } | Verdict::Gone => {
+                    let message = format!("{key} is marked as damaged and cannot be judged anew");
+                    return Err(Failure::new(Class::Conflict, message)
+                        .hint("give the site the private key, or remove the object by hand"));
+                }
+            }
+        }
+        let theirs = self.digest_of_stored(key)?;
+        Ok(match theirs == ours.digest {
+            true => Beside::Same,
+            false => Beside::Other(theirs),
+        })
+    }
+
+    /// The plain digest as metadata has it, if it is of our kind.
+    fn announced(&self, metadata: &Metadata) -> Option<String> {
+        let kind = metadata.get("hash-algorithm").map(String::as_str);
+        let hash = metadata
+            .get("hash")
+            .filter(|_| kind == Some(self.place.hash.name()));
+        hash.map(|hash| hash.to_ascii_lowercase())
+    }
+
     /// The plain digest of what is stored under our name: from its metadata, or by reading it.
     fn digest_of_stored(&self, key: &str) -> Outcome<String> {
         let store = &self.place.store;
         let object = store.look(key)?.ok_or_else(|| {
             Failure::new(Class::NotFound, format!("'{key}' was there and is gone"))
         })?;
-        let same = object.metadata.get("hash-algorithm").map(String::as_str)
-            == Some(self.place.hash.name());
-        if let Some(hash) = object.metadata.get("hash").filter(|_| same) {
-            return Ok(hash.to_ascii_lowercase());
+        if let Some(hash) = self.announced(&object.metadata) {
+            return Ok(hash);
         }
         let (object, body) = store.get(key)?;
         let plain = decoder(
@@ -172,6 +233,14 @@ fn digest(mut plain: impl Read, algorithm: Algorithm) -> io::Result<String> {
             n => digest.update(block.get(..n).unwrap_or_default()),
         }
     }
+}
+
+enum Beside {
+    Same,
+    /// Damaged, and nothing says that it was anything else than ours.
+    Ruin,
+    /// By this digest.
+    Other(String),
 }
 
 struct Ready {

@@ -190,6 +190,23 @@ fn samples() -> Vec<Event> {
             key: text("mark/hole_00000002.history"),
         },
         Event::MarksRead { marks: 4 },
+        Event::ScrubStarted { objects: 12 },
+        Event::Verified {
+            wal: vec![range],
+            files: vec![File::History(Timeline(2))],
+            bytes: 4096,
+            partly: 1,
+        },
+        Event::Unverified {
+            wal: vec![range],
+            files: vec![File::History(Timeline(2))],
+            class: Class::Config,
+            message: text("no key"),
+        },
+        Event::FoundDamaged {
+            file: file.clone(),
+            detail: text("it is empty"),
+        },
         Event::TaskFailed {
             task: TaskId::Store(Site(text("main")), file),
             class: Class::Quota,

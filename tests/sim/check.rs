@@ -259,9 +259,13 @@ pub fn unrest(world: &World, state: &State, busy: &Busy, since: machine::Millis)
 /// Objects nobody will ever ask for or remove.
 pub fn garbage(world: &World, state: &State) -> Option<String> {
     let ours = state.sites.get(&site())?;
-    let held: BTreeSet<_> = held(&ours.ledger).iter().map(key).collect();
+    let damaged = ours.ledger.damaged.keys().cloned();
+    let held = held(&ours.ledger).into_iter().chain(damaged);
+    let held: BTreeSet<_> = held.map(|file| key(&file)).collect();
     let truth = world.store.truth();
-    let apart = |key: &&String| key.contains("xlog_partial") || key.ends_with(lease::KEY);
+    let apart = |key: &&String| {
+        key.contains("xlog_partial") || key.contains("/mark/") || key.ends_with(lease::KEY)
+    };
     let mut stray = truth.keys().filter(|key| !apart(key));
     let stray = stray.find(|key| !held.contains(*key));
     stray.map(|key| format!("'{key}' is stored and the log does not know"))

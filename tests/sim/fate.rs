@@ -27,9 +27,10 @@ pub enum Fault {
     TurnRollback,
     TakeStep,
     TaskStart,
+    TurnCorruptsObject,
 }
 
-const FAULTS: [(Fault, u64, u64); 16] = [
+const FAULTS: [(Fault, u64, u64); 17] = [
     (Fault::TurnCrash, 8, 120),
     (Fault::TurnFuse, 8, 150),
     (Fault::CrashCutsPower, 300, 1000),
@@ -46,6 +47,7 @@ const FAULTS: [(Fault, u64, u64); 16] = [
     (Fault::TurnRollback, 0, 8),
     (Fault::TakeStep, 10, 150),
     (Fault::TaskStart, 1, 30),
+    (Fault::TurnCorruptsObject, 2, 40),
 ];
 
 /// Small and ours, so that a seed means the same for ever.
@@ -217,7 +219,7 @@ fn mix(dice: &mut Dice) -> Vec<(Fault, u64)> {
         _ => {
             let mut rates = if kind < 8 { all(false) } else { Vec::new() };
             for _ in 0..=dice.below(4) {
-                let place = usize::try_from(dice.below(16)).unwrap();
+                let place = usize::try_from(dice.below(17)).unwrap();
                 let (fault, _, high) = FAULTS[place];
                 rates.retain(|(f, _)| *f != fault);
                 rates.push((fault, high));

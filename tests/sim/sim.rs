@@ -72,6 +72,7 @@ pub fn site_policy() -> SitePolicy {
         backup_overdue_ms: None,
         wal_overdue_ms: 3_600_000,
         slot_retention_bytes: 10 << 30,
+        verify_interval_ms: None,
     }
 }
 
@@ -87,6 +88,7 @@ fn policy(fate: &Fate, world: &World) -> Policy {
         count: Some(usize::try_from(fate.between(1, 3)).unwrap()),
         reconcile_interval_ms: fate.between(1, 20) * minute,
         probe_interval_ms: fate.between(10, 60) * 1_000,
+        verify_interval_ms: Some(20 * minute),
         ..site_policy()
     };
     Policy {
@@ -143,6 +145,9 @@ impl Sim {
             world.cluster.turn();
             if self.fate.strikes(Fault::TurnLosesObject) {
                 world.store.lose_one();
+            }
+            if self.fate.strikes(Fault::TurnCorruptsObject) {
+                world.store.corrupt_one();
             }
         }
         if self.fate.strikes(Fault::TurnFuse) {

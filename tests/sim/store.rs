@@ -29,6 +29,8 @@ pub struct Truth {
     pub manifests: BTreeMap<BackupName, Manifest>,
     /// Where backups that run or wait for their WAL begin.
     pub live: BTreeMap<BackupName, Segment>,
+    /// Objects whose bytes the store changed; what it lost counts them too.
+    pub corrupt: BTreeSet<String>,
     /// Objects that the store itself lost.
     pub lost: BTreeSet<String>,
     /// Objects that we deleted and may not have said so yet.
@@ -70,15 +72,22 @@ impl Truth {
             number,
         };
         let parts = (1..=manifest.parts).map(part);
-        let mut missing: Vec<_> = parts.filter(|file| !self.has(file)).collect();
+        let mut missing: Vec<_> = parts.filter(|file| !self.good(file)).collect();
         let wal = manifest.start.number..=manifest.end.number;
         let wal = wal.map(|n| File::Wal(Segment::new(manifest.start.timeline, n)));
-        missing.extend(wal.filter(|file| !self.has(file)));
+        missing.extend(wal.filter(|file| !self.good(file)));
         missing.iter().map(key).collect()
     }
 
+    fn good(&self, file: &File) -> bool {
+        self.has(file) && !self.corrupt.contains(&key(file))
+    }
+
     pub fn restorable(&self) -> BTreeSet<BackupName> {
-        let whole = |name: &&BackupName| self.missing(name, &self.manifests[*name]).is_empty();
+        let whole = |name: &&BackupName| {
+            let main = File::Main((*name).clone());
+            self.good(&main) && self.missing(name, &self.manifests[*name]).is_empty()
+        };
         self.mains().filter(whole).cloned().collect()
     }
 
@@ -104,6 +113,11 @@ impl Truth {
             }
         }
     }
+}
+
+/// Marks are no backups.
+fn ours(key: &str) -> bool {
+    key.contains("/mark/")
 }
 
 fn wal(key: &str) -> Option<Segment> {
@@ -141,6 +155,20 @@ impl SimStore {
         truth.lost.insert(key);
     }
 
+    /// Its size, its metadata and its name stay.
+    pub fn corrupt_one(&self) {
+        let mut truth = self.truth();
+        let keys = truth.objects.keys().filter(|key| !ours(key));
+        let keys: Vec<_> = keys.cloned().collect();
+        let place = self.fate.below(u64::try_from(keys.len()).unwrap());
+        let Some(key) = keys.get(usize::try_from(place).unwrap()) else {
+            return;
+        };
+        self.fate.say(|| format!("  the store corrupts {key}"));
+        truth.corrupt.insert(key.clone());
+        truth.lost.insert(key.clone());
+    }
+
     fn trouble(&self, fault: Fault, key: &str) -> Outcome<()> {
         self.fate.burn().map_err(|e| Failure::io(&e, key))?;
         if self.fate.strikes(fault) {
@@ -170,6 +198,10 @@ impl Store for SimStore {
         if mode == Put::Create && truth.objects.contains_key(key) {
             return Err(Failure::new(Class::Conflict, format!("'{key}' exists")));
         }
+        let sound = truth.objects.contains_key(key) && !truth.corrupt.contains(key);
+        if sound && !ours(key) {
+            self.fate.violated(format!("I6: '{key}' is replaced"));
+        }
         if let Some(segment) = wal(key) {
             let plain = decoder(
                 Cursor::new(bytes.to_vec()),
@@ -183,6 +215,7 @@ impl Store for SimStore {
             truth.put.push((segment, content));
         }
         truth.lost.remove(key);
+        truth.corrupt.remove(key);
         truth.deleted.remove(key);
         let object = (bytes.to_vec(), metadata.clone());
         truth.objects.insert(key.into(), object);
@@ -196,7 +229,11 @@ impl Store for SimStore {
         let object = self.look(key)?.ok_or_else(absent)?;
         let truth = self.truth();
         let (bytes, _) = truth.objects.get(key).ok_or_else(absent)?;
-        Ok((object, Box::new(Cursor::new(bytes.clone()))))
+        let mut bytes = bytes.clone();
+        if let (Some(last), true) = (bytes.last_mut(), truth.corrupt.contains(key)) {
+            *last ^= 1;
+        }
+        Ok((object, Box::new(Cursor::new(bytes))))
     }
 
     fn look(&self, key: &str) -> Outcome<Option<Object>> {
@@ -225,6 +262,7 @@ impl Store for SimStore {
         if truth.objects.contains_key(key) {
             truth.check_delete(&self.fate, key);
             truth.objects.remove(key);
+            truth.corrupt.remove(key);
             truth.deleted.insert(key.into());
             truth.check(&self.fate, &format!("delete of '{key}'"));
         }

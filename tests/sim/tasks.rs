@@ -1,17 +1,19 @@
 //! The tasks: the real functions of `work` over the faulty store and spool, and stand-ins for
 //! those that speak to a server. A task has its effect at one turn and tells it at later ones.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use machine::event::{Finished, Lease, Origin, Server};
-use machine::projection::ledger::Ledger;
+use machine::projection::ledger::{Ledger, Presence};
 use machine::projection::marks::Marks;
 use machine::{BackupName, Class, Event, File, Segment, SiteState, State, Task, TaskId, Timeline};
 use pghoard::spool::Sealed;
 use pghoard::store::{Body, Metadata, Put, Store};
 use pghoard::work::lease::Moment;
 use pghoard::work::reconcile::Known;
-use pghoard::work::upload::Upload;
+use pghoard::work::scrub::{Eyes, Scrub};
+use pghoard::work::upload::{Standing, Upload};
+use pghoard::work::verify::{Item, Plan, Verdict};
 use pghoard::work::{delete, label, lease, marks, reconcile};
 use pghoard::{Failure, Outcome};
 
@@ -23,11 +25,13 @@ use crate::world::{Running, Stage, World};
 /// What a task is given of the state when it starts.
 pub enum Facts {
     None,
-    Main(Metadata),
+    /// Metadata of a main object, and whether the name is marked as damaged.
+    Store(Metadata, bool),
     /// Histories in spool or store.
     Held(BTreeSet<Timeline>),
     Reconcile(Box<Known>),
     Marks(Marks),
+    Damaged(BTreeMap<File, Presence>),
 }
 
 impl Facts {
@@ -36,10 +40,14 @@ impl Facts {
         let site = state.sites.get(task.id().site()).unwrap_or(&empty);
         match task {
             Task::Probe { .. } => Facts::Held(held(&site.ledger)),
-            Task::Store {
-                file: File::Main(name),
-                ..
-            } => Facts::Main(main_metadata(site, name)),
+            Task::Store { file, .. } => {
+                let damaged = site.ledger.damaged.contains_key(file);
+                match file {
+                    File::Main(name) => Facts::Store(main_metadata(site, name), damaged),
+                    _ => Facts::Store(Metadata::new(), damaged),
+                }
+            }
+            Task::Verify { .. } => Facts::Damaged(site.ledger.damaged.clone()),
             Task::Reconcile { .. } => Facts::Reconcile(Box::new(Known {
                 ledger: site.ledger.clone(),
                 backups: site.backups.clone(),
@@ -160,11 +168,9 @@ fn begin(world: &mut World, id: &TaskId, running: &mut Running) {
 fn effect(world: &mut World, running: &mut Running, emit: &mut dyn FnMut(Event)) -> Outcome<()> {
     let place = &world.place;
     match (&running.task.clone(), &running.facts) {
-        (Task::Store { file, entry, .. }, facts) => {
-            let metadata = match facts {
-                Facts::Main(metadata) => metadata.clone(),
-                _ => Metadata::new(),
-            };
+        (Task::Store { file, entry, .. }, Facts::Store(metadata, damaged)) => {
+            let metadata = metadata.clone();
+            let judge = || look(world, &file.key(SIZE));
             let upload = Upload {
                 place,
                 spool: &world.spool,
@@ -172,6 +178,10 @@ fn effect(world: &mut World, running: &mut Running, emit: &mut dyn FnMut(Event))
                 entry: *entry,
                 size: SIZE,
                 metadata,
+                standing: match damaged {
+                    true => Standing::Damaged(&judge),
+                    false => Standing::Unknown,
+                },
             };
             upload.run(emit)
         }
@@ -181,6 +191,20 @@ fn effect(world: &mut World, running: &mut Running, emit: &mut dyn FnMut(Event))
         (Task::DeleteWal { ranges, .. }, _) => delete::wal(place, ranges, SIZE, emit),
         (Task::Reconcile { .. }, Facts::Reconcile(known)) => reconcile::run(place, known, emit),
         (Task::ReadMarks { .. }, Facts::Marks(known)) => marks::read(place, known, emit),
+        (Task::Verify { what, .. }, Facts::Damaged(damaged)) => {
+            let now = world.now();
+            let scrub = Scrub {
+                place,
+                eyes: Eyes {
+                    check: &|item| look(world, &item.key),
+                    backup: &|name, _| Ok(plan(world, name)),
+                },
+                size: SIZE,
+                damaged,
+                now: &|| now,
+            };
+            scrub.run(what, emit)
+        }
         (Task::Probe { node, .. }, _) => probe(world, running, *node, emit),
         (Task::Switch { node, .. }, _) => {
             let index = usize::try_from(*node).unwrap();
@@ -192,6 +216,35 @@ fn effect(world: &mut World, running: &mut Running, emit: &mut dyn FnMut(Event))
             Ok(())
         }
         (task, _) => Err(Failure::new(Class::Internal, format!("no facts: {task:?}"))),
+    }
+}
+
+/// As the verifier sees an object of the simulated store, which is no WAL and no archive.
+fn look(world: &World, key: &str) -> Verdict {
+    let key = world.place.key(key);
+    match world.place.store.look(&key) {
+        Err(failure) => Verdict::Unreadable(failure),
+        Ok(None) => Verdict::Gone,
+        Ok(Some(_)) if world.store.truth().corrupt.contains(&key) => {
+            Verdict::Damaged("a bit is another".into())
+        }
+        Ok(Some(object)) => Verdict::Good {
+            bytes: object.entry.size_bytes,
+        },
+    }
+}
+
+fn plan(world: &World, name: &BackupName) -> Plan {
+    let main = look(world, &File::Main(name.clone()).key(SIZE));
+    let parts = world.store.truth().manifests.get(name).map(|m| m.parts);
+    let parts = parts.filter(|_| matches!(main, Verdict::Good { .. }));
+    let part = |number| {
+        let backup = name.clone();
+        Item::of(File::Part { backup, number }, SIZE)
+    };
+    Plan {
+        main,
+        items: (1..=parts.unwrap_or(0)).map(part).collect(),
     }
 }
 

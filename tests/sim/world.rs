@@ -92,7 +92,7 @@ fn identity(run: u64) -> Identity {
     }
 }
 
-const KINDS: [&str; 9] = [
+const KINDS: [&str; 10] = [
     "probe",
     "receive",
     "take",
@@ -102,6 +102,7 @@ const KINDS: [&str; 9] = [
     "reconcile",
     "read marks",
     "lease",
+    "verify",
 ];
 
 impl World {

@@ -108,6 +108,9 @@ impl Attempts {
             Event::LeaseSeen(_) => {
                 self.failed.remove(&TaskId::Lease(site.clone()));
             }
+            Event::Verified { .. } | Event::Unverified { .. } | Event::FoundDamaged { .. } => {
+                self.failed.remove(&TaskId::Verify(site.clone()));
+            }
             // A new configuration or a restart is a reason to try everything at once.
             Event::Started { .. } => self.failed.clear(),
             _ => {}

@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use crate::breaks::{Rule, holds};
-use crate::event::{Event, Millis, Origin, Range};
+use crate::event::{Event, How, Millis, Origin, Range};
 use crate::file::{BackupName, File};
 use crate::projection::timelines::Timelines;
 use crate::runs::Runs;
@@ -24,6 +24,8 @@ pub struct Ledger {
     pub parts: BTreeMap<BackupName, Runs>,
     pub mains: BTreeSet<BackupName>,
     pub spool: BTreeMap<File, Entry>,
+    /// Marked as damaged: not held, whatever the store has under the name.
+    pub damaged: BTreeMap<File, Presence>,
     /// Names whose content differs from ours in the store: both kept, for a human.
     pub conflicts: BTreeMap<File, Millis>,
     /// The last segment of the contiguous durable WAL.
@@ -51,6 +53,16 @@ pub struct Lost {
     pub since: Millis,
 }
 
+/// What the store has of a file that is marked as damaged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Presence {
+    There,
+    /// Nothing any more.
+    Gone,
+    /// What was written since by an upload that had not heard of the damage.
+    Replaced,
+}
+
 impl Ledger {
     pub fn apply(&mut self, event: &Event, at: Millis, timelines: &Timelines) {
         match event {
@@ -70,8 +82,13 @@ impl Ledger {
                     self.adopt_frontier();
                 }
             }
-            Event::Stored { file, entry, .. } => {
+            Event::Stored {
+                file, entry, how, ..
+            } => {
                 self.hold(file);
+                if let (How::Written, Some(presence)) = (how, self.damaged.get_mut(file)) {
+                    *presence = Presence::Replaced;
+                }
                 self.conflicts.remove(file);
                 self.last_stored_at = Some(at);
                 self.unspool(file, *entry);
@@ -96,8 +113,13 @@ impl Ledger {
                 }
                 files.iter().for_each(|file| self.lose(file));
             }
-            Event::BackupFound(adopted) => {
-                self.mains.insert(adopted.backup.clone());
+            Event::BackupFound(adopted) => self.hold(&File::Main(adopted.backup.clone())),
+            Event::Unverified { wal, files, .. } => {
+                for (file, presence) in &mut self.damaged {
+                    if within(file, wal) || files.contains(file) {
+                        *presence = Presence::There;
+                    }
+                }
             }
             Event::Reconciled { .. } => {
                 self.reconciled_at = Some(at);
@@ -119,6 +141,9 @@ impl Ledger {
             | Event::Marked { .. }
             | Event::Unmarked { .. }
             | Event::MarksRead { .. }
+            | Event::ScrubStarted { .. }
+            | Event::Verified { .. }
+            | Event::FoundDamaged { .. }
             | Event::TaskFailed { .. }
             | Event::AlertAcknowledged { .. }
             | Event::LogRebuilt { .. }
@@ -128,7 +153,55 @@ impl Ledger {
         self.advance(timelines);
     }
 
+    /// From now on the store's object of this name counts as absent.
+    pub(crate) fn damage(&mut self, file: &File) {
+        self.lose(file);
+        self.damaged.insert(file.clone(), Presence::There);
+    }
+
+    /// The verdict is taken back.
+    pub(crate) fn mend(&mut self, file: &File) {
+        if self
+            .damaged
+            .remove(file)
+            .is_some_and(|p| p != Presence::Gone)
+        {
+            self.hold(file);
+        }
+    }
+
+    /// Whether the store has an object of that name, good or not.
+    pub fn exists(&self, file: &File) -> bool {
+        let held = match file {
+            File::Wal(segment) => self.stored(*segment),
+            File::Partial(segment) => self.partials.contains(segment),
+            File::History(timeline) => self.histories.contains(timeline),
+            File::Part { backup, number } => {
+                let parts = self.parts.get(backup);
+                parts.is_some_and(|parts| parts.contains(u64::from(*number)))
+            }
+            File::Main(backup) => self.mains.contains(backup),
+        };
+        held || self.damaged.get(file).is_some_and(|p| *p != Presence::Gone)
+    }
+
+    /// The WAL that the store has, good or not: what can be deleted.
+    pub fn present_wal(&self) -> BTreeMap<Timeline, Runs> {
+        let mut all = self.wal.clone();
+        for (file, presence) in &self.damaged {
+            if let (File::Wal(segment), true) = (file, *presence != Presence::Gone) {
+                let runs = all.entry(segment.timeline).or_default();
+                runs.insert(segment.number);
+            }
+        }
+        all
+    }
+
     fn hold(&mut self, file: &File) {
+        if let Some(presence) = self.damaged.get_mut(file) {
+            *presence = Presence::There;
+            return;
+        }
         match file {
             File::Wal(segment) => {
                 self.wal
@@ -155,6 +228,9 @@ impl Ledger {
     }
 
     fn lose(&mut self, file: &File) {
+        if let Some(presence) = self.damaged.get_mut(file) {
+            *presence = Presence::Gone;
+        }
         match file {
             File::Wal(s) => {
                 self.release(&Range {
@@ -186,9 +262,25 @@ impl Ledger {
     fn gain(&mut self, range: &Range) {
         let runs = self.wal.entry(range.timeline).or_default();
         runs.insert_range(range.first, range.last);
+        for (file, presence) in &mut self.damaged {
+            if let File::Wal(segment) = file
+                && range.holds(*segment)
+            {
+                runs.remove(segment.number);
+                *presence = Presence::There;
+            }
+        }
+        if runs.is_empty() {
+            self.wal.remove(&range.timeline);
+        }
     }
 
     fn release(&mut self, range: &Range) {
+        for (file, presence) in &mut self.damaged {
+            if within(file, core::slice::from_ref(range)) {
+                *presence = Presence::Gone;
+            }
+        }
         if let Some(runs) = self.wal.get_mut(&range.timeline) {
             runs.remove_range(range.first, range.last);
             if runs.is_empty() {
@@ -410,6 +502,10 @@ impl Ledger {
             .values()
             .fold(0, |sum, entry| sum.saturating_add(entry.bytes))
     }
+}
+
+fn within(file: &File, ranges: &[Range]) -> bool {
+    matches!(file, File::Wal(segment) if ranges.iter().any(|range| range.holds(*segment)))
 }
 
 /// Whether an event says that the receiver itself made progress.

@@ -8,6 +8,7 @@ pub mod exposure;
 pub mod lease;
 pub mod ledger;
 pub mod marks;
+pub mod scrub;
 pub mod servers;
 pub mod tally;
 pub mod timelines;

@@ -6,3 +6,4 @@ pub mod coverage;
 pub mod doomed;
 pub mod retention;
 pub mod schedule;
+pub mod scrub;

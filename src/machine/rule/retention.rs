@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 
 use crate::breaks::{Rule, holds};
 use crate::event::{Millis, Range};
-use crate::file::BackupName;
+use crate::file::{BackupName, File};
 use crate::policy::SitePolicy;
 use crate::projection::backups::{Backup, Phase};
 use crate::state::SiteState;
@@ -47,7 +47,8 @@ pub fn expired(site: &SiteState, policy: &SitePolicy, now: Millis) -> Vec<(Backu
 /// Stored WAL below everything that any backup in the store, or on its way there, needs.
 pub fn unneeded_wal(site: &SiteState) -> Vec<Range> {
     let needing = |name: &BackupName, backup: &Backup| {
-        let exists = site.ledger.mains.contains(name) && holds(Rule::ExpiredKeepsWal);
+        let main = File::Main(name.clone());
+        let exists = site.ledger.exists(&main) && holds(Rule::ExpiredKeepsWal);
         backup.phase != Phase::Dead || exists
     };
     let starts = site
@@ -69,8 +70,8 @@ pub fn unneeded_wal(site: &SiteState) -> Vec<Range> {
     let Some(first) = first else {
         return Vec::new();
     };
-    site.ledger
-        .wal
+    let present = site.ledger.present_wal();
+    present
         .iter()
         .filter(|(timeline, _)| **timeline <= first.timeline)
         .flat_map(|(timeline, runs)| {

@@ -160,6 +160,7 @@ fn run(bed: &Bed) -> Outcome<Vec<Event>> {
         entry: 5,
         size: SegmentSize::DEFAULT,
         metadata: Metadata::from([("pg-version".to_owned(), "150018".to_owned())]),
+        standing: Standing::Unknown,
     };
     let mut events = Vec::new();
     upload.run(&mut |event| events.push(event))?;

@@ -454,7 +454,7 @@ impl Life {
                 reconcile::run(&self.place, &known, emit)?;
             }
             Task::ReadMarks { .. } => marks::read(&self.place, &ours.marks, emit)?,
-            Task::Receive { .. } | Task::Lease { .. } => {}
+            Task::Receive { .. } | Task::Lease { .. } | Task::Verify { .. } => {}
         }
         Ok(())
     }
