@@ -405,9 +405,10 @@ fn level(event: &Event) -> log::Level {
         | Event::TaskFailed { .. }
         | Event::Conflicted { .. }
         | Event::Missing { .. }
-        | Event::LogRebuilt { .. } => log::Level::Warn,
+        | Event::LogRebuilt { .. }
+        | Event::CompactionRefused { .. } => log::Level::Warn,
         Event::StreamEnded { class, .. } if *class != Class::Interrupted => log::Level::Warn,
-        Event::ServerSeen(_) | Event::Spooled { .. } => log::Level::Debug,
+        Event::ServerSeen(_) | Event::Spooled { .. } | Event::Carried(_) => log::Level::Debug,
         _ => log::Level::Info,
     }
 }

@@ -21,7 +21,7 @@ fn known(event: &Value) -> bool {
 }
 
 /// Every kind ever released, as the log spells it.
-pub const KINDS: [&str; 30] = [
+pub const KINDS: [&str; 34] = [
     "started",
     "stopped",
     "config_loaded",
@@ -52,4 +52,8 @@ pub const KINDS: [&str; 30] = [
     "reconciled",
     "alert_acknowledged",
     "log_rebuilt",
+    "exported",
+    "compacted",
+    "carried",
+    "compaction_refused",
 ];

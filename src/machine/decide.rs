@@ -23,6 +23,7 @@ mod look;
 mod receive;
 mod store;
 mod take;
+mod upkeep;
 
 /// What runs, by identity.
 pub type Busy = BTreeMap<TaskId, Task>;
@@ -65,7 +66,9 @@ pub fn decide(state: &State, policy: &Policy, busy: &Busy, now: Millis) -> Vec<C
         turn.read_marks(&mut out);
         turn.expire(&mut out);
         turn.delete(&mut out);
+        turn.export(state, &mut out);
     }
+    out.extend(upkeep::compact(state, policy, busy));
     out
 }
 

@@ -15,7 +15,14 @@ use crate::projection::servers::Servers;
 use crate::projection::tally::Tally;
 use crate::projection::timelines::Timelines;
 
+pub mod pairs;
+pub mod summary;
+pub mod upkeep;
+
+use upkeep::{Exports, Upkeep};
+
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct State {
     pub seq: u64,
     pub at: Millis,
@@ -28,9 +35,12 @@ pub struct State {
     pub rebuilt: Option<(Millis, String)>,
     /// When a person last took note of each alert.
     pub acknowledged: BTreeMap<String, Millis>,
+    pub log: Upkeep,
 }
 
+/// Kept in the log as it is by compaction: what is added reads as its default where it is absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct SiteState {
     pub servers: Servers,
     pub timelines: Timelines,
@@ -39,6 +49,7 @@ pub struct SiteState {
     pub marks: Marks,
     pub attempts: Attempts,
     pub tally: Tally,
+    pub exports: Exports,
 }
 
 impl State {
@@ -50,8 +61,12 @@ impl State {
             site,
             event,
         } = envelope;
+        if let Event::Compacted { carried, .. } = event {
+            *self = (**carried).clone();
+        }
         self.seq = *seq;
         self.at = *at;
+        self.log.apply(event, *at);
         match event {
             Event::Started { .. } => {
                 self.run = *run;
@@ -81,6 +96,10 @@ impl State {
 impl SiteState {
     /// Order matters: timelines before the ledger that asks them.
     fn apply(&mut self, site: &Site, event: &Event, at: Millis, run: u64) {
+        if let Event::Carried(rest) = event {
+            self.carry(rest);
+            return;
+        }
         self.timelines.apply(event);
         self.servers.apply(event, at);
         self.ledger.apply(event, at, &self.timelines);
@@ -88,5 +107,6 @@ impl SiteState {
         self.marks.apply(event, at);
         self.attempts.apply(site, event, at);
         self.tally.apply(event, at);
+        self.exports.apply(event, at);
     }
 }

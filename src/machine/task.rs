@@ -40,6 +40,8 @@ pub enum Task {
     Reconcile { site: Site },
     /// Read the marks in the store.
     ReadMarks { site: Site },
+    /// Put the site's events of this stretch of the log into its store.
+    Export { site: Site, first: u64, last: u64 },
 }
 
 /// Where reception begins.
@@ -62,6 +64,7 @@ pub enum TaskId {
     Delete(Site),
     Reconcile(Site),
     Marks(Site),
+    Export(Site),
 }
 
 impl Task {
@@ -77,6 +80,7 @@ impl Task {
             }
             Task::Reconcile { site } => TaskId::Reconcile(site.clone()),
             Task::ReadMarks { site } => TaskId::Marks(site.clone()),
+            Task::Export { site, .. } => TaskId::Export(site.clone()),
         }
     }
 }
@@ -106,7 +110,8 @@ impl Task {
             | Task::DeleteBackup { .. }
             | Task::DeleteWal { .. }
             | Task::Reconcile { .. }
-            | Task::ReadMarks { .. } => Event::TaskFailed {
+            | Task::ReadMarks { .. }
+            | Task::Export { .. } => Event::TaskFailed {
                 task: self.id(),
                 class,
                 message,
@@ -125,7 +130,8 @@ impl TaskId {
             | TaskId::Switch(site)
             | TaskId::Delete(site)
             | TaskId::Reconcile(site)
-            | TaskId::Marks(site) => site,
+            | TaskId::Marks(site)
+            | TaskId::Export(site) => site,
         }
     }
 
@@ -139,6 +145,7 @@ impl TaskId {
             TaskId::Delete(..) => "delete",
             TaskId::Reconcile(..) => "reconcile",
             TaskId::Marks(..) => "read marks",
+            TaskId::Export(..) => "export",
         }
     }
 }
@@ -155,4 +162,6 @@ pub enum Command {
     Record(Site, Event),
     Start(Task),
     Stop(TaskId),
+    /// Let the events up to this one give way to a summary; the loop does it itself.
+    Compact(u64),
 }

@@ -287,7 +287,8 @@ impl View<'_> {
             | TaskId::Switch(_)
             | TaskId::Delete(_)
             | TaskId::Reconcile(_)
-            | TaskId::Marks(_) => id.name().to_owned(),
+            | TaskId::Marks(_)
+            | TaskId::Export(_) => id.name().to_owned(),
         }
     }
 

@@ -87,7 +87,11 @@ impl Names {
             Event::Unmarked { key } => format!("{key} is not in the store any more"),
             Event::MarksRead { marks } => format!("read {marks} marks in the store"),
             Event::AlertAcknowledged { alert } => format!("alert {alert} acknowledged"),
-            Event::LogRebuilt { reason } => format!("log rebuilt: {reason}"),
+            Event::LogRebuilt { .. }
+            | Event::Exported { .. }
+            | Event::Compacted { .. }
+            | Event::Carried(_)
+            | Event::CompactionRefused { .. } => upkeep(event),
         }
     }
 
@@ -240,7 +244,8 @@ impl Names {
             | TaskId::Switch(_)
             | TaskId::Delete(_)
             | TaskId::Reconcile(_)
-            | TaskId::Marks(_) => task.name().to_owned(),
+            | TaskId::Marks(_)
+            | TaskId::Export(_) => task.name().to_owned(),
         }
     }
 
@@ -263,6 +268,24 @@ impl Names {
 
     fn name(&self, segment: Segment) -> String {
         segment.name(self.size)
+    }
+}
+
+fn upkeep(event: &Event) -> String {
+    match event {
+        Event::LogRebuilt { reason } => format!("log rebuilt: {reason}"),
+        Event::Exported {
+            first,
+            last,
+            events,
+            ..
+        } => format!("events {first} to {last} are in the store, {events} of this site"),
+        Event::Compacted { upto, removed, .. } => {
+            format!("{removed} events up to {upto} gave way to a summary")
+        }
+        Event::Carried(_) => "summary: the rest of the site's state".to_owned(),
+        Event::CompactionRefused { reason } => format!("log not compacted: {reason}"),
+        _ => String::new(),
     }
 }
 

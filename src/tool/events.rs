@@ -88,11 +88,20 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> i32 {
 fn verify(path: &Path, out: &mut dyn Write) -> Outcome<()> {
     let mut last = 0;
     let read = log::read(path, &mut |envelope| last = envelope.seq);
-    let count = read.map_err(|failure| match failure.class {
+    let extent = read.map_err(|failure| match failure.class {
         Class::Corrupt => failure.about(format!("the chain is intact up to event {last}")),
         _ => failure,
     })?;
-    let told = writeln!(out, "{count} events, chain intact");
+    let log::Extent { removed_upto, last } = extent;
+    let told = match removed_upto {
+        0 => writeln!(out, "{last} events, chain intact"),
+        upto => writeln!(
+            out,
+            "{} events, chain intact; the log is compacted: events up to {upto} gave way to a \
+             summary",
+            last.saturating_sub(upto)
+        ),
+    };
     told.map_err(|e| Failure::io(&e, "standard output"))
 }
 

@@ -17,14 +17,17 @@ use crate::runs::Runs;
 use crate::wal::{Lsn, Segment, SegmentSize, Timeline};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Ledger {
     pub wal: BTreeMap<Timeline, Runs>,
     pub histories: BTreeSet<Timeline>,
     pub partials: BTreeSet<Segment>,
     pub parts: BTreeMap<BackupName, Runs>,
     pub mains: BTreeSet<BackupName>,
+    #[serde(with = "crate::state::pairs")]
     pub spool: BTreeMap<File, Entry>,
     /// Names whose content differs from ours in the store: both kept, for a human.
+    #[serde(with = "crate::state::pairs")]
     pub conflicts: BTreeMap<File, Millis>,
     /// The last segment of the contiguous durable WAL.
     pub frontier: Option<Segment>,
@@ -121,7 +124,11 @@ impl Ledger {
             | Event::MarksRead { .. }
             | Event::TaskFailed { .. }
             | Event::AlertAcknowledged { .. }
-            | Event::LogRebuilt { .. } => {}
+            | Event::LogRebuilt { .. }
+            | Event::Exported { .. }
+            | Event::Compacted { .. }
+            | Event::Carried(_)
+            | Event::CompactionRefused { .. } => {}
         }
         self.advance(timelines);
     }
@@ -182,6 +189,9 @@ impl Ledger {
     }
 
     fn gain(&mut self, range: &Range) {
+        if range.first > range.last {
+            return;
+        }
         let runs = self.wal.entry(range.timeline).or_default();
         runs.insert_range(range.first, range.last);
     }

@@ -11,6 +11,7 @@ use crate::projection::ledger::streamed;
 use crate::wal::{Lsn, Segment};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Servers {
     pub nodes: BTreeMap<u32, Node>,
     /// The cluster this site belongs to: set once, by the first server seen.
@@ -21,6 +22,7 @@ pub struct Servers {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Node {
     pub seen: Option<Server>,
     pub seen_at: Option<Millis>,

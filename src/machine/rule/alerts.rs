@@ -17,6 +17,8 @@ use crate::state::{SiteState, State};
 use crate::task::TaskId;
 use crate::wal::{Segment, SegmentSize};
 
+mod log;
+
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Alert {
     /// Never empty.
@@ -55,8 +57,9 @@ pub const STICKY: [&str; 5] = [
 ];
 
 /// The names that are ours.
-pub const OURS: [&str; 6] = [
+pub const OURS: [&str; 7] = [
     "backup_overdue",
+    "event_log_growing",
     "event_log_rebuilt",
     "spool_filling",
     "sync_misconfigured",
@@ -75,6 +78,7 @@ pub fn alerts(state: &State, policy: &Policy) -> BTreeMap<&'static str, Alert> {
                     acknowledgements from before are gone, backups are not; remove this file";
         list.add("event_log_rebuilt", *at, what, todo);
     }
+    log::growing(state, policy, &mut list);
     for (name, site_policy) in policy.sites.iter().filter(|(_, p)| p.active) {
         let Some(site) = state.sites.get(name) else {
             continue;
