@@ -54,6 +54,9 @@ pub struct Config {
     pub restore_threads: u32,
     /// WAL segments fetched ahead of PostgreSQL; 0 for none.
     pub restore_prefetch: u32,
+    /// None never compacts the event log.
+    pub event_log_events_max: Option<u64>,
+    pub event_log_export: bool,
     pub statsd: Option<Statsd>,
     pub pushgateway: Option<Pushgateway>,
     pub prometheus: Option<Tags>,
@@ -278,6 +281,11 @@ fn global(value: &Value, notes: &Notes) -> Outcome<Config> {
             cpus().saturating_add(1).min(THREADS_MAX),
         )?,
         restore_prefetch: u32::try_from(prefetch.max(0)).unwrap_or(u32::MAX),
+        event_log_events_max: global
+            .whole("event_log_events_max", COUNT)?
+            .or_none(500_000)
+            .filter(|max| *max > 0),
+        event_log_export: global.flag("event_log_export")?.or(true),
         statsd: global.section("statsd", Level::Statsd, statsd)?,
         pushgateway: global.section("pushgateway", Level::Pushgateway, pushgateway)?,
         prometheus: global.section("prometheus", Level::Prometheus, tags)?,

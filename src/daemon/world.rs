@@ -25,6 +25,7 @@ use crate::daemon::site::SiteContext;
 use crate::daemon::take::Take;
 use crate::failure::{Failure, Outcome};
 use crate::journal::run::{Report, World};
+use crate::journal::{chunk, log};
 use crate::pg::conninfo::Conninfo;
 use crate::publish::alerts::Alerts;
 use crate::publish::facts::Live;
@@ -34,9 +35,10 @@ use crate::source::probe::Probe;
 use crate::source::receive::{Marks, Receive};
 use crate::source::switch_wal;
 use crate::store::Metadata;
+use crate::work::export::Export;
 use crate::work::reconcile::Known;
 use crate::work::upload::Upload;
-use crate::work::{delete, label, marks, reconcile};
+use crate::work::{delete, export, label, marks, reconcile};
 
 pub struct RealWorld {
     pub config: Arc<Config>,
@@ -200,6 +202,31 @@ impl RealWorld {
         })
     }
 
+    /// The log is read beside the loop that writes it: a committed line never changes.
+    fn export(
+        &self,
+        context: Arc<SiteContext>,
+        task: &Task,
+        (first, last): (u64, u64),
+    ) -> Outcome<()> {
+        let job = task.clone();
+        let folder = self.config.backup_location.clone().unwrap_or_default();
+        self.spawn(task, move |_| {
+            let lines = log::lines(&folder.join(log::FILE_NAME), first, last)?;
+            let sealed = chunk::seal(job.id().site(), &lines)?;
+            let export = Export {
+                first,
+                last,
+                object: sealed.object,
+                events: sealed.events,
+                content: sealed.content,
+                metadata: sealed.metadata,
+                identity: chunk::LAST_DIGEST,
+            };
+            collect(&job, |emit| export::run(&context.place, &export, emit))
+        })
+    }
+
     /// What the running stream may tell its server: the frontier as the state has it.
     fn acknowledge(&self, id: &TaskId, site: &SiteState) {
         let timeline = site
@@ -226,7 +253,7 @@ impl RealWorld {
             .as_ref()
             .filter(|new| Some(*new) != self.complaint.as_ref())
         {
-            log::warn!("{failure}");
+            ::log::warn!("{failure}");
         }
         self.complaint = complaint;
         for event in noted.unwrap_or_default() {
@@ -286,15 +313,17 @@ impl World for RealWorld {
                 format!("site '{}' is not configured", id.site()),
             )
         })?;
-        let site = state.sites.get(id.site()).cloned().unwrap_or_default();
+        // Each task takes a copy of what it needs and no more: a site's state may be large.
+        let unknown = SiteState::default();
+        let site = state.sites.get(id.site()).unwrap_or(&unknown);
         let size = site.ledger.segment_size.unwrap_or(SegmentSize::DEFAULT);
-        log::debug!("starting {id}");
+        ::log::debug!("starting {id}");
         let job = task.clone();
         match task.clone() {
-            Task::Receive { node, start, .. } => self.receive(&context, task, node, start, &site),
-            Task::Probe { node, .. } => self.probe(context, task, node, &site),
+            Task::Receive { node, start, .. } => self.receive(&context, task, node, start, site),
+            Task::Probe { node, .. } => self.probe(context, task, node, site),
             Task::Store { file, entry, .. } => {
-                let metadata = metadata(&context, &site, &file, size);
+                let metadata = metadata(&context, site, &file, size);
                 self.spawn(task, move |_| {
                     let (place, spool) = (&context.place, &context.spool);
                     let upload = Upload {
@@ -329,16 +358,22 @@ impl World for RealWorld {
                     delete::wal(&context.place, &ranges, size, emit)
                 })
             }),
-            Task::Reconcile { .. } => self.spawn(task, move |_| {
+            Task::Reconcile { .. } => {
                 let known = Known {
-                    ledger: site.ledger,
-                    backups: site.backups,
+                    ledger: site.ledger.clone(),
+                    backups: site.backups.clone(),
                 };
-                collect(&job, |emit| reconcile::run(&context.place, &known, emit))
-            }),
-            Task::ReadMarks { .. } => self.spawn(task, move |_| {
-                collect(&job, |emit| marks::read(&context.place, &site.marks, emit))
-            }),
+                self.spawn(task, move |_| {
+                    collect(&job, |emit| reconcile::run(&context.place, &known, emit))
+                })
+            }
+            Task::ReadMarks { .. } => {
+                let known = site.marks.clone();
+                self.spawn(task, move |_| {
+                    collect(&job, |emit| marks::read(&context.place, &known, emit))
+                })
+            }
+            Task::Export { first, last, .. } => self.export(context, task, (first, last)),
         }
     }
 
@@ -359,7 +394,7 @@ impl World for RealWorld {
         let name = file.spool_name(size.unwrap_or(SegmentSize::DEFAULT));
         if let Err(failure) = context.spool.remove(&name) {
             // It is found again, and stored again, at the next start.
-            log::warn!("{failure}");
+            ::log::warn!("{failure}");
         }
     }
 
@@ -370,7 +405,7 @@ impl World for RealWorld {
             .as_ref()
             .map(|site| format!("{site}: "))
             .unwrap_or_default();
-        log::log!(
+        ::log::log!(
             level(&envelope.event),
             "{site}{}",
             self.story.tell(envelope)
@@ -398,7 +433,7 @@ impl World for RealWorld {
 }
 
 /// What goes wrong is a warning, what is ordinary and frequent a detail.
-fn level(event: &Event) -> log::Level {
+fn level(event: &Event) -> ::log::Level {
     match event {
         Event::ServerLost { .. }
         | Event::BackupFailed { .. }
@@ -406,10 +441,10 @@ fn level(event: &Event) -> log::Level {
         | Event::Conflicted { .. }
         | Event::Missing { .. }
         | Event::LogRebuilt { .. }
-        | Event::CompactionRefused { .. } => log::Level::Warn,
-        Event::StreamEnded { class, .. } if *class != Class::Interrupted => log::Level::Warn,
-        Event::ServerSeen(_) | Event::Spooled { .. } | Event::Carried(_) => log::Level::Debug,
-        _ => log::Level::Info,
+        | Event::CompactionRefused { .. } => ::log::Level::Warn,
+        Event::StreamEnded { class, .. } if *class != Class::Interrupted => ::log::Level::Warn,
+        Event::ServerSeen(_) | Event::Spooled { .. } | Event::Carried(_) => ::log::Level::Debug,
+        _ => ::log::Level::Info,
     }
 }
 

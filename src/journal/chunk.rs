@@ -80,7 +80,10 @@ pub fn open(content: &[u8], visit: &mut dyn FnMut(&Envelope)) -> Outcome<()> {
     let mut before: Option<(u64, Chain)> = None;
     while !rest.is_empty() {
         let Some((line, after)) = next(rest) else {
-            return Err(Failure::new(Class::Corrupt, "a chunk of the log ends early"));
+            return Err(Failure::new(
+                Class::Corrupt,
+                "a chunk of the log ends early",
+            ));
         };
         rest = after;
         let seq = glance(line)?.seq;

@@ -123,7 +123,9 @@ impl Log {
             let last = table.get(upto).map_err(storage)?;
             let last: Option<Chain> = last.and_then(|line| line.value().first_chunk().copied());
             let Some(last) = last.filter(|_| upto < head.seq) else {
-                return Err(corrupt(format!("there is no event {upto} to compact up to")));
+                return Err(corrupt(format!(
+                    "there is no event {upto} to compact up to"
+                )));
             };
             let removed = Removed {
                 upto,
@@ -365,7 +367,9 @@ fn read_all(
     }
     if !proved {
         let first = base.seq;
-        return Err(corrupt(format!("events up to {first} are gone without a summary")));
+        return Err(corrupt(format!(
+            "events up to {first} are gone without a summary"
+        )));
     }
     Ok(Read {
         base: base.seq,

@@ -36,7 +36,10 @@ pub fn run(place: &Place, export: &Export, emit: &mut dyn FnMut(Event)) -> Outco
     digest.update(&export.content);
     let mut metadata = export.metadata.clone();
     let mut add = |key: &str, value: String| metadata.insert(key.into(), value);
-    add("compression-algorithm", place.encoding.compression.name().into());
+    add(
+        "compression-algorithm",
+        place.encoding.compression.name().into(),
+    );
     add("compression-level", place.encoding.level.to_string());
     add("original-file-size", sizes.bytes_in.to_string());
     add("host", place.host.clone());
@@ -45,7 +48,10 @@ pub fn run(place: &Place, export: &Export, emit: &mut dyn FnMut(Event)) -> Outco
     if let Some(encryption) = &place.encoding.encryption {
         add("encryption-key-id", encryption.key_id.clone());
     }
-    match place.store.put(&key, Body::Bytes(&encoded), &metadata, Put::Create) {
+    match place
+        .store
+        .put(&key, Body::Bytes(&encoded), &metadata, Put::Create)
+    {
         Ok(()) => {}
         Err(failure) if failure.class == Class::Conflict => {
             let there = place.store.look(&key)?;
@@ -91,7 +97,15 @@ mod tests {
             run(&bed.place, &export("one"), &mut |event| told.push(event)).unwrap();
         }
         assert_eq!(told[0], told[1]);
-        assert!(matches!(&told[0], Event::Exported { first: 1, last: 9, events: 4, .. }));
+        assert!(matches!(
+            &told[0],
+            Event::Exported {
+                first: 1,
+                last: 9,
+                events: 4,
+                ..
+            }
+        ));
         assert_eq!(bed.keys(), ["main/event_log/1-9-ab"]);
         let other = run(&bed.place, &export("two"), &mut |_| ()).unwrap_err();
         assert_eq!(other.class, Class::Conflict);

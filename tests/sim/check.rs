@@ -6,6 +6,7 @@ use machine::decide::{Busy, decide};
 use machine::policy::Policy;
 use machine::projection::backups::Phase;
 use machine::projection::ledger::Ledger;
+use machine::state::summary::{Removed, faithful, summary};
 use machine::{BackupName, Command, File, Segment, SiteState, State, Task, TaskId};
 
 use crate::server::{SIZE, UNITS, lsn};
@@ -184,6 +185,21 @@ fn ghosts(world: &World, truth: &Truth, held: &[File]) {
     }
 }
 
+/// The summary of a state folds to it, also when there is something to fold before.
+pub fn law(world: &World, state: &State) {
+    let removed = Removed {
+        upto: state.seq.saturating_sub(1),
+        count: 1,
+        digest: String::new(),
+    };
+    let events = summary(state, removed);
+    if !faithful(state, &events) {
+        world
+            .fate
+            .violated("the summary does not fold to the state");
+    }
+}
+
 /// I8: asked again with nothing new, decide has nothing new to say.
 fn quiet(world: &World, state: &State, policy: &Policy, busy: &Busy) {
     let now = world.now().max(state.at);
@@ -201,7 +217,12 @@ pub fn unrest(world: &World, state: &State, busy: &Busy, since: machine::Millis)
     let ours = state.sites.get(&site())?;
     let ledger = &ours.ledger;
     let mut working = busy.keys();
-    let working = working.find(|id| !matches!(id, TaskId::Receive(_) | TaskId::Probe(..)));
+    let working = working.find(|id| {
+        !matches!(
+            id,
+            TaskId::Receive(_) | TaskId::Probe(..) | TaskId::Export(_)
+        )
+    });
     if let Some(id) = working {
         return Some(format!("{id} is busy"));
     }
@@ -255,8 +276,9 @@ pub fn garbage(world: &World, state: &State) -> Option<String> {
     let ours = state.sites.get(&site())?;
     let held: BTreeSet<_> = held(&ours.ledger).iter().map(key).collect();
     let truth = world.store.truth();
-    let partial = |key: &&String| key.contains("xlog_partial");
-    let mut stray = truth.keys().filter(|key| !partial(key));
+    // Unfinished segments, and what is not about backups.
+    let apart = |key: &&String| key.contains("xlog_partial") || key.contains("event_log");
+    let mut stray = truth.keys().filter(|key| !apart(key));
     let stray = stray.find(|key| !held.contains(*key));
     stray.map(|key| format!("'{key}' is stored and the log does not know"))
 }

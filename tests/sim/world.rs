@@ -24,6 +24,7 @@ use crate::disk::SimDisk;
 use crate::fate::{Fate, Fault};
 use crate::receiver::Receiver;
 use crate::server::{Cluster, SIZE};
+use crate::storage::LogDisk;
 use crate::store::{PREFIX, SimStore};
 use crate::tasks::{Facts, Take};
 
@@ -41,6 +42,8 @@ pub struct World {
     pub disk: SimDisk,
     pub spool: Spool,
     pub store: SimStore,
+    /// To read along, never to write.
+    pub log: LogDisk,
     pub place: Place,
     pub ack: Ack,
     pub slot: bool,
@@ -80,7 +83,7 @@ pub enum Stage {
     Taking(Box<Take>),
 }
 
-const KINDS: [&str; 8] = [
+const KINDS: [&str; 9] = [
     "probe",
     "receive",
     "take",
@@ -89,10 +92,11 @@ const KINDS: [&str; 8] = [
     "delete",
     "reconcile",
     "read marks",
+    "export",
 ];
 
 impl World {
-    pub fn new(fate: &Fate) -> World {
+    pub fn new(fate: &Fate, log: &LogDisk) -> World {
         let disk = SimDisk::new(fate.clone());
         let store = SimStore::new(fate.clone());
         let place = Place {
@@ -116,7 +120,10 @@ impl World {
             1 => fate.between(120, 500),
             _ => fate.between(500, 1000),
         };
-        let mut pace: BTreeMap<_, _> = KINDS.map(|kind| (kind, (rate(), rate()))).into();
+        let (last, drawn) = KINDS.split_last().unwrap();
+        let paces = drawn.iter().map(|kind| (*kind, (rate(), rate())));
+        let mut pace: BTreeMap<_, _> = paces.collect();
+        pace.insert(last, (500, 500));
         // Much can happen between the loss of a log and the first listing.
         if fate.may(Fault::RestartLosesLog) && fate.chance(500) {
             pace.insert("reconcile", (fate.between(10, 60), fate.between(10, 60)));
@@ -126,6 +133,7 @@ impl World {
             spool: Spool::new(Arc::new(disk.clone())),
             disk,
             store,
+            log: log.clone(),
             place,
             ack: if fate.chance(700) {
                 Ack::Stored
