@@ -11,6 +11,8 @@ use tempfile::TempDir;
 
 use super::*;
 
+mod compaction;
+
 #[test]
 fn what_was_appended_is_there_again_and_time_never_runs_backwards() {
     let place = Place::new();

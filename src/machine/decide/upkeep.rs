@@ -49,3 +49,117 @@ pub(super) fn compact(state: &State, policy: &Policy, busy: &Busy) -> Option<Com
     let won = upto.saturating_sub(state.log.removed_upto);
     (won > 0 && won >= max / 2).then_some(Command::Compact(upto))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::decide;
+    use crate::event::Millis;
+    use crate::file::Site;
+    use crate::testing::site_policy;
+
+    struct Row {
+        /// Last event; up to which events were removed; up to which each site has exported.
+        log: (u64, u64),
+        exported: &'static [u64],
+        export: bool,
+        busy: &'static [&'static str],
+        expect: &'static str,
+    }
+
+    /// A log of at most 100 events, exported ten at a time; answers `upto N` and `site FIRST-LAST`.
+    fn check(row: &Row) {
+        let mut policy = Policy {
+            log_events_max: Some(100),
+            export_events: row.export.then_some(10),
+            ..Policy::default()
+        };
+        let mut state = State {
+            seq: row.log.0,
+            ..State::default()
+        };
+        state.log.removed_upto = row.log.1;
+        for (exported, number) in row.exported.iter().zip(0_u32..) {
+            let name = Site(alloc::format!("s{number}"));
+            policy.sites.insert(name.clone(), site_policy());
+            state.sites.entry(name).or_default().exports.upto = *exported;
+        }
+        let mut busy = Busy::new();
+        for word in row.busy {
+            let site = Site("s0".into());
+            let task = match *word {
+                "receive" => Task::Receive {
+                    site,
+                    node: 0,
+                    start: crate::task::Start::Anchor,
+                },
+                _ => Task::Reconcile { site },
+            };
+            busy.insert(task.id(), task);
+        }
+        let commands = decide(&state, &policy, &busy, Millis(1));
+        let told = commands.iter().filter_map(|command| match command {
+            Command::Compact(upto) => Some(alloc::format!("upto {upto}")),
+            Command::Start(Task::Export { site, first, last }) => {
+                Some(alloc::format!("{site} {first}-{last}"))
+            }
+            _ => None,
+        });
+        let told: Vec<_> = told.collect();
+        let (log, exported, busy) = (row.log, row.exported, row.busy);
+        assert_eq!(told.join(", "), row.expect, "{log:?} {exported:?} {busy:?}");
+    }
+
+    #[test]
+    fn the_log_is_exported_and_then_compacted() {
+        let row = |log, exported, busy, expect| Row {
+            log,
+            exported,
+            export: true,
+            busy,
+            expect,
+        };
+        let alone = |log, busy, expect| Row {
+            export: false,
+            ..row(log, &[0, 0], busy, expect)
+        };
+        for row in [
+            row((9, 0), &[0], &[], ""),
+            row((10, 0), &[0], &[], "s0 1-10"),
+            row((35, 0), &[20, 30], &[], "s0 21-30"),
+            row((100, 0), &[100], &[], ""),
+            // Too long, and the stores hold enough of it.
+            row((101, 0), &[100], &[], "upto 91"),
+            row((101, 0), &[100], &["receive"], "upto 91"),
+            row((101, 0), &[100], &["reconcile"], ""),
+            row((201, 0), &[200], &["reconcile"], "upto 191"),
+            // Each store counts; little is not worth it; a new site begins where the log does.
+            row((105, 0), &[100, 60], &[], "s1 61-70, upto 60"),
+            row((105, 0), &[100, 40], &[], "s1 41-50"),
+            row((195, 91), &[190, 0], &[], "s1 92-101"),
+            row((195, 91), &[190, 190], &[], "upto 185"),
+            row((191, 91), &[190, 190], &[], ""),
+            alone((101, 0), &[], "upto 91"),
+            alone((100, 0), &[], ""),
+        ] {
+            check(&row);
+        }
+    }
+
+    #[test]
+    fn a_refusal_holds_until_the_next_start() {
+        let policy = Policy {
+            log_events_max: Some(100),
+            ..Policy::default()
+        };
+        let mut state = State {
+            seq: 150,
+            ..State::default()
+        };
+        let asked = |state: &State| compact(state, &policy, &Busy::new()).is_some();
+        assert!(asked(&state));
+        let refused = crate::event::Event::CompactionRefused { reason: "x".into() };
+        state.log.apply(&refused, Millis(5));
+        assert!(!asked(&state));
+    }
+}
