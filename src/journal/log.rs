@@ -254,6 +254,9 @@ fn lines_of(
 ) -> Outcome<Vec<(u64, Vec<u8>)>> {
     let read = database.begin_read().map_err(storage)?;
     let table = read.open_table(EVENTS).map_err(storage)?;
+    if first <= base(&table)?.seq {
+        return Err(corrupt(format!("event {first} gave way to a summary")));
+    }
     let mut lines = Vec::new();
     for (line, seq) in table.range(first..=last).map_err(storage)?.zip(first..) {
         let (found, value) = line.map_err(storage)?;
