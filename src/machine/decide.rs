@@ -32,6 +32,8 @@ pub type Busy = BTreeMap<TaskId, Task>;
 /// anything new gives nothing new.
 pub fn decide(state: &State, policy: &Policy, busy: &Busy, now: Millis) -> Vec<Command> {
     let mut out = Vec::new();
+    let storing = busy.keys().filter(|id| matches!(id, TaskId::Store(..)));
+    let mut uploads = storing.count();
     for (name, site_policy) in &policy.sites {
         let empty = SiteState::default();
         let site = state.sites.get(name).unwrap_or(&empty);
@@ -52,12 +54,12 @@ pub fn decide(state: &State, policy: &Policy, busy: &Busy, now: Millis) -> Vec<C
             now,
         };
         if policy.draining {
-            turn.store(&mut out);
+            turn.store(&mut out, &mut uploads);
             continue;
         }
         turn.interrupt(&mut out);
         turn.receive(&mut out);
-        turn.store(&mut out);
+        turn.store(&mut out, &mut uploads);
         turn.drop_dead(&mut out);
         turn.take(&mut out);
         turn.switch(&mut out);

@@ -85,16 +85,15 @@ pub fn moment(text: &Value) -> Option<Millis> {
 
 /// Equal but for the moment they were made.
 fn same(a: &Value, b: &Value) -> bool {
-    let timeless = |document: &Value| {
-        let own = document.get(OWN).and_then(Value::as_object);
-        own.map(|own| {
-            let facts = own.iter().filter(|(key, _)| *key != facts::AT);
-            facts
-                .map(|(k, v)| (k.clone(), v.clone()))
-                .collect::<Map<_, _>>()
-        })
-    };
-    timeless(a) == timeless(b)
+    match (timeless(a), timeless(b)) {
+        (Some(a), Some(b)) => a.eq(b),
+        (a, b) => a.is_none() && b.is_none(),
+    }
+}
+
+fn timeless(document: &Value) -> Option<impl Iterator<Item = (&String, &Value)>> {
+    let own = document.get(OWN)?.as_object()?;
+    Some(own.iter().filter(|(key, _)| *key != facts::AT))
 }
 
 pub fn document(state: &State, policy: &Policy, busy: &Busy, live: &Live, now: Millis) -> Value {
