@@ -65,15 +65,13 @@ fn main() {
 fn one(count: u64) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(log::FILE_NAME);
-    let mut all = events(count);
+    let mut all = events(count).into_iter().peekable();
     let mut log = Log::open(&path, &mut |_| ()).unwrap();
     let mut appended = Vec::new();
     let append = timed(|| {
-        while !all.is_empty() {
-            let rest = all.split_off(all.len().min(GROUP));
-            let group = std::mem::replace(&mut all, rest);
-            let group = log.append(START, 1, group).unwrap();
-            appended.extend(group);
+        while all.peek().is_some() {
+            let group = all.by_ref().take(GROUP).collect();
+            appended.extend(log.append(START, 1, group).unwrap());
         }
     });
     let count = appended.last().unwrap().seq;
