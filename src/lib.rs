@@ -95,6 +95,8 @@
 //! 13. Restore depends on neither journal nor state.
 //! 14. WAL of another cluster (system identifier) never enters a site.
 //! 15. Once faults end, everything wanted is stored and the frontier follows the server.
+//! 16. The summary of any state folds to it, and no event leaves the log before the store of every
+//!     active site holds it (unless exporting is off).
 //!
 //! # Architecture notes: where building taught us otherwise
 //!

@@ -19,6 +19,10 @@ impl Story {
         let size = match &envelope.event {
             Event::ServerSeen(server) => server.segment_size,
             Event::Found { segment_size, .. } => *segment_size,
+            Event::Carried(site) => match site.ledger.segment_size {
+                Some(size) => size,
+                None => return,
+            },
             _ => return,
         };
         if let Some(site) = &envelope.site {

@@ -37,3 +37,63 @@ pub(super) fn growing(state: &State, policy: &Policy, list: &mut List) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::alerts;
+    use super::*;
+    use crate::class::Class;
+    use crate::event::{Envelope, Event, Millis};
+    use crate::file::Site;
+    use crate::testing::site_policy;
+
+    const DAY: u64 = PATIENCE_MS;
+
+    /// Moments in days with what happened then; the alert is `since MILLISECONDS`, or nothing.
+    fn check(events: &[(u64, Event)], held: u64, expect: Option<u64>) {
+        let name = Site("main".into());
+        let mut policy = Policy {
+            log_events_max: Some(100),
+            export_events: Some(10),
+            ..Policy::default()
+        };
+        policy.sites.insert(name.clone(), site_policy());
+        let mut state = State::default();
+        for (at, event) in events {
+            let refused = matches!(event, Event::CompactionRefused { .. });
+            state.apply(&Envelope {
+                seq: held,
+                at: Millis(at * DAY / 2),
+                run: 1,
+                site: (!refused).then(|| name.clone()),
+                event: event.clone(),
+            });
+        }
+        let alerts = alerts(&state, &policy);
+        let since = alerts.get(NAME).map(|alert| alert.since().0);
+        assert_eq!(since, expect, "{events:?} {held}");
+    }
+
+    #[test]
+    fn a_log_that_cannot_go_is_told_after_a_day_or_when_it_is_twice_as_long() {
+        let failed = || Event::TaskFailed {
+            task: TaskId::Export(Site("main".into())),
+            class: Class::Network,
+            message: "no".into(),
+        };
+        let exported = || Event::Exported {
+            first: 1,
+            last: 10,
+            object: "o".into(),
+            events: 1,
+            bytes: 1,
+        };
+        let refused = || Event::CompactionRefused { reason: "x".into() };
+        let half = DAY / 2;
+        check(&[(1, failed()), (2, failed())], 50, None);
+        check(&[(1, failed()), (4, failed())], 50, Some(half));
+        check(&[(1, failed()), (4, exported())], 50, None);
+        check(&[(1, failed()), (2, failed())], 201, Some(half));
+        check(&[(1, refused())], 50, Some(half));
+    }
+}
