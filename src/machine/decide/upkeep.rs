@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use super::{Busy, Turn};
 use crate::policy::Policy;
 use crate::state::State;
+use crate::state::summary::length;
 use crate::task::{Command, Task, TaskId};
 
 /// One event in so many, the newest, stays when a log is compacted: for people to look back.
@@ -45,9 +46,12 @@ pub(super) fn compact(state: &State, policy: &Policy, busy: &Busy) -> Option<Com
         Some(_) => exported.min().unwrap_or(u64::MAX),
         None => u64::MAX,
     };
-    let upto = exported.min(state.seq.saturating_sub(max / KEPT_SHARE));
+    let kept = (max / KEPT_SHARE).max(1);
+    let upto = exported.min(state.seq.saturating_sub(kept));
     let won = upto.saturating_sub(state.log.removed_upto);
-    (won > 0 && won >= max / 2).then_some(Command::Compact(upto))
+    // The summary takes room itself; with a small limit that could be all there is.
+    let enough = (max / 2).max(length(state).saturating_mul(2));
+    (won >= enough).then_some(Command::Compact(upto))
 }
 
 #[cfg(test)]
@@ -143,6 +147,32 @@ mod tests {
             alone((100, 0), &[], ""),
         ] {
             check(&row);
+        }
+    }
+
+    #[test]
+    fn a_limit_below_the_summary_itself_comes_to_rest() {
+        for max in 1..20 {
+            let policy = Policy {
+                log_events_max: Some(max),
+                ..Policy::default()
+            };
+            let mut state = State::default();
+            for number in 0..30 {
+                state
+                    .sites
+                    .entry(Site(alloc::format!("{number}")))
+                    .or_default();
+            }
+            state.seq = 200;
+            let mut rounds = 0;
+            while let Some(Command::Compact(upto)) = compact(&state, &policy, &Busy::new()) {
+                assert!(upto < state.seq, "{max}");
+                state.log.removed_upto = upto;
+                state.seq += length(&state);
+                rounds += 1;
+            }
+            assert_eq!(rounds, 1, "{max}");
         }
     }
 

@@ -46,6 +46,20 @@ pub fn summary(state: &State, removed: Removed) -> Vec<(Option<Site>, Event)> {
     events
 }
 
+/// About how many events the summary of `state` has, without making it.
+pub fn length(state: &State) -> u64 {
+    let of_site = |site: &SiteState| {
+        let told = site
+            .timelines
+            .ancestors
+            .len()
+            .saturating_add(site.marks.all.len());
+        u64::try_from(told).unwrap_or(u64::MAX).saturating_add(2)
+    };
+    let sites = state.sites.values().map(of_site);
+    sites.fold(1, u64::saturating_add)
+}
+
 /// A site as ordinary events, and what is left as it is.
 fn split(mut rest: SiteState) -> Vec<Event> {
     let mut events = Vec::new();
@@ -286,6 +300,7 @@ mod tests {
             }
             let events = summary(&state, removed(state.seq / 2));
             assert!(faithful(&state, &events), "{state:#?}");
+            assert!(length(&state) >= u64::try_from(events.len()).unwrap());
             // What is kept of the log before the summary leaves no trace.
             let mut live = state.clone();
             for (site, event) in &events {
