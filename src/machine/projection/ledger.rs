@@ -55,6 +55,10 @@ pub struct Lost {
 }
 
 impl Ledger {
+    #[allow(
+        clippy::too_many_lines,
+        reason = "exhaustive: a new kind must be thought of here"
+    )]
     pub fn apply(&mut self, event: &Event, at: Millis, timelines: &Timelines) {
         match event {
             Event::ServerSeen(server) => {

@@ -148,6 +148,7 @@ mod tests {
     }
 
     /// One of many events, drawn by number: no order among them makes sense, and none must.
+    #[allow(clippy::too_many_lines, reason = "a table: one sample of each kind")]
     fn drawn(draw: &mut impl FnMut(u64) -> u64) -> Event {
         let wal = segment(1 + u32::try_from(draw(3)).unwrap(), draw(12));
         let backup = BackupName(alloc::format!("b{}", draw(4)));
