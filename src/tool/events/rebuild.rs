@@ -1,4 +1,4 @@
-//! `pghoard events --rebuild`: the same state by every way that leads to it.
+//! For `pghoard events --rebuild`: the same state by every way that leads to it.
 
 use std::io::Write;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! `pghoard events --from-store`: what the site's store holds of the log, chunk by chunk in the
+//! For `pghoard events --from-store`: what the site's store holds of the log, chunk by chunk in the
 //! order in which they happened. It needs no log and no daemon.
 
 use std::io::{Read, Write};

@@ -43,8 +43,7 @@ fn main() {
         true => vec![10_000, 100_000, 1_000_000],
         false => asked,
     };
-    println!(
-        "{:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}",
+    row(&[
         "events",
         "append/s",
         "plain/s",
@@ -54,9 +53,9 @@ fn main() {
         "decide ms",
         "compact s",
         "file MiB",
-        "after",
-        "state MiB"
-    );
+        "after MiB",
+        "state MiB",
+    ]);
     for events in sizes {
         one(events);
     }
@@ -103,19 +102,25 @@ fn one(count: u64) {
         assert!(log.shrink().unwrap());
     });
     let rate = |time: Duration| count as f64 / time.as_secs_f64();
-    println!(
-        "{count:>9} {:>9.0} {:>9.0} {:>9.3} {:>9.3} {:>9.3} {:>9.3} {:>9.3} {:>9.1} {:>9.1} {:>9.1}",
-        rate(append),
-        rate(plain),
-        open.as_secs_f64(),
-        scan.as_secs_f64(),
-        fold.as_secs_f64(),
-        round.as_secs_f64() * 1e3,
-        compact.as_secs_f64(),
-        mib(full),
-        mib(size(&path)),
-        mib(weight),
-    );
+    let columns = [
+        format!("{count}"),
+        format!("{:.0}", rate(append)),
+        format!("{:.0}", rate(plain)),
+        format!("{:.3}", open.as_secs_f64()),
+        format!("{:.3}", scan.as_secs_f64()),
+        format!("{:.3}", fold.as_secs_f64()),
+        format!("{:.3}", round.as_secs_f64() * 1e3),
+        format!("{:.3}", compact.as_secs_f64()),
+        format!("{:.1}", mib(full)),
+        format!("{:.1}", mib(size(&path))),
+        format!("{:.1}", mib(weight)),
+    ];
+    row(&columns.each_ref().map(String::as_str));
+}
+
+fn row(columns: &[&str; 11]) {
+    let line: Vec<String> = columns.iter().map(|text| format!("{text:>10}")).collect();
+    println!("{}", line.concat());
 }
 
 /// The same bytes in groups into a table of redb's own, as durable; then all of them read.
