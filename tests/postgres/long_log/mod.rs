@@ -34,7 +34,8 @@ fn a_long_log_is_exported_compacted_and_still_tells_everything() {
         }
         daemon.wait_backups(1);
         let after = daemon.site().unwrap();
-        assert_eq!(after["frontier"], before["frontier"]);
+        let frontier = |site: &Value| site["frontier"].as_str().unwrap().to_owned();
+        assert!(frontier(&after) >= frontier(&before));
         daemon.verify_events();
         let rebuilt = run(daemon.tool("pghoard", &["events", "--rebuild"])).ok();
         assert!(
