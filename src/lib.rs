@@ -36,7 +36,7 @@
 //! - [`spool`]: WAL between PostgreSQL and the store, one file an entry.
 //! - [`codec`]: compress and encrypt, both ways; keys and digests.
 //! - [`store`]: object stores behind one contract; so far a local directory.
-//! - [`work`]: tasks that touch the store, once each: upload, delete, reconcile.
+//! - [`work`]: tasks that touch the store, once each: upload, delete, reconcile, export.
 //! - [`daemon`]: the real world around the loop: threads, signals, what a configuration means.
 //! - [`publish`]: state into alert files and the state file. [`serve`]: the HTTP API.
 //! - [`restore`]: the way back, from the store alone.
@@ -61,7 +61,7 @@
 //! config:    codec                 (names of algorithms, keys)
 //! spool:
 //! source:    codec pg spool store
-//! work:      codec pg restore spool store   (verify judges WAL as the receiver, backups as a restore)
+//! work:      codec pg restore spool store   (verify judges as a restore does)
 //! journal:   spool
 //! publish:
 //! restore:   codec config pg store
@@ -95,6 +95,8 @@
 //! 13. Restore depends on neither journal nor state.
 //! 14. WAL of another cluster (system identifier) never enters a site.
 //! 15. Once faults end, everything wanted is stored and the frontier follows the server.
+//! 16. The summary of any state folds to it, and no event leaves the log before the store of every
+//!     active site holds it (unless exporting is off).
 //!
 //! # Architecture notes: where building taught us otherwise
 //!

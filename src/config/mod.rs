@@ -54,6 +54,9 @@ pub struct Config {
     pub restore_threads: u32,
     /// WAL segments fetched ahead of PostgreSQL; 0 for none.
     pub restore_prefetch: u32,
+    /// None never compacts the event log.
+    pub event_log_events_max: Option<u64>,
+    pub event_log_export: bool,
     pub statsd: Option<Statsd>,
     pub pushgateway: Option<Pushgateway>,
     pub prometheus: Option<Tags>,
@@ -218,14 +221,6 @@ fn global(value: &Value, notes: &Notes) -> Outcome<Config> {
     let backup_location = global.text("backup_location")?.option();
     let backup_location = backup_location.filter(|p| !p.is_empty()).map(PathBuf::from);
     let alert_file_dir = global.text("alert_file_dir")?.option().map(PathBuf::from);
-    let threads = |name, default| {
-        global
-            .whole(name, "a whole number of at least 1")
-            .map(|found| {
-                let found: u32 = found.or(default);
-                found.max(1)
-            })
-    };
     let transfer_threads = global
         .section("transfer", Level::Transfer, |transfer| {
             transfer.whole("thread_count", COUNT)
@@ -274,16 +269,30 @@ fn global(value: &Value, notes: &Notes) -> Outcome<Config> {
         compression: compression(&global)?,
         transfer_threads,
         restore_threads: threads(
+            &global,
             "restore_process_count",
             cpus().saturating_add(1).min(THREADS_MAX),
         )?,
         restore_prefetch: u32::try_from(prefetch.max(0)).unwrap_or(u32::MAX),
+        event_log_events_max: events_max(&global)?,
+        event_log_export: global.flag("event_log_export")?.or(true),
         statsd: global.section("statsd", Level::Statsd, statsd)?,
         pushgateway: global.section("pushgateway", Level::Pushgateway, pushgateway)?,
         prometheus: global.section("prometheus", Level::Prometheus, tags)?,
         sites: sites(&global, backup_location.as_deref(), notes)?,
         backup_location,
     })
+}
+
+fn threads(global: &Object<'_>, name: &'static str, default: u32) -> Outcome<u32> {
+    let found = global.whole(name, "a whole number of at least 1")?;
+    let found: u32 = found.or(default);
+    Ok(found.max(1))
+}
+
+fn events_max(global: &Object<'_>) -> Outcome<Option<u64>> {
+    let max = global.whole("event_log_events_max", COUNT)?;
+    Ok(max.or_none(500_000).filter(|max| *max > 0))
 }
 
 fn sites(

@@ -33,6 +33,8 @@ pub struct SiteContext {
 
 const SCRATCH_FOLDER: &str = "scratch";
 /// A server that answered is looked at again after this long.
+/// ... by default.
+const EXPORT_EVENTS: u64 = 10_000;
 const PROBE_INTERVAL: Duration = Duration::from_secs(30);
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -135,12 +137,21 @@ pub fn policy(config: &Config, sites: &Sites) -> Policy {
     let mut policy = Policy {
         uploads_max: usize::try_from(config.transfer_threads).unwrap_or(1).max(1),
         retries_max: config.upload_retries_warning_limit,
+        log_events_max: config.event_log_events_max,
+        export_events: config.event_log_export.then(|| export_events(config)),
         ..Policy::default()
     };
     for (name, site) in sites {
         policy.sites.insert(name.clone(), site_policy(site));
     }
     policy
+}
+
+/// Events in one exported chunk: a megabyte before compression, and several chunks before the log
+/// is compacted.
+fn export_events(config: &Config) -> u64 {
+    let max = config.event_log_events_max.unwrap_or(u64::MAX);
+    EXPORT_EVENTS.min(max / 10).max(1)
 }
 
 fn site_policy(context: &SiteContext) -> SitePolicy {

@@ -27,6 +27,7 @@ use crate::daemon::take::Take;
 use crate::daemon::tenant::{Room, Tenant};
 use crate::failure::{Failure, Outcome};
 use crate::journal::run::{Report, World};
+use crate::journal::{chunk, log};
 use crate::pg::conninfo::Conninfo;
 use crate::publish::alerts::Alerts;
 use crate::publish::stats::{self, Stats};
@@ -35,13 +36,14 @@ use crate::source::probe::Probe;
 use crate::source::receive::{Marks, Receive};
 use crate::source::switch_wal;
 use crate::store::Metadata;
+use crate::work::export::Export;
 use crate::work::lease::Identity;
 use crate::work::pace::Pace;
 use crate::work::reconcile::Known;
 use crate::work::scrub::{Eyes, Scrub};
 use crate::work::upload::{Standing, Upload};
 use crate::work::verify::{Cluster, Item, Verifier};
-use crate::work::{delete, label, marks, reconcile};
+use crate::work::{delete, export, label, marks, reconcile};
 
 pub struct RealWorld {
     pub config: Arc<Config>,
@@ -214,14 +216,15 @@ impl RealWorld {
         context: Arc<SiteContext>,
         task: &Task,
         what: What,
-        site: SiteState,
+        site: &SiteState,
     ) -> Outcome<()> {
         let marks = self.mark(&task.id());
+        let size = site.ledger.segment_size.unwrap_or(SegmentSize::DEFAULT);
+        let restorable = site.backups.restorable(&site.ledger);
+        let from = restorable.last().map(|(.., content)| content.start);
+        let cluster = site.servers.system_id.zip(from);
+        let damaged = site.ledger.damaged.clone();
         self.spawn(task, move |emit| {
-            let size = site.ledger.segment_size.unwrap_or(SegmentSize::DEFAULT);
-            let restorable = site.backups.restorable(&site.ledger);
-            let from = restorable.last().map(|(.., content)| content.start);
-            let cluster = site.servers.system_id.zip(from);
             let rate = context.config.verify_bytes_per_second;
             let verifier = Verifier {
                 place: &context.place,
@@ -236,10 +239,35 @@ impl RealWorld {
                     backup: &|name, object| verifier.backup(name, object),
                 },
                 size,
-                damaged: &site.ledger.damaged,
+                damaged: &damaged,
                 now: &clock::now,
             };
             scrub.run(&what, emit).map(|()| Vec::new())
+        })
+    }
+
+    /// The log is read beside the loop that writes it: a committed line never changes.
+    fn export(
+        &self,
+        context: Arc<SiteContext>,
+        task: &Task,
+        (first, last): (u64, u64),
+    ) -> Outcome<()> {
+        let job = task.clone();
+        let folder = self.config.backup_location.clone().unwrap_or_default();
+        self.spawn(task, move |_| {
+            let lines = log::lines(&folder.join(log::FILE_NAME), first, last)?;
+            let sealed = chunk::seal(job.id().site(), &lines)?;
+            let export = Export {
+                first,
+                last,
+                object: sealed.object,
+                events: sealed.events,
+                content: sealed.content,
+                metadata: sealed.metadata,
+                identity: chunk::LAST_DIGEST,
+            };
+            collect(&job, |emit| export::run(&context.place, &export, emit))
         })
     }
 
@@ -270,7 +298,7 @@ impl RealWorld {
             .as_ref()
             .filter(|new| Some(*new) != self.complaint.as_ref())
         {
-            log::warn!("{failure}");
+            ::log::warn!("{failure}");
         }
         self.complaint = complaint;
         for event in noted.unwrap_or_default() {
@@ -331,15 +359,18 @@ impl World for RealWorld {
                 format!("site '{}' is not configured", id.site()),
             )
         })?;
-        let site = state.sites.get(id.site()).cloned().unwrap_or_default();
+        // Each task takes a copy of what it needs and no more: a site's state may be large.
+        let unknown = SiteState::default();
+        let site = state.sites.get(id.site()).unwrap_or(&unknown);
         let size = site.ledger.segment_size.unwrap_or(SegmentSize::DEFAULT);
-        log::debug!("starting {id}");
+        ::log::debug!("starting {id}");
         let job = task.clone();
         match task.clone() {
-            Task::Receive { node, start, .. } => self.receive(&context, task, node, start, &site),
-            Task::Probe { node, .. } => self.probe(context, task, node, &site),
+            Task::Receive { node, start, .. } => self.receive(&context, task, node, start, site),
+            Task::Probe { node, .. } => self.probe(context, task, node, site),
             Task::Store { file, entry, .. } => {
-                let metadata = metadata(&context, &site, &file, size);
+                let metadata = metadata(&context, site, &file, size);
+                let damaged = site.ledger.damaged.contains_key(&file);
                 self.spawn(task, move |_| {
                     let (place, spool) = (&context.place, &context.spool);
                     let verifier = Verifier {
@@ -356,7 +387,7 @@ impl World for RealWorld {
                         entry,
                         size,
                         metadata,
-                        standing: match site.ledger.damaged.contains_key(&file) {
+                        standing: match damaged {
                             true => Standing::Damaged(&judge),
                             false => Standing::Unknown,
                         },
@@ -385,22 +416,28 @@ impl World for RealWorld {
                     delete::wal(&context.place, &ranges, size, emit)
                 })
             }),
-            Task::Reconcile { .. } => self.spawn(task, move |_| {
+            Task::Reconcile { .. } => {
                 let known = Known {
-                    ledger: site.ledger,
-                    backups: site.backups,
+                    ledger: site.ledger.clone(),
+                    backups: site.backups.clone(),
                 };
-                collect(&job, |emit| reconcile::run(&context.place, &known, emit))
-            }),
-            Task::ReadMarks { .. } => self.spawn(task, move |_| {
-                collect(&job, |emit| marks::read(&context.place, &site.marks, emit))
-            }),
+                self.spawn(task, move |_| {
+                    collect(&job, |emit| reconcile::run(&context.place, &known, emit))
+                })
+            }
+            Task::ReadMarks { .. } => {
+                let known = site.marks.clone();
+                self.spawn(task, move |_| {
+                    collect(&job, |emit| marks::read(&context.place, &known, emit))
+                })
+            }
             Task::Lease { .. } => {
                 let hold = self.tenant.hold(&id, context);
                 let marks = self.mark(&id);
                 self.spawn(task, move |emit| hold.run(&marks.stop, emit))
             }
             Task::Verify { what, .. } => self.verify(context, task, what, site),
+            Task::Export { first, last, .. } => self.export(context, task, (first, last)),
         }
     }
 
@@ -421,7 +458,7 @@ impl World for RealWorld {
         let name = file.spool_name(size.unwrap_or(SegmentSize::DEFAULT));
         if let Err(failure) = context.spool.remove(&name) {
             // It is found again, and stored again, at the next start.
-            log::warn!("{failure}");
+            ::log::warn!("{failure}");
         }
     }
 
@@ -432,7 +469,7 @@ impl World for RealWorld {
             .as_ref()
             .map(|site| format!("{site}: "))
             .unwrap_or_default();
-        log::log!(
+        ::log::log!(
             level(&envelope.event),
             "{site}{}",
             self.story.tell(envelope)
@@ -460,21 +497,25 @@ impl World for RealWorld {
 }
 
 /// What goes wrong is a warning, what is ordinary and frequent a detail.
-fn level(event: &Event) -> log::Level {
+fn level(event: &Event) -> ::log::Level {
     match event {
         Event::ServerLost { .. }
         | Event::BackupFailed { .. }
         | Event::TaskFailed { .. }
         | Event::Conflicted { .. }
         | Event::Missing { .. }
-        | Event::ClockJumped { .. } => log::Level::Warn,
-        Event::LeaseSeen(lease) if !lease.ours => log::Level::Warn,
-        Event::Unverified { .. } | Event::FoundDamaged { .. } | Event::LogRebuilt { .. } => {
-            log::Level::Warn
-        }
-        Event::StreamEnded { class, .. } if *class != Class::Interrupted => log::Level::Warn,
-        Event::ServerSeen(_) | Event::Spooled { .. } | Event::Verified { .. } => log::Level::Debug,
-        _ => log::Level::Info,
+        | Event::LogRebuilt { .. }
+        | Event::Unverified { .. }
+        | Event::FoundDamaged { .. }
+        | Event::CompactionRefused { .. }
+        | Event::ClockJumped { .. } => ::log::Level::Warn,
+        Event::LeaseSeen(lease) if !lease.ours => ::log::Level::Warn,
+        Event::StreamEnded { class, .. } if *class != Class::Interrupted => ::log::Level::Warn,
+        Event::ServerSeen(_)
+        | Event::Spooled { .. }
+        | Event::Verified { .. }
+        | Event::Carried(_) => ::log::Level::Debug,
+        _ => ::log::Level::Info,
     }
 }
 

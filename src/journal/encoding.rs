@@ -6,6 +6,7 @@
 //! exchanged line breaks the chain from there on.
 
 use machine::{Envelope, Event, Millis, Site};
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_cbor::Value;
 use sha2::{Digest, Sha256};
@@ -113,6 +114,32 @@ pub fn parse(cbor: &[u8]) -> Outcome<Option<Envelope>> {
         .hint("install the version that wrote the log, or a later one")),
         None => Ok(None),
     }
+}
+
+/// The digest that is all that is left of a line; `None` for a whole one.
+pub fn digest_of(value: &[u8]) -> Option<Chain> {
+    value.try_into().ok()
+}
+
+/// What every line tells whatever its kind.
+pub struct Glance {
+    pub seq: u64,
+    pub at: Millis,
+    pub site: Option<Site>,
+}
+
+/// At a stored value, without looking at its event or its digest.
+pub fn glance(value: &[u8]) -> Outcome<Glance> {
+    let cbor = value.get(GENESIS.len()..).unwrap_or_default();
+    let line: Line<IgnoredAny> = serde_cbor::from_slice(cbor)
+        .map_err(|e| corrupt(format!("a line is not readable: {e}")))?;
+    let Line { seq, at, site, .. } = line;
+    Ok(Glance { seq, at, site })
+}
+
+pub fn digest_of_line(value: &[u8]) -> Outcome<Chain> {
+    let digest = value.first_chunk().copied();
+    digest.ok_or_else(|| corrupt("a line is shorter than its digest"))
 }
 
 fn link(before: &Chain, cbor: &[u8]) -> Chain {

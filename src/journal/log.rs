@@ -4,9 +4,14 @@
 //! memory is a hint only: an append reads the slot it will write and the line before it, so that a
 //! stale head can never overwrite a committed event (S-73). After any error of the storage the
 //! handle is useless and the log has to be opened again; the loop does.
+//!
+//! A log that was compacted begins later than with 1. In the place of the last line that went is
+//! its digest alone, which the chain goes on from; the summary further on (`Compacted`) says the
+//! same, and a log that begins later without one is damaged.
 
 use std::path::{Path, PathBuf};
 
+use machine::state::summary::Removed;
 use machine::{Class, Envelope, Event, Millis, Site};
 use redb::{
     Builder, ConcurrencyMode, Database, ReadableDatabase, ReadableTable, StorageBackend,
@@ -14,7 +19,7 @@ use redb::{
 };
 
 use crate::failure::{Failure, Outcome};
-use crate::journal::encoding::{Chain, GENESIS, decode, encode};
+use crate::journal::encoding::{Chain, GENESIS, decode, digest_of, encode};
 
 /// The log's name in `backup_location`.
 pub const FILE_NAME: &str = "events.redb";
@@ -72,7 +77,7 @@ impl Log {
             write.open_table(EVENTS).map_err(storage)?;
         }
         write.commit().map_err(storage)?;
-        let head = read_all(&database, 0, fold)?;
+        let head = read_all(&database, 0, fold)?.head;
         Ok(Log { database, head })
     }
 
@@ -89,31 +94,105 @@ impl Log {
         }
         let mut head = self.head;
         head.at = head.at.max(now);
-        let mut appended = Vec::with_capacity(events.len());
         let mut write = self.database.begin_write().map_err(storage)?;
         write.set_quick_repair(true);
-        {
+        let appended = {
             let mut table = write.open_table(EVENTS).map_err(storage)?;
             probe(&table, &self.head)?;
-            for (site, event) in events {
-                head.seq = head.seq.saturating_add(1);
-                let envelope = Envelope {
-                    seq: head.seq,
-                    at: head.at,
-                    run,
-                    site,
-                    event,
-                };
-                let (value, chain) = encode(&envelope, &head.chain)?;
-                table.insert(head.seq, value.as_slice()).map_err(storage)?;
-                head.chain = chain;
-                appended.push(envelope);
-            }
-        }
+            insert(&mut table, &mut head, run, events)?
+        };
         write.commit().map_err(storage)?;
         self.head = head;
         Ok(appended)
     }
+
+    /// Lets the events up to `upto` go for a summary, in one durable transaction. `summarize` is
+    /// told what goes, and answers the summary's events; an error of its keeps the log as it is.
+    pub fn compact(
+        &mut self,
+        upto: u64,
+        run: u64,
+        summarize: &mut dyn FnMut(Removed) -> Outcome<Vec<(Option<Site>, Event)>>,
+    ) -> Outcome<Vec<Envelope>> {
+        let mut head = self.head;
+        let mut write = self.database.begin_write().map_err(storage)?;
+        write.set_quick_repair(true);
+        let appended = {
+            let mut table = write.open_table(EVENTS).map_err(storage)?;
+            probe(&table, &self.head)?;
+            let last = table.get(upto).map_err(storage)?;
+            let last: Option<Chain> = last.and_then(|line| line.value().first_chunk().copied());
+            let Some(last) = last.filter(|_| upto < head.seq) else {
+                return Err(corrupt(format!(
+                    "there is no event {upto} to compact up to"
+                )));
+            };
+            let removed = Removed {
+                upto,
+                count: upto.saturating_sub(base(&table)?.seq),
+                digest: hex::encode(last),
+            };
+            let appended = insert(&mut table, &mut head, run, summarize(removed)?)?;
+            let below = ..=upto;
+            table.retain_in(below, |_, _| false).map_err(storage)?;
+            table.insert(upto, last.as_slice()).map_err(storage)?;
+            appended
+        };
+        write.commit().map_err(storage)?;
+        self.head = head;
+        Ok(appended)
+    }
+
+    /// Gives the room that compaction left in the file back to the disk; `false` while others read
+    /// the file, which keeps its size then until the next time.
+    pub fn shrink(&mut self) -> Outcome<bool> {
+        match self.database.compact() {
+            Ok(_) => Ok(true),
+            Err(redb::CompactionError::Storage(error)) => Err(storage(error)),
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// The stored lines `first..=last`, as they are.
+    pub fn lines(&self, first: u64, last: u64) -> Outcome<Vec<(u64, Vec<u8>)>> {
+        lines_of(&self.database, first, last)
+    }
+}
+
+fn insert(
+    table: &mut redb::Table<'_, u64, &'static [u8]>,
+    head: &mut Head,
+    run: u64,
+    events: Vec<(Option<Site>, Event)>,
+) -> Outcome<Vec<Envelope>> {
+    let mut appended = Vec::with_capacity(events.len());
+    for (site, event) in events {
+        head.seq = head.seq.saturating_add(1);
+        let envelope = Envelope {
+            seq: head.seq,
+            at: head.at,
+            run,
+            site,
+            event,
+        };
+        let (value, chain) = encode(&envelope, &head.chain)?;
+        table.insert(head.seq, value.as_slice()).map_err(storage)?;
+        head.chain = chain;
+        appended.push(envelope);
+    }
+    Ok(appended)
+}
+
+/// Where the lines begin: just after nothing, or after the digest that compaction left.
+fn base(table: &impl ReadableTable<u64, &'static [u8]>) -> Outcome<Head> {
+    let first = table.first().map_err(storage)?;
+    let digest = first.and_then(|(seq, value)| Some((seq.value(), digest_of(value.value())?)));
+    let (seq, chain) = digest.unwrap_or((0, GENESIS));
+    Ok(Head {
+        seq,
+        chain,
+        at: Millis(0),
+    })
 }
 
 /// The slot after the head is free and the head's own line is the one we remember.
@@ -132,15 +211,67 @@ fn probe(table: &impl ReadableTable<u64, &'static [u8]>, head: &Head) -> Outcome
     )
 }
 
-/// Reads a log without writing to it, beside a running daemon or after one. Returns how many
-/// lines the digest chain holds together.
-pub fn read(path: &Path, visit: &mut dyn FnMut(&Envelope)) -> Outcome<u64> {
+/// What was read of a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Events up to this one are not in the log any more.
+    pub removed_upto: u64,
+    pub last: u64,
+}
+
+/// Reads a log without writing to it, beside a running daemon or after one; the digest chain holds
+/// all of it together.
+pub fn read(path: &Path, visit: &mut dyn FnMut(&Envelope)) -> Outcome<Extent> {
     read_after(path, 0, visit)
 }
 
-/// The same for the lines after the one numbered `after`, whose digest is taken on trust. Returns
-/// the number of the last line.
-pub fn read_after(path: &Path, after: u64, visit: &mut dyn FnMut(&Envelope)) -> Outcome<u64> {
+/// The same for the lines after the one numbered `after`, whose digest is taken on trust.
+pub fn read_after(path: &Path, after: u64, visit: &mut dyn FnMut(&Envelope)) -> Outcome<Extent> {
+    let reader = reader(path)?;
+    let read = guarded_read(path, || match &reader {
+        Reader::Shared(database) => read_all(database, after, visit),
+        Reader::Owned(database) => read_all(database, after, visit),
+    })?;
+    Ok(Extent {
+        removed_upto: read.base,
+        last: read.head.seq,
+    })
+}
+
+/// The stored lines `first..=last` of a log that another thread may be writing.
+pub fn lines(path: &Path, first: u64, last: u64) -> Outcome<Vec<(u64, Vec<u8>)>> {
+    let reader = reader(path)?;
+    guarded_read(path, || match &reader {
+        Reader::Shared(database) => lines_of(database, first, last),
+        Reader::Owned(database) => lines_of(database, first, last),
+    })
+}
+
+fn lines_of(
+    database: &impl ReadableDatabase,
+    first: u64,
+    last: u64,
+) -> Outcome<Vec<(u64, Vec<u8>)>> {
+    let read = database.begin_read().map_err(storage)?;
+    let table = read.open_table(EVENTS).map_err(storage)?;
+    if first <= base(&table)?.seq {
+        return Err(corrupt(format!("event {first} gave way to a summary")));
+    }
+    let mut lines = Vec::new();
+    for (line, seq) in table.range(first..=last).map_err(storage)?.zip(first..) {
+        let (found, value) = line.map_err(storage)?;
+        if found.value() != seq {
+            return Err(corrupt(format!("event {seq} is missing")));
+        }
+        lines.push((seq, value.value().to_vec()));
+    }
+    match lines.last() {
+        Some((seq, _)) if *seq == last => Ok(lines),
+        _ => Err(corrupt(format!("it does not reach event {last}"))),
+    }
+}
+
+fn reader(path: &Path) -> Outcome<Reader> {
     if !path.exists() {
         return Err(Failure::new(
             Class::NotFound,
@@ -154,21 +285,16 @@ pub fn read_after(path: &Path, after: u64, visit: &mut dyn FnMut(&Envelope)) -> 
             .open_read_only(path)
             .map(Reader::Shared)
     };
-    let reader = match open() {
+    match open() {
         // A daemon that was killed leaves the log to be repaired by a writer.
         Err(redb::DatabaseError::RepairAborted) => guarded(path, || {
             builder()
                 .set_concurrency_mode(ConcurrencyMode::SingleWriter)
                 .open(path)
         })
-        .map(Reader::Owned)?,
-        other => guarded(path, || other)?,
-    };
-    let head = guarded_read(path, || match &reader {
-        Reader::Shared(database) => read_all(database, after, visit),
-        Reader::Owned(database) => read_all(database, after, visit),
-    })?;
-    Ok(head.seq)
+        .map(Reader::Owned),
+        other => guarded(path, || other),
+    }
 }
 
 enum Reader {
@@ -189,11 +315,16 @@ pub fn set_aside(path: &Path) -> Outcome<PathBuf> {
     }
 }
 
+struct Read {
+    base: u64,
+    head: Head,
+}
+
 fn read_all(
     database: &impl ReadableDatabase,
     after: u64,
     fold: &mut dyn FnMut(&Envelope),
-) -> Outcome<Head> {
+) -> Outcome<Read> {
     let mut head = Head {
         seq: 0,
         chain: GENESIS,
@@ -202,38 +333,55 @@ fn read_all(
     let read = database.begin_read().map_err(storage)?;
     let table = match read.open_table(EVENTS) {
         Ok(table) => table,
-        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(head),
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Read { base: 0, head }),
         Err(error) => return Err(storage(error)),
     };
-    if after > 0 {
+    let base = base(&table)?;
+    if after > base.seq {
         // A log that ends before that line has nothing after it.
         let Some(line) = table.get(after).map_err(storage)? else {
-            return Ok(head);
+            return Ok(Read {
+                base: base.seq,
+                head,
+            });
         };
         head.seq = after;
         head.chain = *line.value().first_chunk().unwrap_or(&GENESIS);
+    } else {
+        head = base;
     }
+    // Only the summary proves that what is not there went for it.
+    let mut proved = head.seq != base.seq || base.seq == 0;
+    let digest = hex::encode(base.chain);
     for line in table.range(head.seq.saturating_add(1)..).map_err(storage)? {
         let (seq, value) = line.map_err(storage)?;
         if seq.value() != head.seq.saturating_add(1) {
-            return Err(Failure::new(
-                Class::Corrupt,
-                format!(
-                    "event log: event {} is followed by {}",
-                    head.seq,
-                    seq.value()
-                ),
-            ));
+            let (last, next) = (head.seq, seq.value());
+            return Err(corrupt(format!("event {last} is followed by {next}")));
         }
         let (envelope, chain) = decode(value.value(), &head.chain)?;
         head.seq = seq.value();
         head.chain = chain;
-        if let Some(envelope) = envelope {
-            head.at = envelope.at;
-            fold(&envelope);
-        }
+        let Some(envelope) = envelope else { continue };
+        head.at = envelope.at;
+        proved |= matches!(&envelope.event, Event::Compacted { upto, last_digest, .. }
+            if *upto == base.seq && *last_digest == digest);
+        fold(&envelope);
     }
-    Ok(head)
+    if !proved {
+        let first = base.seq;
+        return Err(corrupt(format!(
+            "events up to {first} are gone without a summary"
+        )));
+    }
+    Ok(Read {
+        base: base.seq,
+        head,
+    })
+}
+
+fn corrupt(message: String) -> Failure {
+    Failure::new(Class::Corrupt, format!("event log: {message}"))
 }
 
 fn builder() -> Builder {

@@ -6,6 +6,7 @@
 use machine::breaks::{Rule, holds};
 use machine::decide::{Busy, decide};
 use machine::policy::Policy;
+use machine::state::summary;
 use machine::{Class, Command, Envelope, Event, File, Millis, Site, State, Task, TaskId};
 
 use crate::failure::{Failure, Outcome};
@@ -207,12 +208,17 @@ impl<W: World> Loop<W> {
         for _ in 0..ROUNDS_MAX {
             let now = self.world.now().max(self.state.at);
             let commands = decide(&self.state, &self.policy, &self.busy, now);
-            let (mut records, mut acts) = (Vec::new(), Vec::new());
+            let (mut records, mut acts, mut compact) = (Vec::new(), Vec::new(), None);
             for command in commands {
                 match command {
                     Command::Record(site, event) => records.push((Some(site), event)),
                     Command::Start(_) | Command::Stop(_) => acts.push(command),
+                    Command::Compact(upto) => compact = Some(upto),
                 }
+            }
+            if let Some(upto) = compact.filter(|_| records.is_empty()) {
+                self.compact(upto)?;
+                continue;
             }
             if records.is_empty() {
                 acts.into_iter().for_each(|command| self.act(command));
@@ -222,6 +228,35 @@ impl<W: World> Loop<W> {
         }
         crate::report::error("the machine does not come to rest; please report this state");
         Ok(())
+    }
+
+    /// Lets the log's beginning go for a summary, if that folds to the very state we have.
+    fn compact(&mut self, upto: u64) -> Outcome<()> {
+        let Some(log) = &mut self.log else {
+            return Err(Failure::new(Class::Internal, "the event log is closed"));
+        };
+        let state = &self.state;
+        let mut refused = None;
+        let compacted = log.compact(upto, state.run, &mut |removed| {
+            let events = summary::summary(state, removed);
+            let refuse = || Failure::new(Class::Internal, "its summary is not faithful");
+            match summary::faithful(state, &events) {
+                true => Ok(events),
+                false => Err(refused.insert(refuse()).clone()),
+            }
+        });
+        if let Some(refused) = refused {
+            let reason = refused.message;
+            return self.append(vec![(None, Event::CompactionRefused { reason })]);
+        }
+        for envelope in compacted? {
+            self.state.apply(&envelope);
+            if matches!(envelope.event, Event::Compacted { .. }) {
+                self.world.told(&envelope);
+            }
+        }
+        // The room in the file is no reason to stop: others may be reading it.
+        log.shrink().map(drop)
     }
 
     fn act(&mut self, command: Command) {
@@ -234,7 +269,7 @@ impl<W: World> Loop<W> {
                 }
             }
             Command::Stop(id) => self.world.stop(&id),
-            Command::Record(..) => {}
+            Command::Record(..) | Command::Compact(_) => {}
         }
     }
 }

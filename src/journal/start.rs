@@ -3,6 +3,8 @@
 //! There is no recovery code beyond this: a file the log knows stays what it is, WAL it does not
 //! know is adopted, a file it knows that is gone is said to be gone. The rest is decide.
 
+use std::collections::BTreeSet;
+
 use machine::breaks::{Rule, holds};
 use machine::event::{Origin, Reason};
 use machine::{Event, File, Segment, SegmentSize, SiteState};
@@ -60,11 +62,9 @@ pub fn scan(site: &SiteState, found: &[Found], next_entry: &mut u64) -> Scan {
             });
         }
     }
+    let there: BTreeSet<File> = found.iter().filter_map(named).collect();
     for (file, entry) in &ledger.spool {
-        if !found
-            .iter()
-            .any(|found| named(found).as_ref() == Some(file))
-        {
+        if !there.contains(file) {
             let (file, entry) = (file.clone(), entry.id);
             scan.events.push(Event::Dropped {
                 file,

@@ -21,7 +21,7 @@ fn known(event: &Value) -> bool {
 }
 
 /// Every kind ever released, as the log spells it.
-pub const KINDS: [&str; 36] = [
+pub const KINDS: [&str; 40] = [
     "started",
     "stopped",
     "config_loaded",
@@ -58,4 +58,8 @@ pub const KINDS: [&str; 36] = [
     "log_rebuilt",
     "clock_jumped",
     "lease_seen",
+    "exported",
+    "compacted",
+    "carried",
+    "compaction_refused",
 ];

@@ -24,6 +24,7 @@ mod look;
 mod receive;
 mod store;
 mod take;
+mod upkeep;
 mod verify;
 
 /// What runs, by identity.
@@ -33,6 +34,8 @@ pub type Busy = BTreeMap<TaskId, Task>;
 /// anything new gives nothing new.
 pub fn decide(state: &State, policy: &Policy, busy: &Busy, now: Millis) -> Vec<Command> {
     let mut out = Vec::new();
+    let storing = busy.keys().filter(|id| matches!(id, TaskId::Store(..)));
+    let mut uploads = storing.count();
     for (name, site_policy) in &policy.sites {
         let empty = SiteState::default();
         let site = state.sites.get(name).unwrap_or(&empty);
@@ -53,13 +56,13 @@ pub fn decide(state: &State, policy: &Policy, busy: &Busy, now: Millis) -> Vec<C
             now,
         };
         if policy.draining {
-            turn.store(&mut out);
+            turn.store(&mut out, &mut uploads);
             continue;
         }
         turn.lease(&mut out);
         turn.interrupt(&mut out);
         turn.receive(&mut out);
-        turn.store(&mut out);
+        turn.store(&mut out, &mut uploads);
         turn.drop_dead(&mut out);
         turn.take(&mut out);
         turn.switch(&mut out);
@@ -69,7 +72,9 @@ pub fn decide(state: &State, policy: &Policy, busy: &Busy, now: Millis) -> Vec<C
         turn.expire(&mut out);
         turn.delete(&mut out);
         turn.verify(&mut out);
+        turn.export(state, &mut out);
     }
+    out.extend(upkeep::compact(state, policy, busy));
     out
 }
 

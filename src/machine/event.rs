@@ -4,6 +4,7 @@
 //! changed meaning is a new version with an upcast (`journal/upcast.rs`), a name is never reused.
 //! What is deliberately absent: bytes received, uploads that began, ticks. They are re-derived.
 
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::class::Class;
 use crate::file::{BackupName, File, Site};
 use crate::projection::marks::Mark;
+use crate::state::{SiteState, State};
 use crate::task::TaskId;
 use crate::wal::{Lsn, Segment, SegmentSize, Timeline};
 
@@ -233,6 +235,28 @@ pub enum Event {
     },
     /// The store's lease was looked at, and something about it is new: who may write there.
     LeaseSeen(Lease),
+    /// This stretch of the log is in the site's store, under this key below its prefix.
+    Exported {
+        first: u64,
+        last: u64,
+        object: String,
+        events: u64,
+        bytes: u64,
+    },
+    /// The events up to `upto` gave way to a summary, which begins with this one: the state of the
+    /// whole, without sites.
+    Compacted {
+        upto: u64,
+        removed: u64,
+        last_digest: String,
+        carried: Box<State>,
+    },
+    /// The end of one site's part of a summary: what its other events do not tell.
+    Carried(Box<SiteState>),
+    /// A summary did not fold to the state; the log was kept as it is.
+    CompactionRefused {
+        reason: String,
+    },
 }
 
 /// How the run before this one ended.
@@ -405,6 +429,8 @@ impl Event {
                 | Event::Verified { .. }
                 | Event::Unverified { .. }
                 | Event::FoundDamaged { .. }
+                | Event::Exported { .. }
+                | Event::CompactionRefused { .. }
         )
     }
 }

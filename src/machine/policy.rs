@@ -15,9 +15,14 @@ pub struct Policy {
     pub maintenance: bool,
     /// On the way out: what is spooled is stored, everything else stops.
     pub draining: bool,
+    /// A log of more events is compacted; `None` never (`event_log_events_max`).
+    pub log_events_max: Option<u64>,
+    /// So many events are exported to each site's store at a time, and none goes before it is;
+    /// `None` exports nothing (`event_log_export`).
+    pub export_events: Option<u64>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SitePolicy {
     pub active: bool,
     /// Nodes are numbered from 0 as the configuration lists them.
@@ -50,8 +55,9 @@ pub struct SitePolicy {
 }
 
 /// When PostgreSQL is told that WAL is safe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Ack {
+    #[default]
     Stored,
     Spooled,
 }

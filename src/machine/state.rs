@@ -19,7 +19,14 @@ use crate::projection::servers::Servers;
 use crate::projection::tally::Tally;
 use crate::projection::timelines::Timelines;
 
+pub mod pairs;
+pub mod summary;
+pub mod upkeep;
+
+use upkeep::{Exports, Upkeep};
+
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct State {
     pub seq: u64,
     pub at: Millis,
@@ -33,9 +40,12 @@ pub struct State {
     /// When a person last took note of each alert.
     pub acknowledged: BTreeMap<String, Millis>,
     pub clock: Clock,
+    pub log: Upkeep,
 }
 
+/// Kept in the log as it is by compaction: what is added reads as its default where it is absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct SiteState {
     pub servers: Servers,
     pub timelines: Timelines,
@@ -47,6 +57,7 @@ pub struct SiteState {
     pub tally: Tally,
     pub exposure: Exposure,
     pub tenure: Tenure,
+    pub exports: Exports,
 }
 
 impl State {
@@ -58,9 +69,13 @@ impl State {
             site,
             event,
         } = envelope;
+        if let Event::Compacted { carried, .. } = event {
+            *self = (**carried).clone();
+        }
         self.seq = *seq;
         self.at = *at;
         self.clock.apply(event, *at);
+        self.log.apply(event, *at);
         match event {
             Event::Started { .. } => {
                 self.run = *run;
@@ -90,6 +105,10 @@ impl State {
 impl SiteState {
     /// Order matters: timelines before the ledger that asks them.
     fn apply(&mut self, site: &Site, event: &Event, at: Millis, run: u64) {
+        if let Event::Carried(rest) = event {
+            self.carry(rest);
+            return;
+        }
         self.timelines.apply(event);
         self.servers.apply(event, at);
         self.judge(event);
@@ -102,6 +121,7 @@ impl SiteState {
         self.tenure.apply(event, at);
         self.exposure
             .apply(event, at, &self.ledger, &self.servers, &self.timelines);
+        self.exports.apply(event, at);
     }
 
     /// What is marked as damaged is not held, until the mark is taken away. The ledger cannot tell

@@ -45,6 +45,8 @@ pub enum Task {
     Lease { site: Site },
     /// Read stored objects and judge what they hold.
     Verify { site: Site, what: What },
+    /// Put the site's events of this stretch of the log into its store.
+    Export { site: Site, first: u64, last: u64 },
 }
 
 /// What is verified by one task.
@@ -84,6 +86,7 @@ pub enum TaskId {
     Marks(Site),
     Lease(Site),
     Verify(Site),
+    Export(Site),
 }
 
 impl Task {
@@ -101,6 +104,7 @@ impl Task {
             Task::ReadMarks { site } => TaskId::Marks(site.clone()),
             Task::Lease { site } => TaskId::Lease(site.clone()),
             Task::Verify { site, .. } => TaskId::Verify(site.clone()),
+            Task::Export { site, .. } => TaskId::Export(site.clone()),
         }
     }
 }
@@ -132,7 +136,8 @@ impl Task {
             | Task::Reconcile { .. }
             | Task::ReadMarks { .. }
             | Task::Lease { .. }
-            | Task::Verify { .. } => Event::TaskFailed {
+            | Task::Verify { .. }
+            | Task::Export { .. } => Event::TaskFailed {
                 task: self.id(),
                 class,
                 message,
@@ -153,7 +158,8 @@ impl TaskId {
             | TaskId::Reconcile(site)
             | TaskId::Marks(site)
             | TaskId::Lease(site)
-            | TaskId::Verify(site) => site,
+            | TaskId::Verify(site)
+            | TaskId::Export(site) => site,
         }
     }
 
@@ -169,6 +175,7 @@ impl TaskId {
             TaskId::Marks(..) => "read marks",
             TaskId::Lease(..) => "lease",
             TaskId::Verify(..) => "verify",
+            TaskId::Export(..) => "export",
         }
     }
 }
@@ -185,4 +192,6 @@ pub enum Command {
     Record(Site, Event),
     Start(Task),
     Stop(TaskId),
+    /// Let the events up to this one give way to a summary; the loop does it itself.
+    Compact(u64),
 }

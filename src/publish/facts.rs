@@ -351,7 +351,8 @@ impl View<'_> {
             | TaskId::Reconcile(_)
             | TaskId::Marks(_)
             | TaskId::Lease(_)
-            | TaskId::Verify(_) => id.name().to_owned(),
+            | TaskId::Verify(_)
+            | TaskId::Export(_) => id.name().to_owned(),
         }
     }
 

@@ -19,6 +19,10 @@ impl Story {
         let size = match &envelope.event {
             Event::ServerSeen(server) => server.segment_size,
             Event::Found { segment_size, .. } => *segment_size,
+            Event::Carried(site) => match site.ledger.segment_size {
+                Some(size) => size,
+                None => return,
+            },
             _ => return,
         };
         if let Some(site) = &envelope.site {
@@ -91,7 +95,6 @@ impl Names {
             | Event::FoundDamaged { .. } => self.verification(event),
             Event::MarksRead { marks } => format!("read {marks} marks in the store"),
             Event::AlertAcknowledged { alert } => format!("alert {alert} acknowledged"),
-            Event::LogRebuilt { reason } => format!("log rebuilt: {reason}"),
             Event::ClockJumped { by_ms } => {
                 let way = if *by_ms < 0 { "back" } else { "forward" };
                 let by = span(by_ms.unsigned_abs());
@@ -101,6 +104,11 @@ impl Names {
             Event::LeaseSeen(lease) => {
                 format!("ANOTHER DAEMON holds the prefix, on host {}", lease.host)
             }
+            Event::LogRebuilt { .. }
+            | Event::Exported { .. }
+            | Event::Compacted { .. }
+            | Event::Carried(_)
+            | Event::CompactionRefused { .. } => upkeep(event),
         }
     }
 
@@ -286,7 +294,8 @@ impl Names {
             | TaskId::Reconcile(_)
             | TaskId::Marks(_)
             | TaskId::Lease(_)
-            | TaskId::Verify(_) => task.name().to_owned(),
+            | TaskId::Verify(_)
+            | TaskId::Export(_) => task.name().to_owned(),
         }
     }
 
@@ -309,6 +318,24 @@ impl Names {
 
     fn name(&self, segment: Segment) -> String {
         segment.name(self.size)
+    }
+}
+
+fn upkeep(event: &Event) -> String {
+    match event {
+        Event::LogRebuilt { reason } => format!("log rebuilt: {reason}"),
+        Event::Exported {
+            first,
+            last,
+            events,
+            ..
+        } => format!("events {first} to {last} are in the store, {events} of this site"),
+        Event::Compacted { upto, removed, .. } => {
+            format!("{removed} events up to {upto} gave way to a summary")
+        }
+        Event::Carried(_) => "summary: the rest of the site's state".to_owned(),
+        Event::CompactionRefused { reason } => format!("log not compacted: {reason}"),
+        _ => String::new(),
     }
 }
 

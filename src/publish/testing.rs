@@ -53,7 +53,7 @@ fn put(file: File, entry: Option<u64>) -> Event {
     }
 }
 
-fn spooled(number: u64) -> Event {
+pub fn spooled(number: u64) -> Event {
     Event::Spooled {
         file: File::Wal(segment(number)),
         entry: number,

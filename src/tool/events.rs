@@ -2,8 +2,8 @@
 //!
 //! | code | when |
 //! |---|---|
-//! | 0 | shown; `--verify`: the digest chain is intact |
-//! | 1 | the log cannot be read, or the chain is broken |
+//! | 0 | shown; `--verify`: the digest chain is intact; `--rebuild`: every way gives the same |
+//! | 1 | the log or a chunk cannot be read, the chain is broken, or two ways differ |
 //! | 2 | wrong command line or configuration |
 
 use std::ffi::OsString;
@@ -22,6 +22,9 @@ use crate::failure::{Failure, Outcome};
 use crate::journal::log;
 use crate::publish::story::Story;
 use crate::publish::text;
+
+mod rebuild;
+mod stored;
 
 #[derive(Parser)]
 #[command(name = "pghoard events", version, infer_long_args = true)]
@@ -45,6 +48,12 @@ struct Flags {
     /// Check the digest chain from the first event to the last, and show nothing else
     #[arg(long, conflicts_with_all = ["follow", "json", "site", "kind", "since"])]
     verify: bool,
+    /// Fold the log as it is and through summaries of it, and compare what comes out
+    #[arg(long, conflicts_with_all = ["follow", "json", "site", "kind", "since", "verify"])]
+    rebuild: bool,
+    /// Show what the site's store holds of the log instead of the log itself
+    #[arg(long, conflicts_with_all = ["follow", "verify", "rebuild"])]
+    from_store: bool,
     /// Configuration file
     #[arg(long, env = "PGHOARD_CONFIG", hide_env_values = true)]
     config: Option<PathBuf>,
@@ -63,18 +72,23 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> i32 {
         Err(code) => return code,
     };
     let config = flags.config.take().or(flags.config_file.take());
-    let path = screen::config(config).and_then(|config| screen::log_path(&config));
-    let path = match path {
-        Ok(path) => path,
+    let config = screen::config(config);
+    let found = config.and_then(|config| Ok((screen::log_path(&config)?, config)));
+    let (path, config) = match found {
+        Ok(found) => found,
         Err(failure) => {
             super::warn(format_args!("pghoard events: {failure}"));
             return USAGE;
         }
     };
     let mut out = io::stdout().lock();
-    let done = match flags.verify {
-        true => verify(&path, &mut out),
-        false => show(&path, &flags, &mut out),
+    let done = match &flags {
+        Flags { verify: true, .. } => verify(&path, &mut out),
+        Flags { rebuild: true, .. } => rebuild::run(&path, &mut out),
+        Flags {
+            from_store: true, ..
+        } => stored::show(&config, &flags, &mut out),
+        _ => show(&path, &flags, &mut out),
     };
     match done {
         Ok(()) => DONE,
@@ -88,11 +102,20 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> i32 {
 fn verify(path: &Path, out: &mut dyn Write) -> Outcome<()> {
     let mut last = 0;
     let read = log::read(path, &mut |envelope| last = envelope.seq);
-    let count = read.map_err(|failure| match failure.class {
+    let extent = read.map_err(|failure| match failure.class {
         Class::Corrupt => failure.about(format!("the chain is intact up to event {last}")),
         _ => failure,
     })?;
-    let told = writeln!(out, "{count} events, chain intact");
+    let log::Extent { removed_upto, last } = extent;
+    let told = match removed_upto {
+        0 => writeln!(out, "{last} events, chain intact"),
+        upto => writeln!(
+            out,
+            "{} events, chain intact; the log is compacted: events up to {upto} gave way to a \
+             summary",
+            last.saturating_sub(upto)
+        ),
+    };
     told.map_err(|e| Failure::io(&e, "standard output"))
 }
 
@@ -105,6 +128,7 @@ fn show(path: &Path, flags: &Flags, out: &mut dyn Write) -> Outcome<()> {
         story: Story::default(),
         last: 0,
         gone: None,
+        whole: false,
     };
     let mut touched = None;
     loop {
@@ -117,11 +141,8 @@ fn show(path: &Path, flags: &Flags, out: &mut dyn Write) -> Outcome<()> {
                 Ok(()) => touched = now,
             }
         }
-        if let Some(error) = &shown.gone {
-            return match error.kind() {
-                io::ErrorKind::BrokenPipe => Ok(()),
-                _ => Err(Failure::io(error, "standard output")),
-            };
+        if let Some(ended) = shown.ended() {
+            return ended;
         }
         if !flags.follow {
             return Ok(());
@@ -140,21 +161,36 @@ struct Shown<'a> {
     last: u64,
     /// Why nobody reads any more.
     gone: Option<io::Error>,
+    /// Only events of one site are read anyway, and those of none.
+    whole: bool,
 }
 
 impl Shown<'_> {
     fn more(&mut self, path: &Path, out: &mut dyn Write) -> Outcome<()> {
         log::read_after(path, self.last, &mut |envelope| {
-            let written = self.one(envelope, out);
-            self.last = envelope.seq;
-            if let (Err(error), None) = (written, &self.gone) {
-                self.gone = Some(error);
-            }
+            self.tell(envelope, out);
         })?;
         if let (Err(error), None) = (out.flush(), &self.gone) {
             self.gone = Some(error);
         }
         Ok(())
+    }
+
+    fn tell(&mut self, envelope: &Envelope, out: &mut dyn Write) {
+        let written = self.one(envelope, out);
+        self.last = envelope.seq;
+        if let (Err(error), None) = (written, &self.gone) {
+            self.gone = Some(error);
+        }
+    }
+
+    /// How it ends where nobody reads any more.
+    fn ended(&self) -> Option<Outcome<()>> {
+        let error = self.gone.as_ref()?;
+        Some(match error.kind() {
+            io::ErrorKind::BrokenPipe => Ok(()),
+            _ => Err(Failure::io(error, "standard output")),
+        })
     }
 
     fn one(&mut self, envelope: &Envelope, out: &mut dyn Write) -> io::Result<()> {
@@ -167,10 +203,11 @@ impl Shown<'_> {
         let site = envelope.site.as_ref().map(|site| site.0.as_str());
         let flags = self.flags;
         let wanted = envelope.seq > flags.since
-            && flags
-                .site
-                .as_deref()
-                .is_none_or(|wanted| site == Some(wanted))
+            && (self.whole
+                || flags
+                    .site
+                    .as_deref()
+                    .is_none_or(|wanted| site == Some(wanted)))
             && (flags.kind.is_empty() || flags.kind.iter().any(|wanted| wanted == kind));
         if !wanted {
             return Ok(());
@@ -265,6 +302,7 @@ mod tests {
             story: Story::default(),
             last: 0,
             gone: None,
+            whole: false,
         };
         let (mut first, mut second) = (Vec::new(), Vec::new());
         shown.more(&path, &mut first).unwrap();

@@ -10,6 +10,7 @@ use crate::codec::{Compression, Encoding};
 use crate::store::Store;
 
 pub mod delete;
+pub mod export;
 pub mod label;
 pub mod lease;
 pub mod marks;

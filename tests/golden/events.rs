@@ -12,14 +12,14 @@ use machine::event::{
 };
 use machine::projection::marks::{Hole, Mark};
 use machine::{
-    BackupName, Class, Envelope, Event, File, Lsn, Millis, Segment, SegmentSize, Site, TaskId,
-    Timeline,
+    BackupName, Class, Envelope, Event, File, Lsn, Millis, Segment, SegmentSize, Site, SiteState,
+    State, TaskId, Timeline,
 };
 use pghoard::journal::encoding::{GENESIS, decode, encode, parse};
 use pghoard::journal::upcast::{KINDS, VERSION};
 
 #[allow(clippy::too_many_lines, reason = "a table: one sample of every kind")]
-fn samples() -> Vec<Event> {
+fn plain_samples() -> Vec<Event> {
     let segment = Segment::new(Timeline(2), 37);
     let backup = BackupName("2026-11-22_09-27_0".into());
     let file = File::Wal(segment);
@@ -233,7 +233,66 @@ fn samples() -> Vec<Event> {
             ours: false,
             started_at: at,
         }),
+        Event::Exported {
+            first: 1,
+            last: 10_000,
+            object: text("event_log/000000000001-000000010000-da39a3ee5e6b"),
+            events: 9_000,
+            bytes: 200_000,
+        },
+        Event::CompactionRefused {
+            reason: text("its summary is not faithful"),
+        },
     ]
+}
+
+fn samples() -> Vec<Event> {
+    let (whole, site) = carried();
+    let mut all = plain_samples();
+    all.extend([
+        Event::Compacted {
+            upto: 450_000,
+            removed: 449_000,
+            last_digest: "da39".into(),
+            carried: Box::new(whole),
+        },
+        Event::Carried(Box::new(site)),
+    ]);
+    all
+}
+
+/// What the carried sample folds; other kinds do not change its bytes.
+const CARRIED: [&str; 14] = [
+    "started",
+    "server_seen",
+    "server_lost",
+    "stream_started",
+    "timeline_learned",
+    "spooled",
+    "conflicted",
+    "backup_requested",
+    "backup_started",
+    "backup_failed",
+    "marks_read",
+    "task_failed",
+    "reconciled",
+    "alert_acknowledged",
+];
+
+/// What a summary carries as it is: a state with something of everything, its sites apart.
+fn carried() -> (State, SiteState) {
+    let mut state = State::default();
+    let events = plain_samples().into_iter();
+    let events = events.filter(|event| CARRIED.contains(&kind(event).as_str()));
+    for (event, seq) in events.zip(1..) {
+        state.apply(&Envelope {
+            seq,
+            ..envelope(event)
+        });
+    }
+    let mut sites = std::mem::take(&mut state.sites);
+    let (_, site) = sites.pop_first().unwrap();
+    (state, site)
 }
 
 fn envelope(event: Event) -> Envelope {

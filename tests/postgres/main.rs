@@ -11,6 +11,7 @@ mod bad_input;
 mod crash;
 mod load;
 mod login;
+mod long_log;
 mod matrix;
 mod restore;
 mod shutdown;

@@ -6,6 +6,7 @@ use machine::decide::{Busy, decide};
 use machine::policy::Policy;
 use machine::projection::backups::Phase;
 use machine::projection::ledger::Ledger;
+use machine::state::summary::{Removed, faithful, summary};
 use machine::{BackupName, Command, File, Segment, SiteState, State, Task, TaskId};
 use pghoard::work::lease;
 
@@ -185,6 +186,21 @@ fn ghosts(world: &World, truth: &Truth, held: &[File]) {
     }
 }
 
+/// The summary of a state folds to it, also when there is something to fold before.
+pub fn law(world: &World, state: &State) {
+    let removed = Removed {
+        upto: state.seq.saturating_sub(1),
+        count: 1,
+        digest: String::new(),
+    };
+    let events = summary(state, removed);
+    if !faithful(state, &events) {
+        world
+            .fate
+            .violated("the summary does not fold to the state");
+    }
+}
+
 /// I8: asked again with nothing new, decide has nothing new to say.
 fn quiet(world: &World, state: &State, policy: &Policy, busy: &Busy) {
     let now = world.now().max(state.at);
@@ -205,7 +221,7 @@ pub fn unrest(world: &World, state: &State, busy: &Busy, since: machine::Millis)
     let working = working.find(|id| {
         !matches!(
             id,
-            TaskId::Receive(_) | TaskId::Probe(..) | TaskId::Lease(_)
+            TaskId::Receive(_) | TaskId::Probe(..) | TaskId::Lease(_) | TaskId::Export(_)
         )
     });
     if let Some(id) = working {
@@ -263,8 +279,10 @@ pub fn garbage(world: &World, state: &State) -> Option<String> {
     let held = held(&ours.ledger).into_iter().chain(damaged);
     let held: BTreeSet<_> = held.map(|file| key(&file)).collect();
     let truth = world.store.truth();
+    // Unfinished segments, and what is not about backups.
     let apart = |key: &&String| {
-        key.contains("xlog_partial") || key.contains("/mark/") || key.ends_with(lease::KEY)
+        let folders = ["xlog_partial", "event_log", "/mark/"];
+        folders.iter().any(|folder| key.contains(folder)) || key.ends_with(lease::KEY)
     };
     let mut stray = truth.keys().filter(|key| !apart(key));
     let stray = stray.find(|key| !held.contains(*key));

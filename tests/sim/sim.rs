@@ -13,7 +13,7 @@ use pghoard::journal::log::Log;
 use pghoard::journal::run::Loop;
 use pghoard::journal::start;
 
-use crate::check::{Checker, garbage, unrest};
+use crate::check::{Checker, garbage, law, unrest};
 use crate::fate::{Fate, Fault};
 use crate::server::{SIZE, UNITS};
 use crate::storage::LogDisk;
@@ -21,8 +21,11 @@ use crate::world::{Handle, World, site};
 
 /// Turns that the world may take to come to rest once faults have ended.
 const REST_MAX: u64 = 2_000;
+/// The law of summaries is checked in one turn of so many.
+const LAW_EVERY: u64 = 5;
 
 struct Sim {
+    seed: u64,
     fate: Fate,
     world: Rc<RefCell<World>>,
     log: LogDisk,
@@ -42,7 +45,7 @@ struct Sim {
 /// Runs a seed; the error is the invariant it broke.
 pub fn run(seed: u64, trace: bool) -> Result<(), String> {
     let fate = Fate::new(seed, trace);
-    let caught = catch_unwind(AssertUnwindSafe(|| Sim::new(&fate).run()));
+    let caught = catch_unwind(AssertUnwindSafe(|| Sim::new(&fate, seed).run()));
     let outcome = caught.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).into()));
@@ -76,7 +79,7 @@ pub fn site_policy() -> SitePolicy {
     }
 }
 
-fn policy(fate: &Fate, world: &World) -> Policy {
+fn policy(fate: &Fate, world: &World, seed: u64) -> Policy {
     let minute = 60_000;
     let ours = SitePolicy {
         nodes: u32::try_from(world.cluster.nodes.len()).unwrap(),
@@ -97,16 +100,26 @@ fn policy(fate: &Fate, world: &World) -> Policy {
         uploads_max: usize::try_from(fate.between(1, 4)).unwrap(),
         maintenance: false,
         draining: false,
+        // Not drawn: the dice of seeds that were found with a log that only grows stay theirs.
+        log_events_max: compacts(seed).then_some(60 + seed % 121),
+        export_events: (compacts(seed) && seed % 2 == 0).then_some(10 + seed % 17),
     }
 }
 
+/// Whether a seed's log is short: three of seven.
+fn compacts(seed: u64) -> bool {
+    matches!(seed % 7, 0 | 1 | 6)
+}
+
 impl Sim {
-    fn new(fate: &Fate) -> Sim {
-        let world = World::new(fate);
+    fn new(fate: &Fate, seed: u64) -> Sim {
+        let log = LogDisk::new(fate.clone());
+        let world = World::new(fate, &log);
         Sim {
-            policy: policy(fate, &world),
+            seed,
+            policy: policy(fate, &world, seed),
             world: Rc::new(RefCell::new(world)),
-            log: LogDisk::new(fate.clone()),
+            log,
             fate: fate.clone(),
             appliance: None,
             broken: false,
@@ -130,7 +143,28 @@ impl Sim {
         self.rest("after the faults")?;
         self.crash();
         self.rest("after a last start")?;
-        self.compare()
+        self.compare()?;
+        self.exported()?;
+        self.without_a_log()
+    }
+
+    /// Whatever the log knew, a listing and the marks give the same answers: at rest what is
+    /// believed to be restorable is compared with what is.
+    fn without_a_log(&mut self) -> Result<(), String> {
+        if !self.seed.is_multiple_of(4) {
+            return Ok(());
+        }
+        self.crash();
+        self.lose();
+        self.rest("after the log is lost")
+    }
+
+    fn lose(&mut self) {
+        self.fate.say(|| "  the log is lost".into());
+        self.log.lose();
+        self.last = None;
+        (self.opened, self.log_lost, self.ever_lost) = (false, true, true);
+        self.checker = Checker::default();
     }
 
     fn failed(&self) -> Result<(), String> {
@@ -168,6 +202,9 @@ impl Sim {
             let Loop { state, busy, .. } = appliance;
             if !self.broken {
                 self.checker.turn(world, state, &self.policy, busy);
+                if turn.is_multiple_of(LAW_EVERY) {
+                    law(world, state);
+                }
             }
         }
         self.failed()
@@ -212,11 +249,7 @@ impl Sim {
             self.log.power_cut();
         }
         if self.fate.strikes(Fault::RestartLosesLog) {
-            self.fate.say(|| "  the log is lost".into());
-            self.log.lose();
-            self.last = None;
-            (self.opened, self.log_lost, self.ever_lost) = (false, true, true);
-            self.checker = Checker::default();
+            self.lose();
         }
         self.broken = false;
     }
@@ -330,6 +363,23 @@ impl Sim {
         Err(format!(
             "I17: {when} there is no rest; turns by reason: {why:#?}"
         ))
+    }
+
+    /// What compaction took from the log is in the store, whole.
+    fn exported(&self) -> Result<(), String> {
+        let live = self.appliance.as_ref().map(|a| &a.state);
+        let ours = live.and_then(|state| state.sites.get(&site()));
+        let upto = ours.map_or(0, |site| site.exports.upto);
+        let whole = self.policy.export_events.is_some() && !self.ever_lost;
+        if !whole {
+            return Ok(());
+        }
+        match self.world.borrow().store.exported() {
+            Some(seen) if seen != (1..=upto).collect::<Vec<_>>() => {
+                Err(format!("of events 1 to {upto} the store has {seen:?}"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The log from scratch is the state we have.

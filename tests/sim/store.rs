@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use machine::{BackupName, Class, File, Segment};
 use pghoard::codec::decoder;
+use pghoard::codec::keys::Keyring;
+use pghoard::journal::chunk;
 use pghoard::store::{Body, Entry, Metadata, Object, Put, Store};
 use pghoard::{Failure, Outcome};
 
@@ -126,6 +128,26 @@ fn wal(key: &str) -> Option<Segment> {
 }
 
 impl SimStore {
+    /// The numbers of all exported events; `None` where the store lost some of them.
+    pub fn exported(&self) -> Option<Vec<u64>> {
+        let truth = self.truth();
+        let folder = format!("{PREFIX}/{}", chunk::FOLDER);
+        if truth.lost.iter().any(|key| key.starts_with(&folder)) {
+            return None;
+        }
+        let mut seen = Vec::new();
+        let chunks = truth.objects.iter();
+        for (_, (bytes, metadata)) in chunks.filter(|(key, _)| key.starts_with(&folder)) {
+            let size = u64::try_from(bytes.len()).unwrap();
+            let source = Cursor::new(bytes.clone());
+            let mut plain = decoder(source, size, metadata, &Keyring::default()).unwrap();
+            let mut content = Vec::new();
+            plain.read_to_end(&mut content).unwrap();
+            chunk::open(&content, &mut |envelope| seen.push(envelope.seq)).unwrap();
+        }
+        Some(seen)
+    }
+
     pub fn new(fate: Fate) -> SimStore {
         SimStore {
             truth: Arc::default(),

@@ -7,20 +7,23 @@ use machine::event::{Finished, Lease, Origin, Server};
 use machine::projection::ledger::{Ledger, Presence};
 use machine::projection::marks::Marks;
 use machine::{BackupName, Class, Event, File, Segment, SiteState, State, Task, TaskId, Timeline};
+use pghoard::journal::chunk;
+use pghoard::journal::log::Log;
 use pghoard::spool::Sealed;
 use pghoard::store::{Body, Metadata, Put, Store};
+use pghoard::work::export::Export;
 use pghoard::work::lease::Moment;
 use pghoard::work::reconcile::Known;
 use pghoard::work::scrub::{Eyes, Scrub};
 use pghoard::work::upload::{Standing, Upload};
 use pghoard::work::verify::{Item, Plan, Verdict};
-use pghoard::work::{delete, label, lease, marks, reconcile};
+use pghoard::work::{delete, export, label, lease, marks, reconcile};
 use pghoard::{Failure, Outcome};
 
 use crate::receiver::Receiver;
 use crate::server::{SIZE, UNITS, lsn};
 use crate::store::{Manifest, key};
-use crate::world::{Running, Stage, World};
+use crate::world::{Running, Stage, World, site};
 
 /// What a task is given of the state when it starts.
 pub enum Facts {
@@ -204,6 +207,20 @@ fn effect(world: &mut World, running: &mut Running, emit: &mut dyn FnMut(Event))
                 now: &|| now,
             };
             scrub.run(what, emit)
+        }
+        (Task::Export { first, last, .. }, _) => {
+            let log = Log::open_on(world.log.copy(), &mut |_| ())?;
+            let sealed = chunk::seal(&site(), &log.lines(*first, *last)?)?;
+            let export = Export {
+                first: *first,
+                last: *last,
+                object: sealed.object,
+                events: sealed.events,
+                content: sealed.content,
+                metadata: sealed.metadata,
+                identity: chunk::LAST_DIGEST,
+            };
+            export::run(place, &export, emit)
         }
         (Task::Probe { node, .. }, _) => probe(world, running, *node, emit),
         (Task::Switch { node, .. }, _) => {

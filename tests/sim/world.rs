@@ -25,6 +25,7 @@ use crate::disk::SimDisk;
 use crate::fate::{Fate, Fault};
 use crate::receiver::Receiver;
 use crate::server::{Cluster, SIZE};
+use crate::storage::LogDisk;
 use crate::store::{PREFIX, SimStore};
 use crate::tasks::{Facts, Take};
 
@@ -42,6 +43,8 @@ pub struct World {
     pub disk: SimDisk,
     pub spool: Spool,
     pub store: SimStore,
+    /// To read along, never to write.
+    pub log: LogDisk,
     pub place: Place,
     pub me: Identity,
     pub watch: Watch,
@@ -92,7 +95,7 @@ fn identity(run: u64) -> Identity {
     }
 }
 
-const KINDS: [&str; 10] = [
+const KINDS: [&str; 11] = [
     "probe",
     "receive",
     "take",
@@ -103,10 +106,11 @@ const KINDS: [&str; 10] = [
     "read marks",
     "lease",
     "verify",
+    "export",
 ];
 
 impl World {
-    pub fn new(fate: &Fate) -> World {
+    pub fn new(fate: &Fate, log: &LogDisk) -> World {
         let disk = SimDisk::new(fate.clone());
         let store = SimStore::new(fate.clone());
         let place = Place {
@@ -130,7 +134,10 @@ impl World {
             1 => fate.between(120, 500),
             _ => fate.between(500, 1000),
         };
-        let mut pace: BTreeMap<_, _> = KINDS.map(|kind| (kind, (rate(), rate()))).into();
+        let (last, drawn) = KINDS.split_last().unwrap();
+        let paces = drawn.iter().map(|kind| (*kind, (rate(), rate())));
+        let mut pace: BTreeMap<_, _> = paces.collect();
+        pace.insert(last, (500, 500));
         // Much can happen between the loss of a log and the first listing.
         if fate.may(Fault::RestartLosesLog) && fate.chance(500) {
             pace.insert("reconcile", (fate.between(10, 60), fate.between(10, 60)));
@@ -140,6 +147,7 @@ impl World {
             spool: Spool::new(Arc::new(disk.clone())),
             disk,
             store,
+            log: log.clone(),
             place,
             me: identity(0),
             watch: Watch::default(),

@@ -11,6 +11,8 @@ use tempfile::TempDir;
 
 use super::*;
 
+mod compaction;
+
 #[test]
 fn what_was_appended_is_there_again_and_time_never_runs_backwards() {
     let place = Place::new();
@@ -111,9 +113,9 @@ fn one_writer_at_a_time_and_readers_beside_it() {
     assert_eq!(place.read().unwrap().len(), 2);
     log.append(Millis(2), 1, some(1)).unwrap();
     let mut seen = Vec::new();
-    let last = read_after(&place.path, 2, &mut |e| seen.push(e.seq)).unwrap();
-    assert_eq!((last, seen), (3, vec![3]));
-    assert_eq!(read_after(&place.path, 9, &mut |_| ()).unwrap(), 0);
+    let extent = read_after(&place.path, 2, &mut |e| seen.push(e.seq)).unwrap();
+    assert_eq!((extent.last, seen), (3, vec![3]));
+    assert_eq!(read_after(&place.path, 9, &mut |_| ()).unwrap().last, 0);
 }
 
 #[test]
@@ -340,7 +342,8 @@ impl Place {
 
     fn read(&self) -> Outcome<Vec<Envelope>> {
         let mut found = Vec::new();
-        let count = read(&self.path, &mut |e| found.push(e.clone()))?;
+        let extent = read(&self.path, &mut |e| found.push(e.clone()))?;
+        let count = extent.last - extent.removed_upto;
         assert_eq!(usize::try_from(count).unwrap(), found.len());
         Ok(found)
     }

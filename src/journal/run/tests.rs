@@ -99,6 +99,52 @@ fn a_task_ends_and_its_file_goes_only_with_the_commit() {
     }
 }
 
+/// A log of at most a hundred events of one site that is out of use.
+fn short(turning: &mut Loop<Quiet>) {
+    turning.policy.log_events_max = Some(100);
+}
+
+#[test]
+fn a_long_log_is_compacted_and_nothing_else_changes() {
+    for writes in 0.. {
+        let (disk, mut turning) = begin();
+        turning.turn((1..=100).map(spooled).collect()).unwrap();
+        short(&mut turning);
+        let before = turning.state.clone();
+        disk.fail_after(writes);
+        let outcome = turning.turn(vec![spooled(101)]);
+        disk.heal();
+        if outcome.is_err() {
+            turning.reopen(|| open(&disk)).unwrap();
+            turning.turn(Vec::new()).unwrap();
+        }
+        let state = closed(turning).state;
+        assert_eq!(state, open(&disk).unwrap().1);
+        assert_eq!(state.log.removed_upto, 91);
+        let spool = |state: &State| state.sites[&site()].ledger.spool.len();
+        assert_eq!((spool(&before), spool(&state)), (100, 101));
+        if outcome.is_ok() {
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_log_without_a_faithful_summary_is_kept_and_that_is_told() {
+    let (disk, mut turning) = begin();
+    turning.turn((1..=100).map(spooled).collect()).unwrap();
+    short(&mut turning);
+    // A state that no log of ours leads to: it cannot come out of a summary either.
+    let ledger = &mut turning.state.sites.get_mut(&site()).unwrap().ledger;
+    ledger.wal.entry(Timeline(1)).or_default();
+    turning.turn(vec![spooled(101)]).unwrap();
+    assert!(turning.state.log.refused.is_some());
+    turning.turn(vec![spooled(102)]).unwrap();
+    let last = closed(turning).state.seq;
+    assert_eq!(last, 103);
+    assert_eq!(numbers(&disk), (1..=102).collect::<Vec<_>>());
+}
+
 /// One opening at a time: memory has no lock.
 fn closed(mut turning: Loop<Quiet>) -> Loop<Quiet> {
     turning.log = None;

@@ -10,34 +10,23 @@ use crate::projection::backups::Phase;
 use crate::task::{Command, Task, TaskId};
 
 impl Turn<'_> {
-    pub(super) fn store(&self, out: &mut Vec<Command>) {
+    /// `uploads` counts those that run and those that start, over all sites of this round.
+    pub(super) fn store(&self, out: &mut Vec<Command>, uploads: &mut usize) {
         // What is spooled waits, and is not acknowledged.
         if self.site.tenure.foreign().is_some() {
             return;
         }
-        let running = self
-            .busy
-            .keys()
-            .filter(|id| matches!(id, TaskId::Store(..)))
-            .count();
-        let starting = |out: &[Command]| {
-            out.iter()
-                .filter(|c| matches!(c, Command::Start(Task::Store { .. })))
-                .count()
-        };
+        let spool = &self.site.ledger.spool;
+        let wal = |file: &File| matches!(file, File::Wal(_));
         // What WAL cannot do without goes before it: the frontier waits for histories.
-        let (wal, first): (Vec<_>, Vec<_>) = self
-            .site
-            .ledger
-            .spool
-            .iter()
-            .partition(|(file, _)| matches!(file, File::Wal(_)));
-        for (file, entry) in first.into_iter().chain(wal) {
-            if running.saturating_add(starting(out)) >= self.all.uploads_max {
+        let first = spool.iter().filter(|(file, _)| !wal(file));
+        for (file, entry) in first.chain(spool.iter().filter(|(file, _)| wal(file))) {
+            if *uploads >= self.all.uploads_max {
                 return;
             }
             if self.storable(file) {
                 let (site, file) = (self.name.clone(), file.clone());
+                let before = out.len();
                 self.start(
                     out,
                     Task::Store {
@@ -46,6 +35,7 @@ impl Turn<'_> {
                         entry: entry.id,
                     },
                 );
+                *uploads = uploads.saturating_add(out.len().saturating_sub(before));
             }
         }
     }

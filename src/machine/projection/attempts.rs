@@ -13,7 +13,9 @@ use crate::projection::ledger::streamed;
 use crate::task::TaskId;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Attempts {
+    #[serde(with = "crate::state::pairs")]
     failed: BTreeMap<TaskId, Failed>,
     streaming_since: Option<Millis>,
 }
@@ -101,6 +103,9 @@ impl Attempts {
             }
             Event::Reconciled { .. } => {
                 self.failed.remove(&TaskId::Reconcile(site.clone()));
+            }
+            Event::Exported { .. } => {
+                self.failed.remove(&TaskId::Export(site.clone()));
             }
             Event::MarksRead { .. } => {
                 self.failed.remove(&TaskId::Marks(site.clone()));

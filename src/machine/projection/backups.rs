@@ -13,6 +13,7 @@ use crate::projection::ledger::Ledger;
 use crate::wal::{Lsn, Segment};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Backups {
     pub all: BTreeMap<BackupName, Backup>,
     /// The last one begun, whatever became of it.

@@ -17,16 +17,19 @@ use crate::runs::Runs;
 use crate::wal::{Lsn, Segment, SegmentSize, Timeline};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Ledger {
     pub wal: BTreeMap<Timeline, Runs>,
     pub histories: BTreeSet<Timeline>,
     pub partials: BTreeSet<Segment>,
     pub parts: BTreeMap<BackupName, Runs>,
     pub mains: BTreeSet<BackupName>,
+    #[serde(with = "crate::state::pairs")]
     pub spool: BTreeMap<File, Entry>,
     /// Marked as damaged: not held, whatever the store has under the name.
     pub damaged: BTreeMap<File, Presence>,
     /// Names whose content differs from ours in the store: both kept, for a human.
+    #[serde(with = "crate::state::pairs")]
     pub conflicts: BTreeMap<File, Millis>,
     /// The last segment of the contiguous durable WAL.
     pub frontier: Option<Segment>,
@@ -64,6 +67,10 @@ pub enum Presence {
 }
 
 impl Ledger {
+    #[allow(
+        clippy::too_many_lines,
+        reason = "exhaustive: a new kind must be thought of here"
+    )]
     pub fn apply(&mut self, event: &Event, at: Millis, timelines: &Timelines) {
         match event {
             Event::ServerSeen(server) => {
@@ -148,7 +155,11 @@ impl Ledger {
             | Event::AlertAcknowledged { .. }
             | Event::LogRebuilt { .. }
             | Event::ClockJumped { .. }
-            | Event::LeaseSeen(_) => {}
+            | Event::LeaseSeen(_)
+            | Event::Exported { .. }
+            | Event::Compacted { .. }
+            | Event::Carried(_)
+            | Event::CompactionRefused { .. } => {}
         }
         self.advance(timelines);
     }
@@ -260,6 +271,9 @@ impl Ledger {
     }
 
     fn gain(&mut self, range: &Range) {
+        if range.first > range.last {
+            return;
+        }
         let runs = self.wal.entry(range.timeline).or_default();
         runs.insert_range(range.first, range.last);
         for (file, presence) in &mut self.damaged {

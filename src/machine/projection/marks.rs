@@ -17,6 +17,7 @@ use crate::wal::{SegmentSize, Timeline};
 
 /// The site's marks as the log knows them: by object key below the prefix.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Marks {
     pub all: BTreeMap<String, Mark>,
     /// When the store's marks were last read as a whole.

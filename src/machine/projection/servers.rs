@@ -12,6 +12,7 @@ use crate::rule::clock;
 use crate::wal::{Lsn, Segment};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Servers {
     pub nodes: BTreeMap<u32, Node>,
     /// The cluster this site belongs to: set once, by the first server seen.
@@ -22,6 +23,7 @@ pub struct Servers {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Node {
     pub seen: Option<Server>,
     pub seen_at: Option<Millis>,

@@ -10,12 +10,14 @@ use crate::task::TaskId;
 
 /// By PGHoard's file type: `xlog`, `timeline`, `basebackup`, `basebackup_chunk`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Tally {
     pub uploads: BTreeMap<String, Count>,
     pub xlogs_since_basebackup: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Count {
     pub count: u64,
     pub bytes_in: u64,

@@ -11,8 +11,9 @@ use crate::wal::{Lsn, Segment, SegmentSize, Timeline};
 
 /// Each known timeline's ancestors, oldest first, as its history file lists them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Timelines {
-    ancestors: BTreeMap<Timeline, Vec<Branch>>,
+    pub(crate) ancestors: BTreeMap<Timeline, Vec<Branch>>,
 }
 
 /// A stretch of one timeline on the way to another: segments `first..end`, `end` excluded.

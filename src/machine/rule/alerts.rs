@@ -22,6 +22,7 @@ use crate::wal::{Segment, SegmentSize};
 
 mod absence;
 mod around;
+mod log;
 
 use around::clock_jumped;
 
@@ -63,9 +64,10 @@ pub const STICKY: [&str; 5] = [
 ];
 
 /// The names that are ours.
-pub const OURS: [&str; 11] = [
+pub const OURS: [&str; 12] = [
     "backup_overdue",
     "clock_doubtful",
+    "event_log_growing",
     "event_log_rebuilt",
     "slot_retention",
     "spool_filling",
@@ -97,6 +99,7 @@ pub fn alerts(
                     acknowledgements from before are gone, backups are not; remove this file";
         list.add("event_log_rebuilt", *at, what, todo);
     }
+    log::growing(state, policy, &mut list);
     for (name, site_policy) in policy.sites.iter().filter(|(_, p)| p.active) {
         let Some(site) = state.sites.get(name) else {
             continue;

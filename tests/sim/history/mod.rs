@@ -1,9 +1,9 @@
 //! Histories: years in the life of a site, in one thread and without crashes inside a step.
 //!
 //! The simulator of this folder's parent looks at moments; this looks at what time, people and
-//! disasters make of a site: failovers, rollbacks, holes, holds, other policies, lost objects, lost
-//! logs, clocks that jump, a foreign cluster at the old address. The machine and the tasks that list
-//! and delete are the real ones; [`oracle`] says what must hold, from the objects alone.
+//! disasters make of a site: failovers, rollbacks, holes, holds, other policies, lost objects,
+//! lost logs, clocks that jump, a foreign cluster at the old address. The machine and the tasks
+//! that list and delete are the real ones; [`oracle`] says what must hold, from the objects alone.
 //!
 //! `PGHOARD_HISTORY_SEED=N cargo test --test sim one_history -- --nocapture` replays one.
 
@@ -286,7 +286,7 @@ impl Life {
                 .iter()
                 .filter_map(|command| match command {
                     Command::Record(site, event) => Some((site.clone(), event.clone())),
-                    Command::Start(_) | Command::Stop(_) => None,
+                    _ => None,
                 })
                 .collect();
             let quiet = commands.is_empty();
@@ -311,7 +311,7 @@ impl Life {
             Command::Start(Task::Lease { site }) => self.lease(site),
             Command::Start(task) => self.perform(&task),
             Command::Stop(TaskId::Receive(_)) => self.end(Class::Interrupted),
-            Command::Stop(_) | Command::Record(..) => {}
+            _ => {}
         }
     }
 
@@ -454,7 +454,8 @@ impl Life {
                 reconcile::run(&self.place, &known, emit)?;
             }
             Task::ReadMarks { .. } => marks::read(&self.place, &ours.marks, emit)?,
-            Task::Receive { .. } | Task::Lease { .. } | Task::Verify { .. } => {}
+            // Verification has nothing to read here; the rest is not asked for.
+            _ => {}
         }
         Ok(())
     }
