@@ -168,6 +168,12 @@ fn site_policy(context: &SiteContext) -> SitePolicy {
         count: site.basebackup_count.map(size),
         count_min: size(site.basebackup_count_min),
         age_max_ms: site.basebackup_age_max.map(ms),
+        window_ms: site.recovery_window.map(ms),
+        tiers: policy::Tiers {
+            weekly: site.retain_weekly,
+            monthly: site.retain_monthly,
+            yearly: site.retain_yearly,
+        },
         reconcile_interval_ms: ms(site.reconcile_interval),
         probe_interval_ms: ms(PROBE_INTERVAL),
     }

@@ -34,6 +34,7 @@ use crate::source::probe::Probe;
 use crate::source::receive::{Marks, Receive};
 use crate::source::switch_wal;
 use crate::store::Metadata;
+use crate::work::delete::Doomed;
 use crate::work::reconcile::Known;
 use crate::work::upload::Upload;
 use crate::work::{delete, label, marks, reconcile};
@@ -318,16 +319,33 @@ impl World for RealWorld {
                     Ok(vec![Event::Switched { node, at }])
                 })
             }
-            Task::DeleteBackup { backup, object, .. } => self.spawn(task, move |_| {
-                let object = object.as_deref();
+            Task::DeleteBackup {
+                backup,
+                object,
+                expired,
+                ..
+            } => self.spawn(task, move |_| {
+                let doomed = Doomed {
+                    name: &backup,
+                    object: object.as_deref(),
+                    unless_held_at: expired.then(clock::now),
+                };
                 collect(&job, |emit| {
-                    delete::backup(&context.place, &backup, object, emit)
+                    delete::backup(&context.place, doomed, size, emit)
                 })
             }),
-            Task::DeleteWal { ranges, .. } => self.spawn(task, move |_| {
-                collect(&job, |emit| {
-                    delete::wal(&context.place, &ranges, size, emit)
-                })
+            Task::DeleteWal {
+                ranges,
+                retire,
+                forget,
+                ..
+            } => self.spawn(task, move |_| {
+                let wal = delete::Wal {
+                    ranges: &ranges,
+                    retire: &retire,
+                    forget: &forget,
+                };
+                collect(&job, |emit| delete::wal(&context.place, wal, size, emit))
             }),
             Task::Reconcile { .. } => self.spawn(task, move |_| {
                 let known = Known {

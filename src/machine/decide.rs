@@ -49,6 +49,7 @@ pub fn decide(state: &State, policy: &Policy, busy: &Busy, now: Millis) -> Vec<C
             started_at: state.started_at,
             busy,
             now,
+            doubtful: destroy::clock_doubtful(state),
         };
         if policy.draining {
             turn.store(&mut out);
@@ -86,6 +87,8 @@ struct Turn<'a> {
     started_at: Millis,
     busy: &'a Busy,
     now: Millis,
+    /// The clock may be wrong.
+    doubtful: bool,
 }
 
 impl Turn<'_> {

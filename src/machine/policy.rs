@@ -36,9 +36,26 @@ pub struct SitePolicy {
     pub count: Option<usize>,
     pub count_min: usize,
     pub age_max_ms: Option<u64>,
+    /// Every moment of this long a time stays restorable.
+    pub window_ms: Option<u64>,
+    pub tiers: Tiers,
     pub reconcile_interval_ms: u64,
     /// A server that answered is looked at again after this long.
     pub probe_interval_ms: u64,
+}
+
+/// How many of the last weeks, months and years keep their newest restorable backup.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tiers {
+    pub weekly: u32,
+    pub monthly: u32,
+    pub yearly: u32,
+}
+
+impl Tiers {
+    pub fn any(&self) -> bool {
+        *self != Tiers::default()
+    }
 }
 
 /// When PostgreSQL is told that WAL is safe.

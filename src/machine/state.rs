@@ -10,7 +10,7 @@ use crate::file::Site;
 use crate::projection::attempts::Attempts;
 use crate::projection::backups::Backups;
 use crate::projection::ledger::Ledger;
-use crate::projection::marks::Marks;
+use crate::projection::marks::{Mark, Marks};
 use crate::projection::servers::Servers;
 use crate::projection::tally::Tally;
 use crate::projection::timelines::Timelines;
@@ -85,6 +85,15 @@ impl SiteState {
         self.servers.apply(event, at);
         self.ledger.apply(event, at, &self.timelines);
         self.backups.apply(event, at, run);
+        if let Event::Marked {
+            mark: Mark::Hold { backup, until, .. },
+            ..
+        } = event
+            && until.is_none_or(|until| until > at)
+            && self.ledger.mains.contains(backup)
+        {
+            self.backups.revive(backup);
+        }
         self.marks.apply(event, at);
         self.attempts.apply(site, event, at);
         self.tally.apply(event, at);

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::io::Read;
 
 use machine::projection::marks::{HOLDS, MARKS, Mark, Marks};
-use machine::{Class, Event, SegmentSize};
+use machine::{BackupName, Class, Event, Millis, SegmentSize};
 
 use crate::failure::{Failure, Outcome};
 use crate::store::{Body, Metadata, Put};
@@ -104,6 +104,40 @@ pub fn read(place: &Place, known: &Marks, emit: &mut dyn FnMut(Event)) -> Outcom
     Ok(())
 }
 
+/// The event of a hold on this backup that lasts beyond `now`, if the store has one.
+pub fn held(place: &Place, backup: &BackupName, now: Millis) -> Outcome<Option<Event>> {
+    let mut keys = Vec::new();
+    let prefix = place.key("");
+    place.store.list(&place.key(HOLDS), &mut |entry| {
+        keys.extend(entry.key.strip_prefix(&prefix).map(str::to_owned));
+        Ok(())
+    })?;
+    for key in keys {
+        let mark = match parse(place, &key) {
+            // Its name tells whose it would be; of the others nobody knows, and `read` tells.
+            Err(failure) if failure.class == Class::Corrupt && !names(&key, backup) => continue,
+            parsed => parsed.map_err(|failure| failure.about(&key))?,
+        };
+        if let Some(mark) = mark
+            && let Mark::Hold {
+                backup: of, until, ..
+            } = &mark
+            && of == backup
+            && until.is_none_or(|until| until > now)
+        {
+            return Ok(Some(Event::Marked { key, mark }));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether a hold's key begins with the backup's name, as PGHoard's and ours do (S-63).
+fn names(key: &str, backup: &BackupName) -> bool {
+    let base = key.rsplit('/').next().unwrap_or_default();
+    let rest = base.strip_prefix(backup.0.as_str());
+    rest.is_some_and(|rest| rest.starts_with('_'))
+}
+
 /// `None` where it went away since it was listed.
 fn parse(place: &Place, key: &str) -> Outcome<Option<Mark>> {
     let full = place.key(key);
@@ -149,7 +183,7 @@ fn hold(metadata: &Metadata) -> Outcome<Mark> {
 mod tests {
     use machine::event::Range;
     use machine::projection::marks::Hole;
-    use machine::{BackupName, Millis, Site, State, Timeline};
+    use machine::{Site, State, Timeline};
 
     use super::*;
     use crate::work::testing::Bed;

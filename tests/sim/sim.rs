@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use machine::event::Previous;
-use machine::policy::{Policy, SitePolicy};
+use machine::policy::{Policy, SitePolicy, Tiers};
 use machine::{Event, File, State};
 use pghoard::Failure;
 use pghoard::journal::log::Log;
@@ -67,6 +67,8 @@ fn policy(fate: &Fate, world: &World) -> Policy {
         count: Some(usize::try_from(fate.between(1, 3)).unwrap()),
         count_min: 1,
         age_max_ms: None,
+        window_ms: None,
+        tiers: Tiers::default(),
         reconcile_interval_ms: fate.between(1, 20) * minute,
         probe_interval_ms: fate.between(10, 60) * 1_000,
     };

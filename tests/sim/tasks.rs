@@ -9,6 +9,7 @@ use machine::projection::marks::Marks;
 use machine::{BackupName, Class, Event, File, Segment, SiteState, State, Task, TaskId, Timeline};
 use pghoard::spool::Sealed;
 use pghoard::store::{Body, Metadata, Put, Store};
+use pghoard::work::delete::Doomed;
 use pghoard::work::reconcile::Known;
 use pghoard::work::upload::Upload;
 use pghoard::work::{delete, label, marks, reconcile};
@@ -134,10 +135,38 @@ fn effect(world: &mut World, running: &mut Running, emit: &mut dyn FnMut(Event))
             };
             upload.run(emit)
         }
-        (Task::DeleteBackup { backup, object, .. }, _) => {
-            delete::backup(place, backup, object.as_deref(), emit)
+        (
+            Task::DeleteBackup {
+                backup,
+                object,
+                expired,
+                ..
+            },
+            _,
+        ) => {
+            let doomed = Doomed {
+                name: backup,
+                object: object.as_deref(),
+                unless_held_at: expired.then(|| world.now()),
+            };
+            delete::backup(place, doomed, SIZE, emit)
         }
-        (Task::DeleteWal { ranges, .. }, _) => delete::wal(place, ranges, SIZE, emit),
+        (
+            Task::DeleteWal {
+                ranges,
+                retire,
+                forget,
+                ..
+            },
+            _,
+        ) => {
+            let wal = delete::Wal {
+                ranges,
+                retire,
+                forget,
+            };
+            delete::wal(place, wal, SIZE, emit)
+        }
         (Task::Reconcile { .. }, Facts::Reconcile(known)) => reconcile::run(place, known, emit),
         (Task::ReadMarks { .. }, Facts::Marks(known)) => marks::read(place, known, emit),
         (Task::Probe { node, .. }, _) => probe(world, running, *node, emit),

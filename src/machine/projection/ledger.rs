@@ -32,6 +32,8 @@ pub struct Ledger {
     pub toward: Option<Timeline>,
     /// WAL that no server could send any more and no store holds.
     pub lost: Vec<Lost>,
+    /// Retention decided to delete it.
+    pub expired: BTreeMap<Timeline, Runs>,
     pub segment_size: Option<SegmentSize>,
     pub reconciled_at: Option<Millis>,
     pub last_stored_at: Option<Millis>,
@@ -70,12 +72,7 @@ impl Ledger {
                     self.adopt_frontier();
                 }
             }
-            Event::Stored { file, entry, .. } => {
-                self.hold(file);
-                self.conflicts.remove(file);
-                self.last_stored_at = Some(at);
-                self.unspool(file, *entry);
-            }
+            Event::Stored { file, entry, .. } => self.store(file, *entry, at),
             Event::Dropped { file, entry, .. } => self.unspool(file, Some(*entry)),
             Event::Conflicted { file, .. } => {
                 self.conflicts.entry(file.clone()).or_insert(at);
@@ -96,6 +93,7 @@ impl Ledger {
                 }
                 files.iter().for_each(|file| self.lose(file));
             }
+            Event::WalExpired { wal } => wal.iter().for_each(|range| self.expire(range)),
             Event::BackupFound(adopted) => {
                 self.mains.insert(adopted.backup.clone());
             }
@@ -124,6 +122,13 @@ impl Ledger {
             | Event::LogRebuilt { .. } => {}
         }
         self.advance(timelines);
+    }
+
+    fn store(&mut self, file: &File, entry: Option<u64>, at: Millis) {
+        self.hold(file);
+        self.conflicts.remove(file);
+        self.last_stored_at = Some(at);
+        self.unspool(file, entry);
     }
 
     fn hold(&mut self, file: &File) {
@@ -186,11 +191,18 @@ impl Ledger {
         runs.insert_range(range.first, range.last);
     }
 
+    fn expire(&mut self, range: &Range) {
+        let runs = self.expired.entry(range.timeline).or_default();
+        runs.insert_range(range.first, range.last);
+    }
+
     fn release(&mut self, range: &Range) {
-        if let Some(runs) = self.wal.get_mut(&range.timeline) {
-            runs.remove_range(range.first, range.last);
-            if runs.is_empty() {
-                self.wal.remove(&range.timeline);
+        for held in [&mut self.wal, &mut self.expired] {
+            if let Some(runs) = held.get_mut(&range.timeline) {
+                runs.remove_range(range.first, range.last);
+                if runs.is_empty() {
+                    held.remove(&range.timeline);
+                }
             }
         }
     }
