@@ -65,9 +65,9 @@
 //! journal:   spool
 //! publish:
 //! restore:   codec config pg store
-//! serve:     config journal publish restore spool store
+//! serve:     config journal publish restore spool store work
 //! daemon:    codec config journal pg publish serve source spool store work
-//! tool:      codec config daemon journal publish restore serve spool store
+//! tool:      codec config daemon journal publish restore serve spool store work
 //! ```
 //!
 //! Facts come to `source` and `work` as arguments. `journal` alone names redb and serde_cbor, each

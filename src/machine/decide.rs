@@ -15,6 +15,7 @@ use crate::file::Site;
 use crate::policy::{Policy, SitePolicy};
 use crate::projection::backups::Phase;
 use crate::rule::doomed::doomed;
+use crate::rule::retention::clock_doubtful;
 use crate::state::{SiteState, State};
 use crate::task::{Command, Task, TaskId};
 
@@ -49,7 +50,7 @@ pub fn decide(state: &State, policy: &Policy, busy: &Busy, now: Millis) -> Vec<C
             started_at: state.started_at,
             busy,
             now,
-            doubtful: destroy::clock_doubtful(state),
+            doubtful: clock_doubtful(state),
         };
         if policy.draining {
             turn.store(&mut out);

@@ -55,6 +55,14 @@ pub(crate) fn civil(days: u64) -> (u64, u64, u64) {
     (yoe + era * 400 + u64::from(month <= 2), month, day)
 }
 
+/// `2026-11-22 09:27 UTC`
+pub(crate) fn utc(at: Millis) -> String {
+    let minutes = at.0 / 60_000;
+    let (year, month, day) = civil(minutes / 1440);
+    let (hour, minute) = (minutes % 1440 / 60, minutes % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02} UTC")
+}
+
 impl fmt::Display for BackupName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

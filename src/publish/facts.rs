@@ -50,6 +50,7 @@ pub fn facts(state: &State, policy: &Policy, busy: &Busy, live: &Live, now: Mill
             name,
             site: state.sites.get(name).unwrap_or(&unknown),
             policy: policy.sites.get(name),
+            all: policy,
             busy,
             live,
             now,
@@ -128,6 +129,7 @@ struct View<'a> {
     name: &'a Site,
     site: &'a SiteState,
     policy: Option<&'a SitePolicy>,
+    all: &'a Policy,
     busy: &'a Busy,
     live: &'a Live,
     now: Millis,
@@ -141,7 +143,9 @@ impl View<'_> {
             .nodes
             .iter()
             .map(|(node, server)| self.server(*node, server));
-        let next = |p: &SitePolicy| schedule::next(&self.site.backups, p, self.now);
+        let next = self
+            .policy
+            .map(|policy| schedule::forecast((self.name, self.site), policy, self.all, self.now));
         let streams = self.policy.map(|policy| policy.streams);
         json!({
             "active": self.policy.map(|policy| policy.active),
@@ -153,7 +157,8 @@ impl View<'_> {
             "frontier": ledger.frontier.map(|segment| self.named(segment)),
             "holes": self.holes(),
             "last_stored_at": ledger.last_stored_at.map(iso),
-            "next_backup": self.policy.and_then(next).map(iso),
+            "next_backup": next.as_ref().and_then(|next| next.at).map(iso),
+            "next_backup_why": next.as_ref().map(|next| next.why.as_str()),
             "received_lsn": positions.received.map(|lsn| lsn.to_string()),
             "reconciled_at": ledger.reconciled_at.map(iso),
             "segment_size": ledger.segment_size.map(SegmentSize::bytes),
@@ -346,6 +351,7 @@ mod tests {
             ("/attempts/0/task", json!("probe node 1")),
             ("/holes", json!([])),
             ("/next_backup", json!("2026-11-23T09:28:52Z")),
+            ("/next_backup_why", json!("every 24 h")),
         ] {
             assert_eq!(site.pointer(pointer), Some(&expect), "{pointer}: {site:#}");
         }

@@ -1,9 +1,7 @@
 //! Marks in the store: written before anything is confirmed by them, read back as a whole.
 //!
-//! A hold is an object as PGHoard's `--preserve-until` writes it (empty, all in its metadata), so
-//! that both programs honour each other's; ours adds `hold-reason` and `hold-by`, and a hold
-//! without an end says a year that no clock reaches. Other marks are JSON. A mark that cannot be
-//! read is told and kept: nobody knows what it protects.
+//! A hold is PGHoard's preservation request (see [`holds`]). Other marks are JSON. A mark that
+//! cannot be read is told and kept: nobody knows what it protects.
 //!
 //! Budget: one listing of two small folders; one look-up or get a mark that is new.
 
@@ -15,47 +13,29 @@ use machine::{BackupName, Class, Event, Millis, SegmentSize};
 
 use crate::failure::{Failure, Outcome};
 use crate::store::{Body, Metadata, Put};
-use crate::work::{Place, label};
+use crate::work::Place;
+use crate::work::holds::{self, Shelf};
 
-/// How PGHoard's readers see a hold without an end.
-const FOREVER: &str = "9999-12-31 00:00:00+00:00";
 /// A mark is a few hundred bytes; more than this is no mark of ours.
 const MARK_BYTES_MAX: u64 = 64 << 10;
 
 /// Puts the mark's object in its place and gives the event that says so.
 pub fn write(place: &Place, mark: Mark, size: SegmentSize) -> Outcome<Event> {
     let key = mark.key(size);
-    let (body, metadata) = match &mark {
-        Mark::Hold {
-            backup,
-            reason,
-            by,
-            until,
-        } => {
-            let until = until.map_or(FOREVER.to_owned(), |at| {
-                label::iso(at).replacen('T', " ", 1)
-            });
-            let metadata = Metadata::from([
-                (
-                    "preserve-backup".to_owned(),
-                    format!("{backup}.00000000.pghoard"),
-                ),
-                ("preserve-until".to_owned(), until),
-                ("hold-reason".to_owned(), reason.clone()),
-                ("hold-by".to_owned(), by.clone()),
-            ]);
-            (Vec::new(), metadata)
+    let body = match &mark {
+        Mark::Hold { .. } => {
+            let (store, prefix) = (place.store.as_ref(), place.prefix.as_str());
+            return holds::hold(Shelf { store, prefix }, mark);
         }
         Mark::HoleAcknowledged { .. } | Mark::WalRetired { .. } | Mark::Damaged { .. } => {
-            let body = serde_json::to_vec(&mark)
-                .map_err(|e| Failure::new(Class::Internal, format!("{key}: {e}")))?;
-            (body, Metadata::new())
+            serde_json::to_vec(&mark)
+                .map_err(|e| Failure::new(Class::Internal, format!("{key}: {e}")))?
         }
     };
     let body = Body::Bytes(&body);
     place
         .store
-        .put(&place.key(&key), body, &metadata, Put::Replace)?;
+        .put(&place.key(&key), body, &Metadata::new(), Put::Replace)?;
     Ok(Event::Marked { key, mark })
 }
 
@@ -143,7 +123,9 @@ fn parse(place: &Place, key: &str) -> Outcome<Option<Mark>> {
     let full = place.key(key);
     if key.starts_with(HOLDS) {
         let object = place.store.look(&full)?;
-        return object.map(|object| hold(&object.metadata)).transpose();
+        return object
+            .map(|object| holds::parse(&object.metadata))
+            .transpose();
     }
     let (_, body) = match place.store.get(&full) {
         Ok(got) => got,
@@ -157,26 +139,6 @@ fn parse(place: &Place, key: &str) -> Outcome<Option<Mark>> {
     serde_json::from_slice(&text)
         .map(Some)
         .map_err(|e| Failure::new(Class::Corrupt, format!("this is no mark: {e}")))
-}
-
-/// A preservation request, PGHoard's or ours.
-fn hold(metadata: &Metadata) -> Outcome<Mark> {
-    let text = |key: &str| metadata.get(key).map(String::as_str);
-    let wrong = |what: &str| Failure::new(Class::Corrupt, format!("a hold without {what}"));
-    let backup = text("preserve-backup").ok_or_else(|| wrong("preserve-backup"))?;
-    let until = text("preserve-until").ok_or_else(|| wrong("preserve-until"))?;
-    let until = match until {
-        FOREVER => None,
-        until => Some(label::millis(until).ok_or_else(|| wrong("a readable preserve-until"))?),
-    };
-    Ok(Mark::Hold {
-        backup: label::backup_name(backup),
-        reason: text("hold-reason")
-            .unwrap_or("a restore asked for it")
-            .into(),
-        by: text("hold-by").unwrap_or("preservation request").into(),
-        until,
-    })
 }
 
 #[cfg(test)]
@@ -223,6 +185,7 @@ mod tests {
     #[test]
     fn what_is_marked_is_read_back_the_same_once() {
         let bed = Bed::make();
+        bed.put("main/basebackup/2026-11-22_09-27_0", &[]);
         let range = Range {
             timeline: Timeline(2),
             first: 3,

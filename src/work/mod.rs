@@ -10,6 +10,7 @@ use crate::codec::keys::Keyring;
 use crate::store::Store;
 
 pub mod delete;
+pub mod holds;
 pub mod label;
 pub mod marks;
 pub mod reconcile;

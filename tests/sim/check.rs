@@ -9,7 +9,7 @@ use machine::projection::ledger::Ledger;
 use machine::{BackupName, Command, File, Segment, SiteState, State, Task, TaskId};
 
 use crate::server::{SIZE, UNITS, lsn};
-use crate::store::{Truth, key};
+use crate::store::{PREFIX, Truth, key};
 use crate::world::{World, site};
 
 /// What is remembered from one turn to the next, within the life of one log.
@@ -256,7 +256,9 @@ pub fn garbage(world: &World, state: &State) -> Option<String> {
     let held: BTreeSet<_> = held(&ours.ledger).iter().map(key).collect();
     let truth = world.store.truth();
     let partial = |key: &&String| key.contains("xlog_partial");
-    let mut stray = truth.keys().filter(|key| !partial(key));
+    let marks = ours.marks.all.keys();
+    let marks: BTreeSet<_> = marks.map(|below| format!("{PREFIX}/{below}")).collect();
+    let mut stray = truth.keys().filter(|key| !partial(key) && !marks.contains(*key));
     let stray = stray.find(|key| !held.contains(*key));
     stray.map(|key| format!("'{key}' is stored and the log does not know"))
 }

@@ -10,7 +10,6 @@ use crate::file::{BackupName, File};
 use crate::projection::backups::Phase;
 use crate::rule::retention::{self, Plan};
 use crate::runs::Runs;
-use crate::state::State;
 use crate::task::{Command, Task, TaskId};
 use crate::wal::Segment;
 
@@ -158,9 +157,4 @@ impl Turn<'_> {
             expired: backup.expired.is_some(),
         })
     }
-}
-
-/// Whether the clock may be wrong: then retention only keeps more.
-pub(super) fn clock_doubtful(_: &State) -> bool {
-    false
 }
