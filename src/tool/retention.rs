@@ -1,4 +1,4 @@
-//! `pghoard retention --dry-run`: what stays by which rules, what goes by which, and the WAL that
+//! `pghoard retention`, with `--dry-run`: what stays by which rules, what goes by which, and the WAL that
 //! goes with it. From the log and the configuration alone; nothing is changed.
 //!
 //! | code | when |
