@@ -1,5 +1,5 @@
-//! `pghoard retention`, with `--dry-run`: what stays by which rules, what goes by which, and the WAL that
-//! goes with it. From the log and the configuration alone; nothing is changed.
+//! `pghoard retention`, with `--dry-run`: what stays by which rules, what goes by which, and the
+//! WAL that goes with it. From the log and the configuration alone; nothing is changed.
 //!
 //! | code | when |
 //! |---|---|
