@@ -65,7 +65,7 @@
 //! journal:   spool
 //! publish:
 //! restore:   codec config pg store
-//! serve:     config journal publish restore spool store
+//! serve:     config journal publish restore spool store work
 //! daemon:    codec config journal pg publish serve source spool store work
 //! tool:      codec config daemon journal publish restore serve spool store work
 //! ```

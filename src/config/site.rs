@@ -42,6 +42,10 @@ pub struct Site {
     pub basebackup_count: Option<u32>,
     pub basebackup_count_min: u32,
     pub basebackup_age_max: Option<Duration>,
+    pub recovery_window: Option<Duration>,
+    pub retain_weekly: u32,
+    pub retain_monthly: u32,
+    pub retain_yearly: u32,
     /// None: on request only.
     pub basebackup_interval: Option<Duration>,
     pub basebackup_time: Option<TimeOfDay>,
@@ -268,6 +272,10 @@ pub(super) fn parse(name: &str, value: &Value, around: &Around<'_>) -> Outcome<S
         basebackup_count: site.whole("basebackup_count", COUNT_OR_NULL)?.or_none(2),
         basebackup_count_min: site.whole("basebackup_count_min", COUNT)?.or(2),
         basebackup_age_max: span(&site, "basebackup_age_days_max", 86_400.0)?.option(),
+        recovery_window: span(&site, "recovery_window_days", 86_400.0)?.option(),
+        retain_weekly: site.whole("retain_weekly", COUNT)?.or(0),
+        retain_monthly: site.whole("retain_monthly", COUNT)?.or(0),
+        retain_yearly: site.whole("retain_yearly", COUNT)?.or(0),
         basebackup_interval: span(&site, "basebackup_interval_hours", 3600.0)?
             .or_none(Duration::from_secs(86_400)),
         basebackup_time: time_of_day(&site)?,

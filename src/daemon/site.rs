@@ -142,7 +142,12 @@ pub fn policy(config: &Config, sites: &Sites) -> Policy {
         ..Policy::default()
     };
     for (name, site) in sites {
-        policy.sites.insert(name.clone(), site_policy(site));
+        let spool_limit = site
+            .config
+            .spool_limit_bytes
+            .unwrap_or_else(|| half_the_disk(&site.spool_directory));
+        let made = site_policy(&site.config, &site.nodes, spool_limit);
+        policy.sites.insert(name.clone(), made);
     }
     policy
 }
@@ -154,32 +159,36 @@ fn export_events(config: &Config) -> u64 {
     EXPORT_EVENTS.min(max / 10).max(1)
 }
 
-fn site_policy(context: &SiteContext) -> SitePolicy {
-    let site = &context.config;
+/// What decide works by; a tool that asks one rule needs neither nodes nor a spool.
+pub fn site_policy(site: &config::Site, nodes: &[Conninfo], spool_limit_bytes: u64) -> SitePolicy {
     let ms = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
     let size = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
     SitePolicy {
         active: site.active == Activity::Active,
-        nodes: u32::try_from(context.nodes.len()).unwrap_or(u32::MAX),
+        nodes: u32::try_from(nodes.len()).unwrap_or(u32::MAX),
         streams: matches!(
             site.active_backup_mode,
             ActiveBackupMode::PgReceivexlog | ActiveBackupMode::Walreceiver
         ),
-        slot: context.nodes.iter().any(|node| node.slot.is_some()),
+        slot: nodes.iter().any(|node| node.slot.is_some()),
         ack: match site.ack {
             config::Ack::Stored => policy::Ack::Stored,
             config::Ack::Spooled => policy::Ack::Spooled,
         },
-        preferred_node: preferred(&site.preferred_node, &context.nodes),
-        spool_limit_bytes: site
-            .spool_limit_bytes
-            .unwrap_or_else(|| half_the_disk(&context.spool_directory)),
+        preferred_node: preferred(&site.preferred_node, nodes),
+        spool_limit_bytes,
         interval_ms: site.basebackup_interval.map(ms),
         hour: site.basebackup_time.map(|time| time.hour),
         minute: site.basebackup_time.map(|time| time.minute),
         count: site.basebackup_count.map(size),
         count_min: size(site.basebackup_count_min),
         age_max_ms: site.basebackup_age_max.map(ms),
+        window_ms: site.recovery_window.map(ms),
+        tiers: policy::Tiers {
+            weekly: site.retain_weekly,
+            monthly: site.retain_monthly,
+            yearly: site.retain_yearly,
+        },
         reconcile_interval_ms: ms(site.reconcile_interval),
         probe_interval_ms: ms(PROBE_INTERVAL),
         backup_overdue_ms: overdue(site).map(ms),

@@ -36,6 +36,7 @@ use crate::source::probe::Probe;
 use crate::source::receive::{Marks, Receive};
 use crate::source::switch_wal;
 use crate::store::Metadata;
+use crate::work::delete::Doomed;
 use crate::work::export::Export;
 use crate::work::lease::Identity;
 use crate::work::pace::Pace;
@@ -271,6 +272,38 @@ impl RealWorld {
         })
     }
 
+    fn delete_backup(
+        &self,
+        context: Arc<SiteContext>,
+        task: &Task,
+        size: SegmentSize,
+    ) -> Outcome<()> {
+        let Task::DeleteBackup {
+            backup,
+            object,
+            expired,
+            ..
+        } = task.clone()
+        else {
+            return Err(Failure::new(
+                Class::Internal,
+                format!("not to be deleted: {task:?}"),
+            ));
+        };
+        let unless_held_at = expired.then(clock::now);
+        let job = task.clone();
+        self.spawn(task, move |_| {
+            let doomed = Doomed {
+                name: &backup,
+                object: object.as_deref(),
+                unless_held_at,
+            };
+            collect(&job, |emit| {
+                delete::backup(&context.place, doomed, size, emit)
+            })
+        })
+    }
+
     /// What the running stream may tell its server: the frontier as the state has it.
     fn acknowledge(&self, id: &TaskId, site: &SiteState) {
         let timeline = site
@@ -405,16 +438,20 @@ impl World for RealWorld {
                     Ok(vec![Event::Switched { node, at }])
                 })
             }
-            Task::DeleteBackup { backup, object, .. } => self.spawn(task, move |_| {
-                let object = object.as_deref();
-                collect(&job, |emit| {
-                    delete::backup(&context.place, &backup, object, emit)
-                })
-            }),
-            Task::DeleteWal { ranges, .. } => self.spawn(task, move |_| {
-                collect(&job, |emit| {
-                    delete::wal(&context.place, &ranges, size, emit)
-                })
+            Task::DeleteBackup { .. } => self.delete_backup(context, task, size),
+            Task::DeleteWal {
+                ranges,
+                retire,
+                forget,
+                ..
+            } => self.spawn(task, move |_| {
+                let (ranges, retire, forget) = (&ranges, &retire, &forget);
+                let wal = delete::Wal {
+                    ranges,
+                    retire,
+                    forget,
+                };
+                collect(&job, |emit| delete::wal(&context.place, wal, size, emit))
             }),
             Task::Reconcile { .. } => {
                 let known = Known {

@@ -21,7 +21,7 @@ fn known(event: &Value) -> bool {
 }
 
 /// Every kind ever released, as the log spells it.
-pub const KINDS: [&str; 40] = [
+pub const KINDS: [&str; 41] = [
     "started",
     "stopped",
     "config_loaded",
@@ -45,6 +45,7 @@ pub const KINDS: [&str; 40] = [
     "backup_failed",
     "backup_expired",
     "backup_found",
+    "wal_expired",
     "marked",
     "unmarked",
     "marks_read",

@@ -14,6 +14,7 @@ use crate::event::{Event, Millis};
 use crate::file::Site;
 use crate::policy::{Policy, SitePolicy};
 use crate::projection::backups::Phase;
+use crate::rule::clock;
 use crate::rule::doomed::doomed;
 use crate::state::{SiteState, State};
 use crate::task::{Command, Task, TaskId};
@@ -54,6 +55,7 @@ pub fn decide(state: &State, policy: &Policy, busy: &Busy, now: Millis) -> Vec<C
             started_at: state.started_at,
             busy,
             now,
+            doubtful: clock::doubtful(&state.clock, site).is_some(),
         };
         if policy.draining {
             turn.store(&mut out, &mut uploads);
@@ -95,6 +97,8 @@ struct Turn<'a> {
     started_at: Millis,
     busy: &'a Busy,
     now: Millis,
+    /// The clock may be wrong.
+    doubtful: bool,
 }
 
 impl Turn<'_> {

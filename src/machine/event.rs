@@ -165,6 +165,10 @@ pub enum Event {
         rule: String,
     },
     BackupFound(Adopted),
+    /// No backup needs this WAL: it is being deleted.
+    WalExpired {
+        wal: Vec<Range>,
+    },
 
     // Judgements that outlive the log
     /// An object of its own in the store says so; `key` is below the site's prefix.
@@ -411,6 +415,8 @@ pub struct Adopted {
     pub parts: u32,
     pub bytes_in: u64,
     pub bytes_out: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<Millis>,
 }
 
 impl Event {

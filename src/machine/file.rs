@@ -29,26 +29,38 @@ impl fmt::Display for Site {
 pub struct BackupName(pub String);
 
 impl BackupName {
-    /// How the name of a backup begins: `YYYY-MM-DD_HH-MM`, UTC. Days to civil date as in Howard
-    /// Hinnant's `civil_from_days`.
+    /// How the name of a backup begins: `YYYY-MM-DD_HH-MM`, UTC.
     pub fn minute(at: Millis) -> String {
         let minutes = at.0 / 60_000;
         let (days, minute) = (minutes / 1440, minutes % 1440);
-        let z = days.saturating_add(719_468);
-        let era = z / 146_097;
-        let doe = z % 146_097;
-        let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
-        let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-        let mp = (5 * doy + 2) / 153;
-        let day = doy - (153 * mp + 2) / 5 + 1;
-        let month = if mp < 10 { mp + 3 } else { mp - 9 };
-        let year = yoe + era * 400 + u64::from(month <= 2);
+        let (year, month, day) = civil(days);
         format!(
             "{year:04}-{month:02}-{day:02}_{:02}-{:02}",
             minute / 60,
             minute % 60
         )
     }
+}
+
+/// Year, month and day of a number of days since 1970, as in Howard Hinnant's `civil_from_days`.
+pub(crate) fn civil(days: u64) -> (u64, u64, u64) {
+    let z = days.saturating_add(719_468);
+    let era = z / 146_097;
+    let doe = z % 146_097;
+    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
+    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    let mp = (5 * doy + 2) / 153;
+    let day = doy - (153 * mp + 2) / 5 + 1;
+    let month = if mp < 10 { mp + 3 } else { mp - 9 };
+    (yoe + era * 400 + u64::from(month <= 2), month, day)
+}
+
+/// `2026-11-22 09:27 UTC`
+pub(crate) fn utc(at: Millis) -> String {
+    let minutes = at.0 / 60_000;
+    let (year, month, day) = civil(minutes / 1440);
+    let (hour, minute) = (minutes % 1440 / 60, minutes % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02} UTC")
 }
 
 impl fmt::Display for BackupName {

@@ -41,6 +41,9 @@ pub struct SitePolicy {
     pub count: Option<usize>,
     pub count_min: usize,
     pub age_max_ms: Option<u64>,
+    /// Every moment of this long a time stays restorable.
+    pub window_ms: Option<u64>,
+    pub tiers: Tiers,
     pub reconcile_interval_ms: u64,
     /// A server that answered is looked at again after this long.
     pub probe_interval_ms: u64,
@@ -52,6 +55,20 @@ pub struct SitePolicy {
     pub slot_retention_bytes: u64,
     /// Each stored object is looked at once in this time; `None` for never.
     pub verify_interval_ms: Option<u64>,
+}
+
+/// How many of the last weeks, months and years keep their newest restorable backup.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tiers {
+    pub weekly: u32,
+    pub monthly: u32,
+    pub yearly: u32,
+}
+
+impl Tiers {
+    pub fn any(&self) -> bool {
+        *self != Tiers::default()
+    }
 }
 
 /// When PostgreSQL is told that WAL is safe.

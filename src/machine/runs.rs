@@ -9,6 +9,9 @@ use core::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
+use crate::event::Range;
+use crate::wal::Timeline;
+
 /// First number of each interval to its last. Intervals neither overlap nor touch.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -27,6 +30,14 @@ impl Runs {
 
     pub fn intervals(&self) -> impl DoubleEndedIterator<Item = RangeInclusive<u64>> + '_ {
         self.0.iter().map(|(a, b)| *a..=*b)
+    }
+
+    pub fn ranges(&self, timeline: Timeline) -> impl Iterator<Item = Range> + '_ {
+        self.intervals().map(move |run| Range {
+            timeline,
+            first: *run.start(),
+            last: *run.end(),
+        })
     }
 
     pub fn last(&self) -> Option<u64> {

@@ -114,6 +114,15 @@ impl SiteState {
         self.judge(event);
         self.ledger.apply(event, at, &self.timelines);
         self.backups.apply(event, at, run);
+        if let Event::Marked {
+            mark: Mark::Hold { backup, until, .. },
+            ..
+        } = event
+            && until.is_none_or(|until| until > at)
+            && self.ledger.mains.contains(backup)
+        {
+            self.backups.revive(backup);
+        }
         self.marks.apply(event, at);
         self.scrub.apply(event, at);
         self.attempts.apply(site, event, at);

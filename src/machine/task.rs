@@ -29,14 +29,22 @@ pub enum Task {
     Store { site: Site, file: File, entry: u64 },
     /// Ask the primary to finish its segment.
     Switch { site: Site, node: u32 },
-    /// Remove a dead backup's objects: main, then parts.
+    /// Remove a dead backup's objects: main, then parts. One that expired stays if the store says
+    /// that it is held.
     DeleteBackup {
         site: Site,
         backup: BackupName,
         object: Option<String>,
+        expired: bool,
     },
-    /// Remove WAL that no backup needs.
-    DeleteWal { site: Site, ranges: Vec<Range> },
+    /// Mark what goes between backups, remove WAL that no backup needs, and marks that say
+    /// nothing any more.
+    DeleteWal {
+        site: Site,
+        ranges: Vec<Range>,
+        retire: Vec<Range>,
+        forget: Vec<String>,
+    },
     /// Compare the store's listing with the log.
     Reconcile { site: Site },
     /// Read the marks in the store.

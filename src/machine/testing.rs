@@ -2,7 +2,7 @@
 
 use crate::event::{Millis, Server, Why};
 use crate::file::BackupName;
-use crate::policy::{Ack, SitePolicy};
+use crate::policy::{Ack, SitePolicy, Tiers};
 use crate::projection::backups::{Backup, Content, Phase};
 use crate::wal::{Lsn, Segment, SegmentSize, Timeline};
 
@@ -21,6 +21,8 @@ pub fn site_policy() -> SitePolicy {
         count: Some(2),
         count_min: 2,
         age_max_ms: None,
+        window_ms: None,
+        tiers: Tiers::default(),
         reconcile_interval_ms: 86_400_000,
         probe_interval_ms: 30_000,
         backup_overdue_ms: Some(2 * 86_400_000 + 3_600_000),
@@ -70,6 +72,7 @@ pub fn backup(name: &str, at: Millis, reason: Why) -> (BackupName, Backup) {
         reason,
         content: Some(content),
         progress: (0, 0),
+        expired: None,
     };
     (BackupName(name.into()), made)
 }

@@ -39,6 +39,7 @@ pub fn facts(state: &State, policy: &Policy, busy: &Busy, live: &Live, now: Mill
             site: state.sites.get(name).unwrap_or(&unknown),
             policy: policy.sites.get(name),
             clock: &state.clock,
+            all: policy,
             busy,
             live,
             now,
@@ -78,6 +79,7 @@ struct View<'a> {
     site: &'a SiteState,
     policy: Option<&'a SitePolicy>,
     clock: &'a Clock,
+    all: &'a Policy,
     busy: &'a Busy,
     live: &'a Live,
     now: Millis,
@@ -91,7 +93,9 @@ impl View<'_> {
             .nodes
             .iter()
             .map(|(node, server)| self.server(*node, server));
-        let next = |p: &SitePolicy| schedule::next(&self.site.backups, p, self.now);
+        let next = self
+            .policy
+            .map(|policy| schedule::forecast((self.name, self.site), policy, self.all, self.now));
         let streams = self.policy.map(|policy| policy.streams);
         let coverage = coverage::coverage(self.name, self.site, self.policy, self.live, self.now);
         json!({
@@ -117,7 +121,8 @@ impl View<'_> {
                 "since": self.site.tenure.since.map(iso),
                 "started_at": known(lease.started_at),
             })),
-            "next_backup": self.policy.and_then(next).map(iso),
+            "next_backup": next.as_ref().and_then(|next| next.at).map(iso),
+            "next_backup_why": next.as_ref().map(|next| next.why.as_str()),
             NOW: self.moment(&coverage),
             "received_lsn": positions.received.map(|lsn| lsn.to_string()),
             "reconciled_at": ledger.reconciled_at.map(iso),
@@ -424,6 +429,7 @@ mod tests {
             ("/attempts/0/task", json!("probe node 1")),
             ("/holes", json!([])),
             ("/next_backup", json!("2026-11-23T09:28:52Z")),
+            ("/next_backup_why", json!("every 24 h")),
         ] {
             assert_eq!(site.pointer(pointer), Some(&expect), "{pointer}: {site:#}");
         }

@@ -62,7 +62,8 @@ impl Names {
             | Event::Conflicted { .. }
             | Event::Found { .. }
             | Event::Missing { .. }
-            | Event::Deleted { .. } => self.file(event),
+            | Event::Deleted { .. }
+            | Event::WalExpired { .. } => self.file(event),
             Event::BackupRequested { .. }
             | Event::BackupStarted { .. }
             | Event::BackupProgressed { .. }
@@ -241,6 +242,7 @@ impl Names {
             Event::Found { wal, files, .. } => format!("found {}", self.all(wal, files)),
             Event::Missing { wal, files } => format!("MISSING {}", self.all(wal, files)),
             Event::Deleted { wal, files } => format!("deleted {}", self.all(wal, files)),
+            Event::WalExpired { wal } => format!("no backup needs {}", self.all(wal, &[])),
             _ => String::new(),
         }
     }

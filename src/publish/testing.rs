@@ -3,7 +3,7 @@
 
 use machine::decide::Busy;
 use machine::event::{Finished, How, Origin, Previous, Server, Why};
-use machine::policy::{Ack, Policy, SitePolicy};
+use machine::policy::{Ack, Policy, SitePolicy, Tiers};
 use machine::rule::coverage::{Live, Space};
 use machine::task::Start;
 use machine::{
@@ -155,6 +155,8 @@ pub fn policy(name: &str) -> Policy {
         count: Some(2),
         count_min: 2,
         age_max_ms: None,
+        window_ms: None,
+        tiers: Tiers::default(),
         reconcile_interval_ms: 86_400_000,
         verify_interval_ms: None,
         probe_interval_ms: 30_000,

@@ -5,6 +5,7 @@
 //! | GET /status | 200, the state document |
 //! | GET /SITE/basebackup | 200, JSON list from the stores |
 //! | PUT /SITE/archive/basebackup | 201, a basebackup is asked for |
+//! | PUT /SITE/hold, PUT or DELETE /SITE/release | see [`hold`](super::hold) |
 //! | GET, HEAD /SITE/archive/FILE | see [`fetch`](super::fetch) |
 //! | PUT /SITE/archive/FILE | 501: archive_command is not served yet |
 //!
@@ -35,12 +36,15 @@ pub struct Asked {
     /// With its query, which is part of the last name.
     pub path: String,
     pub target: Option<HeaderValue>,
+    /// Empty where it does not matter.
+    pub body: Vec<u8>,
 }
 
 impl Asked {
     /// A segment sent to us is refused before it is read.
-    pub fn takes_no_body(&self) -> bool {
-        self.method != Method::PUT || self.path.ends_with("/basebackup")
+    pub fn is_small(&self) -> bool {
+        let ends = ["/basebackup", "/hold", "/release"];
+        self.method != Method::PUT || ends.iter().any(|end| self.path.ends_with(end))
     }
 }
 
@@ -98,6 +102,8 @@ enum Meaning<'a> {
     Metrics,
     SiteStatus,
     Basebackup(&'a str),
+    Hold(&'a str),
+    Release(&'a str),
     File { site: &'a str, name: &'a str },
 }
 
@@ -126,6 +132,10 @@ impl Routes {
             (&Method::GET, Meaning::Status) => self.status(),
             (&Method::GET, Meaning::Basebackup(site)) => self.basebackups(self.site(site)?)?,
             (&Method::PUT, Meaning::Basebackup(site)) => self.request(site)?,
+            (&Method::PUT, Meaning::Hold(site)) => self.hold(self.site(site)?, &asked.body)?,
+            (&(Method::PUT | Method::DELETE), Meaning::Release(site)) => {
+                self.release(self.site(site)?, &asked.body)?
+            }
             (&Method::GET, Meaning::File { site, name }) => {
                 self.fetch(self.site(site)?, name, asked.target.as_ref())?
             }
@@ -225,6 +235,8 @@ fn meaning<'a>(path: &'a str, known: &dyn Fn(&str) -> bool) -> Result<Meaning<'a
     match *parts {
         [_, "basebackup", ..] => Ok(Meaning::Basebackup(site)),
         [_, "status", ..] => Ok(Meaning::SiteStatus),
+        [_, "hold"] => Ok(Meaning::Hold(site)),
+        [_, "release"] => Ok(Meaning::Release(site)),
         [_, "archive", "basebackup"] => Ok(Meaning::Basebackup(site)),
         [_, "archive", name] if !fetch::is_archived(name) => {
             bad(format!("Unrecognized file '{name}' for archiving"))

@@ -396,3 +396,77 @@ fn beyond_loopback_a_password_is_needed() {
         "{refused}"
     );
 }
+
+#[test]
+fn a_hold_is_written_and_told_before_it_is_confirmed() {
+    let api = Api::new(json!({}));
+    api.put("main/basebackup/a.00000000.pghoard", b"x", &[]);
+    let put = |method: &str, path: &str, body: &str| {
+        let length = format!("content-length: {}\r\n", body.len());
+        let reply = api.raw(&format!(
+            "{method} {path} HTTP/1.1\r\nhost: x\r\n{length}\r\n{body}"
+        ));
+        reply.split(' ').nth(1).unwrap().parse::<u16>().unwrap()
+    };
+    let long = format!("{{\"backup\":\"a\",\"reason\":\"{}\"}}", "r".repeat(600));
+    let huge = format!("{{\"backup\":\"{}\"}}", "a".repeat(BODY_BYTES_MAX));
+    for (method, path, body, status) in [
+        ("PUT", "/main/hold", "", 400),
+        ("PUT", "/main/hold", "{\"backup\":\"a\"}", 400),
+        (
+            "PUT",
+            "/main/hold",
+            "{\"backup\":\"a\",\"reason\":\" \"}",
+            400,
+        ),
+        (
+            "PUT",
+            "/main/hold",
+            "{\"backup\":\"a\",\"reason\":\"r\\n\"}",
+            400,
+        ),
+        (
+            "PUT",
+            "/main/hold",
+            "{\"backup\":\"a\",\"reason\":\"r\",\"x\":1}",
+            400,
+        ),
+        (
+            "PUT",
+            "/main/hold",
+            "{\"backup\":\"a\",\"reason\":\"r\",\"until\":\"2020-01-01\"}",
+            400,
+        ),
+        ("PUT", "/main/hold", &long, 400),
+        ("PUT", "/main/hold", &huge, 413),
+        (
+            "PUT",
+            "/main/hold",
+            "{\"backup\":\"../a\",\"reason\":\"r\"}",
+            404,
+        ),
+        (
+            "PUT",
+            "/other/hold",
+            "{\"backup\":\"a\",\"reason\":\"r\"}",
+            404,
+        ),
+        ("GET", "/main/hold", "", 501),
+        ("DELETE", "/main/release", "{\"backup\":\"a\"}", 404),
+    ] {
+        assert_eq!(put(method, path, body), status, "{method} {path} {body}");
+        assert!(api.reports.try_recv().is_err());
+    }
+    let hold = "{\"backup\":\"a\",\"reason\":\"audit\",\"by\":\"ada@desk\"}";
+    assert_eq!(put("PUT", "/main/hold", hold), 201);
+    let marked = api.reports.try_recv().unwrap();
+    assert!(format!("{marked:?}").contains("Marked"), "{marked:?}");
+    let key = "main/preservation_request/a_hold_ada_desk";
+    let store = Local::open(&api.folder.path().join("store")).unwrap();
+    let metadata = store.look(key).unwrap().unwrap().metadata;
+    assert_eq!(metadata["preserve-backup"], "a.00000000.pghoard");
+    assert_eq!(put("DELETE", "/main/release", "{\"backup\":\"a\"}"), 201);
+    assert!(store.look(key).unwrap().is_none());
+    let unmarked = api.reports.try_recv().unwrap();
+    assert!(format!("{unmarked:?}").contains("Unmarked"), "{unmarked:?}");
+}

@@ -12,10 +12,12 @@ use crate::failure::{Failure, Outcome};
 
 pub mod create_keys;
 pub mod events;
+pub mod hold;
 mod http;
 pub mod pghoard;
 pub mod postgres_command;
 pub mod restore;
+pub mod retention;
 mod screen;
 pub mod status;
 pub mod verify;
@@ -26,8 +28,12 @@ type Tool = fn(Vec<OsString>) -> i32;
 const TOOLS: &[(&str, Tool)] = &[
     ("create_keys", |args| create_keys::run(args)),
     ("events", |args| events::run(args)),
+    ("hold", |args| hold::hold(args)),
+    ("holds", |args| hold::holds(args)),
     ("postgres_command", |args| postgres_command::run(args)),
+    ("release", |args| hold::release(args)),
     ("restore", |args| restore::run(args)),
+    ("retention", |args| retention::run(args)),
     ("status", |args| status::run(args)),
     ("verify", |args| verify::run(args)),
 ];

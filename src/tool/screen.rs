@@ -224,9 +224,13 @@ fn render_backups(out: &mut String, site: &View<'_>) {
         let _ = write!(line, ", the last one of {last}");
     }
     let next = site.time("next_backup");
-    if next != NEVER {
-        let _ = write!(line, ", next due {next}");
-    }
+    let why = site.text("next_backup_why");
+    let _ = match (next.as_str(), why.as_str()) {
+        (NEVER, "") => Ok(()),
+        (NEVER, why) => write!(line, ", next not by itself: {why}"),
+        (next, "") => write!(line, ", next due {next}"),
+        (next, why) => write!(line, ", next due {next} ({why})"),
+    };
     row(out, "basebackups", &line);
     for backup in backups {
         let backup = View(backup);
@@ -324,7 +328,7 @@ Site main (cluster 7312345678901234567)
                lasts 21 h 0 min if the store is away
   store        last upload 2026-11-22 09:28:54, last listed never
   basebackups  1 restorable, the last one of 2026-11-22 09:28:53, next due
-               2026-11-23 09:28:52
+               2026-11-23 09:28:52 (every 24 h)
     2026-11-22_09-29_0   restorable       5.1 MiB in 410.0 KiB
   failing      probe node 1: 1 times since 2026-11-22 09:28:51, network:
                connection refused; next try 2026-11-22 09:28:52

@@ -89,6 +89,7 @@ pub fn read(
         bytes_out: number("total-size-enc")
             .or(number("Content-Length"))
             .unwrap_or(0),
+        ended_at: text("end-time").and_then(millis),
     })
 }
 

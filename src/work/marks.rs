@@ -1,9 +1,7 @@
 //! Marks in the store: written before anything is confirmed by them, read back as a whole.
 //!
-//! A hold is an object as PGHoard's `--preserve-until` writes it (empty, all in its metadata), so
-//! that both programs honour each other's; ours adds `hold-reason` and `hold-by`, and a hold
-//! without an end says a year that no clock reaches. Other marks are JSON. A mark that cannot be
-//! read is told and kept: nobody knows what it protects.
+//! A hold is PGHoard's preservation request (see [`holds`]). Other marks are JSON. A mark that
+//! cannot be read is told and kept: nobody knows what it protects.
 //!
 //! Budget: one listing of two small folders; one look-up or get a mark that is new.
 
@@ -11,51 +9,33 @@ use std::collections::BTreeSet;
 use std::io::Read;
 
 use machine::projection::marks::{HOLDS, MARKS, Mark, Marks};
-use machine::{Class, Event, File, Millis, SegmentSize};
+use machine::{BackupName, Class, Event, File, Millis, SegmentSize};
 
 use crate::failure::{Failure, Outcome};
 use crate::store::{Body, Metadata, Put};
-use crate::work::{Place, label};
+use crate::work::Place;
+use crate::work::holds::{self, Shelf};
 
-/// How PGHoard's readers see a hold without an end.
-const FOREVER: &str = "9999-12-31 00:00:00+00:00";
 /// A mark is a few hundred bytes; more than this is no mark of ours.
 const MARK_BYTES_MAX: u64 = 64 << 10;
 
 /// Puts the mark's object in its place and gives the event that says so.
 pub fn write(place: &Place, mark: Mark, size: SegmentSize) -> Outcome<Event> {
     let key = mark.key(size);
-    let (body, metadata) = match &mark {
-        Mark::Hold {
-            backup,
-            reason,
-            by,
-            until,
-        } => {
-            let until = until.map_or(FOREVER.to_owned(), |at| {
-                label::iso(at).replacen('T', " ", 1)
-            });
-            let metadata = Metadata::from([
-                (
-                    "preserve-backup".to_owned(),
-                    format!("{backup}.00000000.pghoard"),
-                ),
-                ("preserve-until".to_owned(), until),
-                ("hold-reason".to_owned(), reason.clone()),
-                ("hold-by".to_owned(), by.clone()),
-            ]);
-            (Vec::new(), metadata)
+    let body = match &mark {
+        Mark::Hold { .. } => {
+            let (store, prefix) = (place.store.as_ref(), place.prefix.as_str());
+            return holds::hold(Shelf { store, prefix }, mark);
         }
         Mark::HoleAcknowledged { .. } | Mark::WalRetired { .. } | Mark::Damaged { .. } => {
-            let body = serde_json::to_vec(&mark)
-                .map_err(|e| Failure::new(Class::Internal, format!("{key}: {e}")))?;
-            (body, Metadata::new())
+            serde_json::to_vec(&mark)
+                .map_err(|e| Failure::new(Class::Internal, format!("{key}: {e}")))?
         }
     };
     let body = Body::Bytes(&body);
     place
         .store
-        .put(&place.key(&key), body, &metadata, Put::Replace)?;
+        .put(&place.key(&key), body, &Metadata::new(), Put::Replace)?;
     Ok(Event::Marked { key, mark })
 }
 
@@ -110,12 +90,48 @@ pub fn read(place: &Place, known: &Marks, emit: &mut dyn FnMut(Event)) -> Outcom
     Ok(())
 }
 
+/// The event of a hold on this backup that lasts beyond `now`, if the store has one.
+pub fn held(place: &Place, backup: &BackupName, now: Millis) -> Outcome<Option<Event>> {
+    let mut keys = Vec::new();
+    let prefix = place.key("");
+    place.store.list(&place.key(HOLDS), &mut |entry| {
+        keys.extend(entry.key.strip_prefix(&prefix).map(str::to_owned));
+        Ok(())
+    })?;
+    for key in keys {
+        let mark = match parse(place, &key) {
+            // Its name tells whose it would be; of the others nobody knows, and `read` tells.
+            Err(failure) if failure.class == Class::Corrupt && !names(&key, backup) => continue,
+            parsed => parsed.map_err(|failure| failure.about(&key))?,
+        };
+        if let Some(mark) = mark
+            && let Mark::Hold {
+                backup: of, until, ..
+            } = &mark
+            && of == backup
+            && until.is_none_or(|until| until > now)
+        {
+            return Ok(Some(Event::Marked { key, mark }));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether a hold's key begins with the backup's name, as PGHoard's and ours do (S-63).
+fn names(key: &str, backup: &BackupName) -> bool {
+    let base = key.rsplit('/').next().unwrap_or_default();
+    let rest = base.strip_prefix(backup.0.as_str());
+    rest.is_some_and(|rest| rest.starts_with('_'))
+}
+
 /// `None` where it went away since it was listed.
 fn parse(place: &Place, key: &str) -> Outcome<Option<Mark>> {
     let full = place.key(key);
     if key.starts_with(HOLDS) {
         let object = place.store.look(&full)?;
-        return object.map(|object| hold(&object.metadata)).transpose();
+        return object
+            .map(|object| holds::parse(&object.metadata))
+            .transpose();
     }
     let (_, body) = match place.store.get(&full) {
         Ok(got) => got,
@@ -131,31 +147,11 @@ fn parse(place: &Place, key: &str) -> Outcome<Option<Mark>> {
         .map_err(|e| Failure::new(Class::Corrupt, format!("this is no mark: {e}")))
 }
 
-/// A preservation request, PGHoard's or ours.
-fn hold(metadata: &Metadata) -> Outcome<Mark> {
-    let text = |key: &str| metadata.get(key).map(String::as_str);
-    let wrong = |what: &str| Failure::new(Class::Corrupt, format!("a hold without {what}"));
-    let backup = text("preserve-backup").ok_or_else(|| wrong("preserve-backup"))?;
-    let until = text("preserve-until").ok_or_else(|| wrong("preserve-until"))?;
-    let until = match until {
-        FOREVER => None,
-        until => Some(label::millis(until).ok_or_else(|| wrong("a readable preserve-until"))?),
-    };
-    Ok(Mark::Hold {
-        backup: label::backup_name(backup),
-        reason: text("hold-reason")
-            .unwrap_or("a restore asked for it")
-            .into(),
-        by: text("hold-by").unwrap_or("preservation request").into(),
-        until,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use machine::event::Range;
     use machine::projection::marks::Hole;
-    use machine::{BackupName, Site, State, Timeline};
+    use machine::{Site, State, Timeline};
 
     use super::*;
     use crate::work::testing::Bed;
@@ -195,6 +191,7 @@ mod tests {
     #[test]
     fn what_is_marked_is_read_back_the_same_once() {
         let bed = Bed::make();
+        bed.put("main/basebackup/2026-11-22_09-27_0", &[]);
         let range = Range {
             timeline: Timeline(2),
             first: 3,

@@ -11,6 +11,7 @@ use crate::store::Store;
 
 pub mod delete;
 pub mod export;
+pub mod holds;
 pub mod label;
 pub mod lease;
 pub mod marks;

@@ -176,7 +176,15 @@ fn plain_samples() -> Vec<Event> {
             parts: 3,
             bytes_in: 5_662_720,
             bytes_out: 403_606,
+            ended_at: None,
         }),
+        Event::WalExpired {
+            wal: vec![Range {
+                timeline: Timeline(2),
+                first: 3,
+                last: 9,
+            }],
+        },
         Event::Marked {
             key: text("mark/hole_00000002.history"),
             mark: Mark::HoleAcknowledged {

@@ -9,6 +9,7 @@
 
 mod bad_input;
 mod crash;
+mod hold;
 mod load;
 mod login;
 mod long_log;

@@ -11,7 +11,7 @@ use machine::{BackupName, Command, File, Segment, SiteState, State, Task, TaskId
 use pghoard::work::lease;
 
 use crate::server::{SIZE, UNITS, lsn};
-use crate::store::{Truth, key};
+use crate::store::{PREFIX, Truth, key};
 use crate::world::{World, site};
 
 /// What is remembered from one turn to the next, within the life of one log.
@@ -281,10 +281,14 @@ pub fn garbage(world: &World, state: &State) -> Option<String> {
     let truth = world.store.truth();
     // Unfinished segments, and what is not about backups.
     let apart = |key: &&String| {
-        let folders = ["xlog_partial", "event_log", "/mark/"];
+        let folders = ["xlog_partial", "event_log", "/mark/damaged"];
         folders.iter().any(|folder| key.contains(folder)) || key.ends_with(lease::KEY)
     };
-    let mut stray = truth.keys().filter(|key| !apart(key));
+    let marks = ours.marks.all.keys();
+    let marks: BTreeSet<_> = marks.map(|below| format!("{PREFIX}/{below}")).collect();
+    let mut stray = truth
+        .keys()
+        .filter(|key| !apart(key) && !marks.contains(*key));
     let stray = stray.find(|key| !held.contains(*key));
     stray.map(|key| format!("'{key}' is stored and the log does not know"))
 }

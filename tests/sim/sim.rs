@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use machine::event::Previous;
-use machine::policy::{Ack, Policy, SitePolicy};
+use machine::policy::{Policy, SitePolicy};
 use machine::{Event, File, State};
 use pghoard::Failure;
 use pghoard::journal::log::Log;
@@ -61,21 +61,13 @@ pub fn site_policy() -> SitePolicy {
         nodes: 1,
         streams: true,
         slot: true,
-        ack: Ack::Stored,
-        preferred_node: None,
         spool_limit_bytes: u64::MAX,
-        interval_ms: None,
-        hour: None,
-        minute: None,
-        count: None,
         count_min: 1,
-        age_max_ms: None,
         reconcile_interval_ms: 86_400_000,
         probe_interval_ms: 30_000,
-        backup_overdue_ms: None,
         wal_overdue_ms: 3_600_000,
         slot_retention_bytes: 10 << 30,
-        verify_interval_ms: None,
+        ..SitePolicy::default()
     }
 }
 

@@ -104,10 +104,14 @@ impl Truth {
         }
     }
 
-    /// WAL from the start of any backup on serves it.
+    /// WAL from the start of any backup on serves it; what lies behind its end may go where a mark
+    /// says so.
     fn check_delete(&self, fate: &Fate, key: &str) {
         let Some(segment) = wal(key) else { return };
-        let stored = self.mains().map(|name| (name, self.manifests[name].start));
+        let marked = self.retired(segment);
+        let stored = self.mains().map(|name| (name, &self.manifests[name]));
+        let stored = stored.filter(|(_, m)| !marked || segment.number <= m.end.number);
+        let stored = stored.map(|(name, manifest)| (name, manifest.start));
         let live = self.live.iter().map(|(name, start)| (name, *start));
         for (name, start) in stored.chain(live) {
             if segment.number >= start.number {
@@ -120,6 +124,18 @@ impl Truth {
 /// Marks are no backups.
 fn ours(key: &str) -> bool {
     key.contains("/mark/")
+}
+
+impl Truth {
+    fn retired(&self, segment: Segment) -> bool {
+        let prefix = format!("{PREFIX}/mark/retired_");
+        let parsed = |name| Segment::from_name(name, SIZE);
+        self.keys().any(|key| {
+            let range = key.strip_prefix(&prefix).and_then(|r| r.split_once('-'));
+            let range = range.and_then(|(a, b)| Some(parsed(a)?..=parsed(b)?));
+            range.is_some_and(|range| range.contains(&segment))
+        })
+    }
 }
 
 fn wal(key: &str) -> Option<Segment> {

@@ -11,6 +11,7 @@ use pghoard::journal::chunk;
 use pghoard::journal::log::Log;
 use pghoard::spool::Sealed;
 use pghoard::store::{Body, Metadata, Put, Store};
+use pghoard::work::delete::Doomed;
 use pghoard::work::export::Export;
 use pghoard::work::lease::Moment;
 use pghoard::work::reconcile::Known;
@@ -188,10 +189,38 @@ fn effect(world: &mut World, running: &mut Running, emit: &mut dyn FnMut(Event))
             };
             upload.run(emit)
         }
-        (Task::DeleteBackup { backup, object, .. }, _) => {
-            delete::backup(place, backup, object.as_deref(), emit)
+        (
+            Task::DeleteBackup {
+                backup,
+                object,
+                expired,
+                ..
+            },
+            _,
+        ) => {
+            let doomed = Doomed {
+                name: backup,
+                object: object.as_deref(),
+                unless_held_at: expired.then(|| world.now()),
+            };
+            delete::backup(place, doomed, SIZE, emit)
         }
-        (Task::DeleteWal { ranges, .. }, _) => delete::wal(place, ranges, SIZE, emit),
+        (
+            Task::DeleteWal {
+                ranges,
+                retire,
+                forget,
+                ..
+            },
+            _,
+        ) => {
+            let wal = delete::Wal {
+                ranges,
+                retire,
+                forget,
+            };
+            delete::wal(place, wal, SIZE, emit)
+        }
         (Task::Reconcile { .. }, Facts::Reconcile(known)) => reconcile::run(place, known, emit),
         (Task::ReadMarks { .. }, Facts::Marks(known)) => marks::read(place, known, emit),
         (Task::Verify { what, .. }, Facts::Damaged(damaged)) => {

@@ -8,7 +8,8 @@ use crate::breaks::{Rule, holds};
 use crate::event::{Event, Range};
 use crate::file::{BackupName, File};
 use crate::projection::backups::Phase;
-use crate::rule::retention;
+use crate::rule::retention::{self, Plan};
+use crate::runs::Runs;
 use crate::task::{Command, Task, TaskId};
 use crate::wal::Segment;
 
@@ -34,12 +35,17 @@ impl Turn<'_> {
         at.is_some_and(|at| self.now.since(at) < LISTED_AGE_MS)
     }
 
+    pub(super) fn plan(&self) -> Plan {
+        retention::plan(self.site, self.policy, self.now, self.doubtful)
+    }
+
     pub(super) fn expire(&self, out: &mut Vec<Command>) {
         let idle = self.site.backups.running().is_none();
         if !self.may_destroy() || !idle || !self.listed_lately() {
             return;
         }
-        for (backup, rule) in retention::expired(self.site, self.policy, self.now) {
+        for (backup, rule) in self.plan().expired() {
+            let backup = backup.clone();
             self.record(out, Event::BackupExpired { backup, rule });
         }
     }
@@ -53,15 +59,67 @@ impl Turn<'_> {
         if !self.may_destroy() || listing || self.is_busy(&delete) {
             return;
         }
-        // WAL first: a dead backup that cannot be removed does not keep it from going.
-        let taking = self.is_busy(&TaskId::Take(self.name.clone()));
-        let ranges = retention::unneeded_wal(self.site);
-        let idle = self.site.backups.running().is_none() && !taking;
-        if idle && !ranges.is_empty() && !self.storing_within(out, &ranges) {
-            let site = self.name.clone();
-            self.start(out, Task::DeleteWal { site, ranges });
-        } else if !taking {
-            self.delete_dead(out);
+        if self.is_busy(&TaskId::Take(self.name.clone())) {
+            return;
+        }
+        // A backup before its WAL, so that a hold that comes late finds both; but one that cannot
+        // be removed does not keep WAL from going.
+        let failing = self.site.attempts.get(&delete).is_some();
+        let dead = self.dead();
+        if dead.is_none() || failing {
+            let started = out.len();
+            self.delete_wal(out);
+            if out.len() > started {
+                return;
+            }
+        }
+        if let Some(task) = dead {
+            self.start(out, task);
+        }
+    }
+
+    /// What goes is recorded first; the task is given what was recorded and is still unneeded.
+    fn delete_wal(&self, out: &mut Vec<Command>) {
+        if self.site.backups.running().is_some() {
+            return;
+        }
+        let plan = self.plan();
+        // What expires in this turn takes its WAL with it, later and at once.
+        if plan.expired().next().is_some() {
+            return;
+        }
+        let wal = plan.wal;
+        let recorded = &self.site.ledger.expired;
+        let mut fresh = Vec::new();
+        let mut ranges = Vec::new();
+        for range in &wal.now {
+            let known = recorded.get(&range.timeline).cloned().unwrap_or_default();
+            let new = known.gaps(range.first, range.last);
+            let mut old = Runs::default();
+            old.insert_range(range.first, range.last);
+            for gap in &new {
+                old.remove_range(*gap.start(), *gap.end());
+            }
+            ranges.extend(old.ranges(range.timeline));
+            fresh.extend(new.into_iter().map(|gap| Range {
+                timeline: range.timeline,
+                first: *gap.start(),
+                last: *gap.end(),
+            }));
+        }
+        if !fresh.is_empty() {
+            self.record(out, Event::WalExpired { wal: fresh });
+            return;
+        }
+        let idle = ranges.is_empty() && wal.forget.is_empty();
+        if !idle && !self.storing_within(out, &ranges) {
+            let task = Task::DeleteWal {
+                site: self.name.clone(),
+                ranges,
+                retire: wal.retire,
+                forget: wal.forget,
+            };
+            self.start(out, task);
         }
     }
 
@@ -91,7 +149,8 @@ impl Turn<'_> {
         all.any(|(site, file)| site == self.name && within(file))
     }
 
-    fn delete_dead(&self, out: &mut Vec<Command>) {
+    /// The removal of a backup that failed or expired.
+    fn dead(&self) -> Option<Task> {
         let site = self.name.clone();
         let storing = |name: &BackupName| TaskId::Store(site.clone(), File::Main(name.clone()));
         // What lies under a name in conflict is not ours to remove.
@@ -100,18 +159,13 @@ impl Turn<'_> {
         let dead = self.site.backups.all.iter().find(|(name, backup)| {
             backup.phase == Phase::Dead && ours(name) && !self.is_busy(&storing(name))
         });
-        if let Some((name, backup)) = dead {
-            let content = backup.content.as_ref();
-            let object = content.and_then(|content| content.object.clone());
-            let (site, backup) = (self.name.clone(), name.clone());
-            self.start(
-                out,
-                Task::DeleteBackup {
-                    site,
-                    backup,
-                    object,
-                },
-            );
-        }
+        let (name, backup) = dead?;
+        let content = backup.content.as_ref();
+        Some(Task::DeleteBackup {
+            site: self.name.clone(),
+            backup: name.clone(),
+            object: content.and_then(|content| content.object.clone()),
+            expired: backup.expired.is_some(),
+        })
     }
 }

@@ -4,7 +4,6 @@ use alloc::vec::Vec;
 
 use super::Turn;
 use crate::breaks::{Rule, holds};
-use crate::rule::retention;
 use crate::task::{Command, Task, TaskId};
 
 /// A server is looked at again this long after a stream from it began.
@@ -45,10 +44,7 @@ impl Turn<'_> {
             && holds(Rule::DeleteApartFromReconcile);
         let at = self.site.ledger.reconciled_at;
         let stale = at.is_none_or(|at| self.now.since(at) >= self.policy.reconcile_interval_ms);
-        let asked = || {
-            let expired = retention::expired(self.site, self.policy, self.now);
-            !expired.is_empty() && !self.listed_lately()
-        };
+        let asked = || !self.listed_lately() && self.plan().expired().next().is_some();
         if (stale || asked()) && !deleting {
             self.start(
                 out,

@@ -34,6 +34,8 @@ pub struct Backup {
     pub content: Option<Content>,
     /// Bytes copied so far, and the estimated total, while it runs.
     pub progress: (u64, u64),
+    /// The rule of retention by which it is dead.
+    pub expired: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,7 +60,7 @@ pub struct Content {
     pub end: Option<Segment>,
     pub end_lsn: Option<Lsn>,
     pub started_at: Millis,
-    /// Unknown for a backup that a listing showed.
+    /// Unknown for backups that do not record it.
     pub ended_at: Option<Millis>,
     pub parts: u32,
     pub bytes_in: u64,
@@ -87,6 +89,7 @@ impl Backups {
                     reason: *reason,
                     content: None,
                     progress: (0, 0),
+                    expired: None,
                 };
                 self.all.insert(backup.clone(), started);
             }
@@ -108,11 +111,17 @@ impl Backups {
                 self.last_failure = Some((at, *class, message.clone()));
                 self.bury(backup);
             }
-            Event::BackupExpired { backup, .. } => self.bury(backup),
-            // A dead backup is remembered until its objects were removed, seen or unseen.
-            Event::Deleted { files, .. } => self.all.retain(|name, backup| {
-                backup.phase != Phase::Dead || !files.contains(&File::Main(name.clone()))
-            }),
+            Event::BackupExpired { backup, rule } => {
+                self.bury(backup);
+                if let Some(backup) = self.all.get_mut(backup) {
+                    backup.expired = Some(rule.clone());
+                }
+            }
+            // A dead backup is remembered until its objects were removed, seen or unseen; one
+            // that a hold revived too late is gone all the same.
+            Event::Deleted { files, .. } => self
+                .all
+                .retain(|name, _| !files.contains(&File::Main(name.clone()))),
             Event::BackupFound(adopted) => self.adopt(adopted, run),
             Event::Stored {
                 file: File::Main(backup),
@@ -131,6 +140,16 @@ impl Backups {
     fn bury(&mut self, backup: &BackupName) {
         if let Some(backup) = self.all.get_mut(backup) {
             backup.phase = Phase::Dead;
+        }
+    }
+
+    /// A hold on a backup that expired but still exists brings it back to life.
+    pub fn revive(&mut self, backup: &BackupName) {
+        if let Some(backup) = self.all.get_mut(backup)
+            && backup.phase == Phase::Dead
+            && backup.expired.take().is_some()
+        {
+            backup.phase = Phase::Complete;
         }
     }
 
@@ -168,7 +187,7 @@ impl Backups {
             end: adopted.end,
             end_lsn: None,
             started_at: adopted.started_at,
-            ended_at: None,
+            ended_at: adopted.ended_at,
             parts: adopted.parts,
             bytes_in: adopted.bytes_in,
             bytes_out: adopted.bytes_out,
@@ -182,6 +201,7 @@ impl Backups {
             reason: adopted.reason,
             content: Some(content),
             progress: (0, 0),
+            expired: None,
         };
         self.all.insert(adopted.backup.clone(), backup);
     }

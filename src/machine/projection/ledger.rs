@@ -37,6 +37,8 @@ pub struct Ledger {
     pub toward: Option<Timeline>,
     /// WAL that no server could send any more and no store holds.
     pub lost: Vec<Lost>,
+    /// Retention decided to delete it.
+    pub expired: BTreeMap<Timeline, Runs>,
     pub segment_size: Option<SegmentSize>,
     pub reconciled_at: Option<Millis>,
     pub last_stored_at: Option<Millis>,
@@ -91,15 +93,7 @@ impl Ledger {
             }
             Event::Stored {
                 file, entry, how, ..
-            } => {
-                self.hold(file);
-                if let (How::Written, Some(presence)) = (how, self.damaged.get_mut(file)) {
-                    *presence = Presence::Replaced;
-                }
-                self.conflicts.remove(file);
-                self.last_stored_at = Some(at);
-                self.unspool(file, *entry);
-            }
+            } => self.store(file, *entry, *how, at),
             Event::Dropped { file, entry, .. } => self.unspool(file, Some(*entry)),
             Event::Conflicted { file, .. } => {
                 self.conflicts.entry(file.clone()).or_insert(at);
@@ -120,6 +114,7 @@ impl Ledger {
                 }
                 files.iter().for_each(|file| self.lose(file));
             }
+            Event::WalExpired { wal } => wal.iter().for_each(|range| self.expire(range)),
             Event::BackupFound(adopted) => self.hold(&File::Main(adopted.backup.clone())),
             Event::Unverified { wal, files, .. } => {
                 for (file, presence) in &mut self.damaged {
@@ -208,6 +203,16 @@ impl Ledger {
         all
     }
 
+    fn store(&mut self, file: &File, entry: Option<u64>, how: How, at: Millis) {
+        self.hold(file);
+        if let (How::Written, Some(presence)) = (how, self.damaged.get_mut(file)) {
+            *presence = Presence::Replaced;
+        }
+        self.conflicts.remove(file);
+        self.last_stored_at = Some(at);
+        self.unspool(file, entry);
+    }
+
     fn hold(&mut self, file: &File) {
         if let Some(presence) = self.damaged.get_mut(file) {
             *presence = Presence::There;
@@ -289,16 +294,23 @@ impl Ledger {
         }
     }
 
+    fn expire(&mut self, range: &Range) {
+        let runs = self.expired.entry(range.timeline).or_default();
+        runs.insert_range(range.first, range.last);
+    }
+
     fn release(&mut self, range: &Range) {
         for (file, presence) in &mut self.damaged {
             if within(file, core::slice::from_ref(range)) {
                 *presence = Presence::Gone;
             }
         }
-        if let Some(runs) = self.wal.get_mut(&range.timeline) {
-            runs.remove_range(range.first, range.last);
-            if runs.is_empty() {
-                self.wal.remove(&range.timeline);
+        for held in [&mut self.wal, &mut self.expired] {
+            if let Some(runs) = held.get_mut(&range.timeline) {
+                runs.remove_range(range.first, range.last);
+                if runs.is_empty() {
+                    held.remove(&range.timeline);
+                }
             }
         }
     }

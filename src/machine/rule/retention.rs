@@ -1,191 +1,348 @@
-//! Which backups may go, and which WAL nobody needs any more.
+//! Which backups stay and why, which go and by which rule, and which WAL nobody needs any more.
 //!
-//! Only restorable backups count, and the newest of them is never named. A backup that exists in
-//! the store needs its WAL whether it expired or not: a lost log would bring it back to life.
+//! PGHoard's count, age and minimum are limits; a recovery window, tiers and holds protect, and
+//! what protects outranks what limits. Only restorable backups count, the newest of them always
+//! stays, and one that cannot be restored goes when a restorable one in its place would. A hold
+//! keeps its own backup and nobody else's. Window and tiers are measured from the last good
+//! backup: where backups stop, nothing goes (S-56). A doubtful clock only keeps more.
+//!
+//! Authority for count and age: PGHoard `determine_backups_to_delete`.
 
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::fmt;
 
-use crate::breaks::{Rule, holds};
-use crate::event::{Millis, Range};
-use crate::file::{BackupName, File};
+use crate::event::Millis;
+use crate::file::{BackupName, civil};
 use crate::policy::SitePolicy;
-use crate::projection::backups::{Backup, Phase};
+use crate::projection::backups::Phase;
+use crate::projection::marks::Mark;
 use crate::state::SiteState;
-use crate::wal::Segment;
 
-/// The restorable backups to expire, oldest first, each with its rule.
-pub fn expired(site: &SiteState, policy: &SitePolicy, now: Millis) -> Vec<(BackupName, String)> {
-    let good = if holds(Rule::RestorableCounts) {
-        site.backups.restorable(&site.ledger)
-    } else {
-        let live = site.backups.live();
-        live.filter_map(|(name, b)| Some((name, b, b.content.as_ref()?)))
-            .collect()
-    };
-    let mut gone = Vec::new();
-    let keep_max = policy.count.map_or(usize::MAX, |count| count.max(1));
-    let excess = good.len().saturating_sub(keep_max);
-    let interval = policy.interval_ms.unwrap_or(0);
-    for (index, (name, _, content)) in good.iter().enumerate() {
-        let left = good.len().saturating_sub(index);
-        let age = now.since(content.started_at.plus(interval));
-        let old = policy.age_max_ms.is_some_and(|max| age > max);
-        let floor = policy.count_min.max(1);
-        let rule = if index < excess {
-            "count"
-        } else if old && policy.count_min > 0 && left > floor {
-            "age"
-        } else {
-            break;
-        };
-        gone.push(((*name).clone(), rule.to_string()));
-    }
-    gone
+mod order;
+#[cfg(test)]
+mod tests;
+mod wal;
+
+use order::Member;
+pub use wal::Wal;
+
+/// Everything retention would do now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Every known backup, oldest first.
+    pub backups: Vec<Verdict>,
+    pub wal: Wal,
 }
 
-/// Stored WAL below everything that any backup in the store, or on its way there, needs.
-pub fn unneeded_wal(site: &SiteState) -> Vec<Range> {
-    let needing = |name: &BackupName, backup: &Backup| {
-        let main = File::Main(name.clone());
-        let exists = site.ledger.exists(&main) && holds(Rule::ExpiredKeepsWal);
-        backup.phase != Phase::Dead || exists
-    };
-    let starts = site
-        .backups
-        .all
-        .iter()
-        .filter(|(name, backup)| needing(name, backup));
-    let mut first: Option<Segment> = None;
-    for (_, backup) in starts {
-        // A running backup has not said where it starts: nothing is deleted meanwhile.
-        let Some(content) = &backup.content else {
-            return Vec::new();
-        };
-        first = Some(match first {
-            Some(first) if older(first, content.start) => first,
-            _ => content.start,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    pub backup: BackupName,
+    pub restorable: bool,
+    pub fate: Fate,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    Keep(Vec<Keep>),
+    Go(Go),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// Being taken, or waiting for its WAL.
+    Taking,
+    /// The newest one that can be restored.
+    Newest,
+    Count,
+    CountMin,
+    /// Not old enough to go.
+    Age,
+    /// Nothing limits the number of backups.
+    NoLimit,
+    Window,
+    Weekly,
+    Monthly,
+    Yearly,
+    Held {
+        by: String,
+        reason: String,
+        until: Option<Millis>,
+    },
+    /// A window or a tier is promised, and nobody knows what time it is.
+    Doubt,
+}
+
+impl Keep {
+    /// Whether it promises every moment from the backup on, or the backup alone.
+    fn promises_wal(&self) -> bool {
+        !matches!(self, Keep::Weekly | Keep::Monthly | Keep::Yearly)
+    }
+}
+
+impl fmt::Display for Keep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Keep::Taking => "being taken",
+            Keep::Newest => "newest",
+            Keep::Count => "count",
+            Keep::CountMin => "count_min",
+            Keep::Age => "age",
+            Keep::NoLimit => "no limit",
+            Keep::Window => "window",
+            Keep::Weekly => "weekly",
+            Keep::Monthly => "monthly",
+            Keep::Yearly => "yearly",
+            Keep::Held { by, reason, .. } => return write!(f, "held by {by} ({reason})"),
+            Keep::Doubt => "doubtful clock",
+        })
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Go {
+    Count,
+    Age,
+    /// It lies before the recovery window, and nothing else limits the number of backups.
+    Window,
+    /// It failed or expired before: its objects are being removed.
+    Dead(Option<String>),
+}
+
+impl fmt::Display for Go {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Go::Count => "count",
+            Go::Age => "age",
+            Go::Window => "window",
+            Go::Dead(None) => "failed",
+            Go::Dead(Some(rule)) => rule,
+        })
+    }
+}
+
+impl Plan {
+    /// The backups to expire, oldest first, each with its rule.
+    pub fn expired(&self) -> impl Iterator<Item = (&BackupName, String)> {
+        self.backups.iter().filter_map(|v| match &v.fate {
+            Fate::Go(rule @ (Go::Count | Go::Age | Go::Window)) => {
+                Some((&v.backup, rule.to_string()))
+            }
+            Fate::Go(Go::Dead(_)) | Fate::Keep(_) => None,
+        })
+    }
+}
+
+pub fn plan(site: &SiteState, policy: &SitePolicy, now: Millis, doubtful: bool) -> Plan {
+    let members = order::members(site, now);
+    let judge = Judge::new(site, policy, now, doubtful, &members);
+    let mut newer = members.iter().filter(|member| member.good).count();
+    let mut backups = Vec::new();
+    for (index, member) in members.iter().enumerate() {
+        newer = newer.saturating_sub(usize::from(member.good));
+        backups.push(Verdict {
+            backup: member.name.clone(),
+            restorable: member.good,
+            fate: judge.fate(index, member, newer),
         });
     }
-    let Some(first) = first else {
-        return Vec::new();
-    };
-    let present = site.ledger.present_wal();
-    present
-        .iter()
-        .filter(|(timeline, _)| **timeline <= first.timeline)
-        .flat_map(|(timeline, runs)| {
-            let last = first.number.saturating_sub(1);
-            runs.intervals()
-                .filter(move |run| *run.start() <= last && first.number > 0)
-                .map(move |run| Range {
-                    timeline: *timeline,
-                    first: *run.start(),
-                    last: last.min(*run.end()),
-                })
-        })
-        .collect()
+    let wal = wal::judge(site, &backups);
+    Plan { backups, wal }
 }
 
-/// Lower number first: a promoted cluster may hold a higher timeline at a lower position.
-fn older(a: Segment, b: Segment) -> bool {
-    (a.number, a.timeline) < (b.number, b.timeline)
+struct Judge<'a> {
+    policy: &'a SitePolicy,
+    now: Millis,
+    doubtful: bool,
+    held: BTreeMap<&'a BackupName, Vec<Keep>>,
+    /// Who stays for a tier, by position in the order.
+    tiers: BTreeMap<usize, Vec<Keep>>,
+    /// The oldest position that the window needs; `None` without a window.
+    window: Option<usize>,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::event::Why;
-    use crate::testing::{backup, site_policy};
-    use crate::wal::Timeline;
-
-    const DAY: u64 = 86_400_000;
-
-    /// Backups by age in days; a leading `!` marks one whose WAL has a hole.
-    fn check(ages: &[&str], count: Option<usize>, min: usize, days: Option<u64>) -> String {
-        let now = Millis(1_000 * DAY);
-        let mut site = SiteState::default();
-        for age in ages {
-            let broken = age.starts_with('!');
-            let days: u64 = age.trim_start_matches('!').parse().unwrap();
-            let (name, mut made) = backup(age, Millis(now.0 - days * DAY), Why::Schedule);
-            let content = made.content.as_mut().unwrap();
-            content.start = Segment::new(Timeline(1), 1_000 - days);
-            content.end = Some(content.start);
-            if !broken {
-                let runs = site.ledger.wal.entry(Timeline(1)).or_default();
-                runs.insert(1_000 - days);
+impl<'a> Judge<'a> {
+    fn new(
+        site: &'a SiteState,
+        policy: &'a SitePolicy,
+        now: Millis,
+        doubtful: bool,
+        members: &[Member<'_>],
+    ) -> Judge<'a> {
+        let mut held: BTreeMap<_, Vec<Keep>> = BTreeMap::new();
+        for mark in site.marks.all.values() {
+            let Mark::Hold {
+                backup,
+                reason,
+                by,
+                until,
+            } = mark
+            else {
+                continue;
+            };
+            // The end of a hold is worth as much as the clock.
+            if doubtful || until.is_none_or(|until| until > now) {
+                held.entry(backup).or_default().push(Keep::Held {
+                    by: by.clone(),
+                    reason: reason.clone(),
+                    until: *until,
+                });
             }
-            site.ledger.mains.insert(name.clone());
-            site.backups.all.insert(name, made);
         }
-        let mut policy = site_policy();
-        policy.count = count;
-        policy.count_min = min;
-        policy.age_max_ms = days.map(|d| d * DAY);
-        let gone = expired(&site, &policy, now);
-        gone.iter()
-            .map(|(n, rule)| alloc::format!("{n}:{rule} "))
-            .collect()
-    }
-
-    #[test]
-    fn s56_s57_only_restorable_backups_count_and_the_newest_stays() {
-        for (ages, count, min, days, expect) in [
-            (&["3", "2", "1"][..], Some(2), 2, None, "3:count "),
-            (&["3", "2", "1"], Some(0), 0, None, "3:count 2:count "),
-            (&["3", "2", "1"], None, 2, None, ""),
-            (&["3", "!2", "1"], Some(2), 2, None, ""),
-            (&["4", "3", "!2", "!1"], Some(1), 1, None, "4:count "),
-            (&["9", "8", "7", "1"], None, 2, Some(5), "9:age 8:age "),
-            (&["9", "8", "7", "1"], Some(3), 2, Some(5), "9:count 8:age "),
-            (&["90", "80"], None, 1, Some(5), "90:age "),
-            (&["90", "80"], None, 0, Some(5), ""),
-            (&["90"], Some(1), 1, Some(5), ""),
-        ] {
-            assert_eq!(
-                check(ages, count, min, days),
-                expect,
-                "{ages:?} {count:?} {min} {days:?}"
-            );
+        Judge {
+            policy,
+            now,
+            doubtful,
+            held,
+            tiers: tiers(policy, members),
+            window: policy
+                .window_ms
+                .map(|window| anchor(members, window, now).unwrap_or(0)),
         }
     }
 
-    #[test]
-    fn s61_wal_of_an_expired_backup_stays_while_its_main_object_does() {
-        let mut site = SiteState::default();
-        site.ledger
-            .wal
-            .entry(Timeline(1))
-            .or_default()
-            .insert_range(1, 9);
-        site.ledger
-            .wal
-            .entry(Timeline(2))
-            .or_default()
-            .insert_range(7, 20);
-        let mut add = |name, start, phase| {
-            let (name, mut made) = backup(name, Millis(start), Why::Schedule);
-            made.phase = phase;
-            made.content.as_mut().unwrap().start = Segment::new(Timeline(1), start);
-            site.ledger.mains.insert(name.clone());
-            site.backups.all.insert(name, made);
-        };
-        add("old", 4, Phase::Dead);
-        add("new", 8, Phase::Complete);
-        let range = |last| Range {
-            timeline: Timeline(1),
-            first: 1,
-            last,
-        };
-        assert_eq!(unneeded_wal(&site), [range(3)]);
-        site.ledger.mains.remove(&BackupName("old".into()));
-        assert_eq!(unneeded_wal(&site), [range(7)]);
-        site.backups
-            .all
-            .get_mut(&BackupName("new".into()))
-            .unwrap()
-            .content = None;
-        assert_eq!(unneeded_wal(&site), []);
+    /// `newer`: how many restorable backups are newer than this one.
+    fn fate(&self, index: usize, member: &Member<'_>, newer: usize) -> Fate {
+        match member.backup.phase {
+            Phase::Dead => return Fate::Go(Go::Dead(member.backup.expired.clone())),
+            Phase::Running | Phase::Finished => return Fate::Keep([Keep::Taking].into()),
+            Phase::Complete => {}
+        }
+        let mut why = self.protections(index, member, newer);
+        match self.limit(index, member, newer) {
+            Some(rule) if why.is_empty() => return Fate::Go(rule),
+            Some(_) => {}
+            None => {
+                let grounds = self.grounds(index, newer).into_iter();
+                let new: Vec<Keep> = grounds.filter(|keep| !why.contains(keep)).collect();
+                why.extend(new);
+            }
+        }
+        Fate::Keep(why)
+    }
+
+    fn protections(&self, index: usize, member: &Member<'_>, newer: usize) -> Vec<Keep> {
+        let mut why = Vec::new();
+        if member.good {
+            why.extend((newer == 0).then_some(Keep::Newest));
+            let within = self.window.is_some_and(|first| index >= first);
+            why.extend(within.then_some(Keep::Window));
+            why.extend(self.tiers.get(&index).into_iter().flatten().cloned());
+        }
+        why.extend(self.held.get(member.name).into_iter().flatten().cloned());
+        let timed = self.window.is_some() || self.policy.tiers.any();
+        why.extend((self.doubtful && timed).then_some(Keep::Doubt));
+        why
+    }
+
+    /// The first rule by which it would go.
+    fn limit(&self, index: usize, member: &Member<'_>, newer: usize) -> Option<Go> {
+        let policy = self.policy;
+        if policy.count.is_some_and(|count| newer >= count.max(1)) {
+            return Some(Go::Count);
+        }
+        let spare = newer >= policy.count_min.max(1) && !self.doubtful;
+        if let Some(max) = self.age_max() {
+            return (spare && self.age_ms(member) > max).then_some(Go::Age);
+        }
+        // A window alone is also how much is kept.
+        let before = self.window.is_some_and(|first| index < first);
+        (spare && policy.count.is_none() && before).then_some(Go::Window)
+    }
+
+    /// Why it stays though nothing protects it.
+    fn grounds(&self, index: usize, newer: usize) -> Vec<Keep> {
+        let few = (newer < self.policy.count_min.max(1)).then_some(Keep::CountMin);
+        let counted = self.policy.count.map(|_| Keep::Count);
+        let aged = self.age_max().map(|_| match (&few, self.doubtful) {
+            (Some(_), _) => Keep::CountMin,
+            (None, true) => Keep::Doubt,
+            (None, false) => Keep::Age,
+        });
+        match (counted, aged, self.window) {
+            (None, None, None) => [Keep::NoLimit].into(),
+            (None, None, Some(first)) => {
+                let within = (index >= first).then_some(Keep::Window);
+                few.into_iter().chain(within).collect()
+            }
+            (counted, aged, _) => counted.into_iter().chain(aged).collect(),
+        }
+    }
+
+    /// PGHoard does not look at the age without a minimum.
+    fn age_max(&self) -> Option<u64> {
+        self.policy.age_max_ms.filter(|_| self.policy.count_min > 0)
+    }
+
+    /// PGHoard counts from when the next one was due.
+    fn age_ms(&self, member: &Member<'_>) -> u64 {
+        let interval = self.policy.interval_ms.unwrap_or(0);
+        self.now.since(member.at.plus(interval))
+    }
+}
+
+/// The newest restorable backup that had ended when the window begins; `None` if none is so old.
+fn anchor(members: &[Member<'_>], window_ms: u64, now: Millis) -> Option<usize> {
+    let last = members.iter().rfind(|member| member.good)?;
+    let seen = last.ended.min(now);
+    let begins = Millis(seen.0.checked_sub(window_ms)?);
+    members
+        .iter()
+        .rposition(|member| member.good && member.ended <= begins)
+}
+
+fn tiers(policy: &SitePolicy, members: &[Member<'_>]) -> BTreeMap<usize, Vec<Keep>> {
+    let tiers = &policy.tiers;
+    let mut kept: BTreeMap<usize, Vec<Keep>> = BTreeMap::new();
+    let slots: [(u32, Slot, Keep); 3] = [
+        (tiers.weekly, week, Keep::Weekly),
+        (tiers.monthly, month, Keep::Monthly),
+        (tiers.yearly, year, Keep::Yearly),
+    ];
+    for (count, slot, why) in slots {
+        let mut taken = BTreeSet::new();
+        let mut newest = None;
+        for (index, member) in members.iter().enumerate().rev().filter(|(_, m)| m.good) {
+            let slot = slot(member.at);
+            let newest = *newest.get_or_insert(slot);
+            let recent = slot.saturating_add(u64::from(count)) > newest;
+            if recent && taken.insert(slot) {
+                kept.entry(index).or_default().push(why.clone());
+            }
+        }
+    }
+    kept
+}
+
+/// The number of the stretch of time that a moment lies in.
+type Slot = fn(Millis) -> u64;
+
+const DAY_MS: u64 = 86_400_000;
+
+/// ISO weeks begin on Mondays; 1970 began on a Thursday.
+fn week(at: Millis) -> u64 {
+    (at.0 / DAY_MS).saturating_add(3) / 7
+}
+
+fn month(at: Millis) -> u64 {
+    let (year, month, _) = civil(at.0 / DAY_MS);
+    year.saturating_mul(12).saturating_add(month)
+}
+
+fn year(at: Millis) -> u64 {
+    civil(at.0 / DAY_MS).0
+}
+
+impl fmt::Display for Fate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fate::Keep(why) => {
+                let why: Vec<String> = why.iter().map(|keep| format!("{keep}")).collect();
+                write!(f, "keep: {}", why.join(", "))
+            }
+            Fate::Go(rule) => write!(f, "go: {rule}"),
+        }
     }
 }

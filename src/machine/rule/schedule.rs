@@ -1,9 +1,19 @@
-//! Is a basebackup due, and at which normalized time? PGHoard's `get_new_backup_details`, without
-//! its bug: an hour without a minute means minute 0.
+//! Is a basebackup due, at which normalized time, and when will the next one be? PGHoard's
+//! `get_new_backup_details`, without its bug: an hour without a minute means minute 0. And a
+//! backup that was asked for, or that a hole called for, pushes no scheduled one out (S-58).
+
+use alloc::format;
+use alloc::string::{String, ToString};
 
 use crate::event::{Millis, Why};
-use crate::policy::SitePolicy;
+use crate::file::{Site, utc};
+use crate::policy::{Policy, SitePolicy};
 use crate::projection::backups::{Backup, Backups};
+use crate::state::SiteState;
+use crate::task::TaskId;
+
+#[cfg(test)]
+mod tests;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Due {
@@ -12,6 +22,7 @@ pub struct Due {
 }
 
 const DAY_MS: u64 = 86_400_000;
+const HOUR_MS: u64 = 3_600_000;
 const MINUTE_MS: u64 = 60_000;
 
 /// Whether a basebackup should start now, apart from backoff and maintenance.
@@ -24,30 +35,20 @@ pub fn due(backups: &Backups, policy: &SitePolicy, now: Millis) -> Option<Due> {
         });
     }
     let interval = policy.interval_ms?;
-    let scheduled = Some(Due {
+    let due = match normalized_at {
+        Some(slot) => scheduled(backups, now).all(|backup| {
+            let taken = backup
+                .normalized_at
+                .or_else(|| normalized(policy, started_at(backup)));
+            // Half an interval keeps a changed schedule from taking two in a row.
+            taken != Some(slot) && backup.decided_at.plus(interval / 2) <= now
+        }),
+        None => begun(backups, now).is_none_or(|begun| now.since(begun) >= interval),
+    };
+    due.then_some(Due {
         reason: Why::Schedule,
         normalized_at,
-    });
-    let Some(newest) = past(backups, now).max_by_key(|b| started_at(b)) else {
-        return scheduled;
-    };
-    match normalized_at {
-        Some(slot) => {
-            // Half an interval keeps a changed schedule from taking two in a row.
-            let recent = past(backups, now)
-                .filter(|b| b.reason == Why::Schedule)
-                .any(|b| b.decided_at.plus(interval / 2) > now);
-            let taken = newest
-                .normalized_at
-                .or_else(|| normalized(policy, started_at(newest)));
-            (taken != Some(slot) && !recent)
-                .then_some(scheduled)
-                .flatten()
-        }
-        None => (now.since(started_at(newest)) >= interval)
-            .then_some(scheduled)
-            .flatten(),
-    }
+    })
 }
 
 /// When the next basebackup becomes due by itself: now or earlier if one is due, `None` without
@@ -57,12 +58,12 @@ pub fn next(backups: &Backups, policy: &SitePolicy, now: Millis) -> Option<Milli
         return Some(now);
     }
     let interval = policy.interval_ms?;
-    let newest = past(backups, now).map(started_at).max()?;
     let (Some(slot), Some(base)) = (normalized(policy, now), base(policy, now)) else {
-        return Some(newest.plus(interval));
+        return Some(begun(backups, now)?.plus(interval));
     };
-    let scheduled = past(backups, now).filter(|b| b.reason == Why::Schedule);
-    let rested = scheduled.map(|b| b.decided_at.plus(interval / 2)).max();
+    let rested = scheduled(backups, now)
+        .map(|b| b.decided_at.plus(interval / 2))
+        .max();
     // The next slot, unless a day that the interval does not divide begins before it; or the end
     // of the rest after a backup that was taken late.
     let moments = [
@@ -76,11 +77,89 @@ pub fn next(backups: &Backups, policy: &SitePolicy, now: Millis) -> Option<Milli
         .min()
 }
 
+/// The next basebackup as a person asks for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Next {
+    /// `None`: not by itself.
+    pub at: Option<Millis>,
+    pub why: String,
+}
+
+pub fn forecast(
+    (name, site): (&Site, &SiteState),
+    policy: &SitePolicy,
+    all: &Policy,
+    now: Millis,
+) -> Next {
+    let backups = &site.backups;
+    let never = |why: &str| Next {
+        at: None,
+        why: why.to_string(),
+    };
+    if !policy.active {
+        return never("the site is inactive");
+    }
+    if backups.running().is_some() {
+        return never("one is being taken");
+    }
+    let Some(at) = next(backups, policy, now) else {
+        return never("no interval");
+    };
+    if all.maintenance {
+        return never("maintenance");
+    }
+    let failed = site.attempts.get(&TaskId::Take(name.clone()));
+    if let Some(failed) = failed.filter(|failed| failed.next > at.max(now)) {
+        let (until, times) = (utc(failed.next), failed.times);
+        let failures = if times == 1 { "failure" } else { "failures" };
+        return Next {
+            at: Some(failed.next),
+            why: format!("backs off until {until} after {times} {failures}"),
+        };
+    }
+    Next {
+        at: Some(at),
+        why: why(backups.requested, policy),
+    }
+}
+
+fn why(requested: Option<Why>, policy: &SitePolicy) -> String {
+    match requested {
+        Some(Why::Operator) => return "asked for".to_string(),
+        Some(Why::Hole) => return "WAL is lost".to_string(),
+        Some(Why::Schedule) | None => {}
+    }
+    let interval = policy.interval_ms.unwrap_or(0);
+    let every = match (interval % HOUR_MS, interval % MINUTE_MS) {
+        (0, _) => format!("every {} h", interval / HOUR_MS),
+        (_, 0) => format!("every {} min", interval / MINUTE_MS),
+        _ => format!("every {} s", interval / 1000),
+    };
+    let Some(hour) = policy.hour else {
+        return every;
+    };
+    let time = format!("{hour:02}:{:02} UTC", policy.minute.unwrap_or(0));
+    match interval == DAY_MS {
+        true => format!("daily at {time}"),
+        false => format!("{every} from {time}"),
+    }
+}
+
 /// Backups that neither failed nor expired. One from the future tells of a clock that was wrong,
 /// not of a backup that was taken (S-36).
 fn past(backups: &Backups, now: Millis) -> impl Iterator<Item = &Backup> {
     let live = backups.live().map(|(_, backup)| backup);
     live.filter(move |backup| started_at(backup) <= now)
+}
+
+fn scheduled(backups: &Backups, now: Millis) -> impl Iterator<Item = &Backup> {
+    past(backups, now).filter(|backup| backup.reason == Why::Schedule)
+}
+
+/// When the interval began: with the last scheduled one; before there is one, with any.
+fn begun(backups: &Backups, now: Millis) -> Option<Millis> {
+    let last = scheduled(backups, now).map(started_at).max();
+    last.or_else(|| past(backups, now).map(started_at).max())
 }
 
 fn started_at(backup: &Backup) -> Millis {
@@ -114,107 +193,4 @@ fn base(policy: &SitePolicy, at: Millis) -> Option<Millis> {
     } else {
         today
     }))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::{backup, site_policy};
-
-    const HOUR: u64 = 3_600_000;
-
-    #[test]
-    fn the_normalized_time_is_the_last_scheduled_moment() {
-        let at = |day: u64, hour: u64, minute: u64| {
-            Millis(day * DAY_MS + hour * HOUR + minute * MINUTE_MS)
-        };
-        for (hour, minute, interval, now, expect) in [
-            (Some(4), Some(30), 24, at(10, 5, 0), Some(at(10, 4, 30))),
-            (Some(4), Some(30), 24, at(10, 4, 0), Some(at(9, 4, 30))),
-            (Some(4), None, 24, at(10, 5, 0), Some(at(10, 4, 0))),
-            (Some(4), Some(0), 6, at(10, 17, 0), Some(at(10, 16, 0))),
-            (Some(4), Some(0), 6, at(10, 16, 0), Some(at(10, 10, 0))),
-            (None, Some(0), 24, at(10, 5, 0), None),
-        ] {
-            let mut policy = site_policy();
-            (policy.hour, policy.minute) = (hour, minute);
-            policy.interval_ms = Some(interval * HOUR);
-            assert_eq!(normalized(&policy, now), expect);
-        }
-    }
-
-    #[test]
-    fn a_backup_is_due_by_interval_by_hour_or_by_request() {
-        let now = Millis(1_000 * HOUR);
-        let ago = |hours: i64| Millis(now.0.saturating_add_signed(-hours * 3_600_000));
-        let scheduled = Some(Why::Schedule);
-        // interval, hour, age and reason of the newest, requested -> reason
-        for (interval, hour, newest, requested, expect) in [
-            (Some(24), None, None, None, scheduled),
-            (None, None, None, None, None),
-            (None, None, None, Some(Why::Operator), Some(Why::Operator)),
-            (Some(24), None, Some((23, Why::Schedule)), None, None),
-            (Some(24), None, Some((24, Why::Schedule)), None, scheduled),
-            (Some(24), Some(15), Some((2, Why::Schedule)), None, None),
-            (
-                Some(24),
-                Some(15),
-                Some((13, Why::Schedule)),
-                None,
-                scheduled,
-            ),
-            (
-                Some(24),
-                Some(15),
-                Some((2, Why::Operator)),
-                None,
-                scheduled,
-            ),
-            (Some(24), None, Some((-1, Why::Schedule)), None, scheduled),
-        ] {
-            let mut policy = site_policy();
-            (policy.interval_ms, policy.hour) = (interval.map(|h: u64| h * HOUR), hour);
-            let mut backups = Backups {
-                requested,
-                ..Backups::default()
-            };
-            if let Some((age, reason)) = newest {
-                backups.all.extend([backup("a", ago(age), reason)]);
-            }
-            let got = due(&backups, &policy, now).map(|due| due.reason);
-            assert_eq!(
-                got, expect,
-                "{interval:?} {hour:?} {newest:?} {requested:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn the_next_one_is_due_when_foretold_and_not_before() {
-        let now = Millis(1_000 * HOUR);
-        for interval in [5, 7, 24, 36, 48] {
-            for hour in [None, Some(0), Some(15), Some(16), Some(17)] {
-                for reason in [Why::Schedule, Why::Operator] {
-                    for age in 0..60 {
-                        let mut policy = site_policy();
-                        (policy.hour, policy.interval_ms) = (hour, Some(interval * HOUR));
-                        let mut backups = Backups::default();
-                        let at = Millis(now.0 - age * HOUR - 1);
-                        backups.all.extend([backup("a", at, reason)]);
-                        let next = next(&backups, &policy, now).unwrap();
-                        let case = alloc::format!("{interval} {hour:?} {reason:?} {age} {next:?}");
-                        assert!(due(&backups, &policy, next.plus(1)).is_some(), "{case}");
-                        let early = (now.0..next.0).step_by(10 * 60_000);
-                        let early = early
-                            .map(Millis)
-                            .find(|at| due(&backups, &policy, *at).is_some());
-                        assert_eq!(early, None, "{case}");
-                    }
-                }
-            }
-        }
-        let mut policy = site_policy();
-        policy.interval_ms = None;
-        assert_eq!(next(&Backups::default(), &policy, now), None);
-    }
 }

@@ -86,8 +86,12 @@ fn wal_goes_in_steps_and_again() {
     };
     let run = |bed: &Bed| {
         let mut events = Vec::new();
-        let ranges = [range(2, 3), range(5, 1_005)];
-        let outcome = wal(&bed.place, &ranges, size, &mut |e| events.push(e));
+        let going = Wal {
+            ranges: &[range(2, 3), range(5, 1_005)],
+            retire: &[],
+            forget: &[],
+        };
+        let outcome = wal(&bed.place, going, size, &mut |e| events.push(e));
         (outcome, events)
     };
     bed.store.fail(1, Fault::After(Class::Network));
@@ -106,7 +110,116 @@ fn wal_goes_in_steps_and_again() {
 }
 
 fn delete(bed: &Bed, object: Option<&str>) -> Outcome<Vec<Event>> {
+    remove(bed, object, None)
+}
+
+fn remove(bed: &Bed, object: Option<&str>, unless: Option<Millis>) -> Outcome<Vec<Event>> {
     let mut events = Vec::new();
-    backup(&bed.place, &name(), object, &mut |e| events.push(e))?;
+    let name = name();
+    let doomed = Doomed {
+        name: &name,
+        object,
+        unless_held_at: unless,
+    };
+    backup(&bed.place, doomed, SegmentSize::DEFAULT, &mut |e| {
+        events.push(e);
+    })?;
     Ok(events)
+}
+
+fn request(bed: &Bed, key: &str, backup: &str, until: &str) {
+    let metadata = [("preserve-backup", backup), ("preserve-until", until)];
+    bed.put(&format!("main/preservation_request/{key}"), &metadata);
+}
+
+#[test]
+fn what_is_held_meanwhile_stays_and_is_told() {
+    let now = Some(Millis(1_795_339_646_717));
+    let (later, earlier) = ("2030-01-01 00:00:00+00:00", "2020-01-01 00:00:00+00:00");
+    // the hold, whether the backup expired, what is left of its four objects
+    for (of, until, expired, left) in [
+        ("2026-11-22_09-27_0", later, now, 4),
+        ("2026-11-22_09-27_0.00000000.pghoard", later, now, 4),
+        ("2026-11-22_09-27_0", earlier, now, 0),
+        ("2026-11-22_09-27_0", later, None, 0),
+        // S-63
+        ("2026-11-22_09-27_01", later, now, 0),
+    ] {
+        let bed = bed();
+        let others = bed.keys().len() - 4;
+        request(&bed, "any", of, until);
+        let events = remove(&bed, None, expired).unwrap();
+        assert_eq!(bed.keys().len() - others - 1, left, "{of} {until}");
+        match (left, events.as_slice()) {
+            (4, [Event::Found { files, .. }, Event::Marked { key, .. }]) => {
+                assert_eq!(*files, [File::Main(name())]);
+                assert_eq!(key, "preservation_request/any");
+            }
+            (0, [Event::Deleted { .. }]) => {}
+            _ => panic!("{events:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_hold_without_its_main_object_comes_too_late() {
+    let bed = bed();
+    request(
+        &bed,
+        "any",
+        "2026-11-22_09-27_0",
+        "2030-01-01 00:00:00+00:00",
+    );
+    bed.place.store.delete(MAIN).unwrap();
+    remove(&bed, None, Some(Millis(5))).unwrap();
+    assert!(!bed.keys().iter().any(|key| key.contains("_0/")));
+}
+
+#[test]
+fn a_hold_that_cannot_be_read_stops_its_backup_from_going() {
+    for (key, goes) in [
+        ("2026-11-22_09-27_0_2030", false),
+        ("2026-11-22_09-27_01_2030", true),
+    ] {
+        let bed = bed();
+        bed.put(&format!("main/preservation_request/{key}"), &[]);
+        let removed = remove(&bed, None, Some(Millis(5)));
+        assert_eq!(removed.is_ok(), goes, "{key}");
+        assert_eq!(bed.keys().contains(&MAIN.to_owned()), !goes);
+    }
+}
+
+#[test]
+fn wal_between_backups_is_marked_before_it_goes() {
+    let (size, timeline) = (SegmentSize::DEFAULT, Timeline(1));
+    let range = Range {
+        timeline,
+        first: 2,
+        last: 3,
+    };
+    let mark = "main/mark/retired_000000010000000000000002-000000010000000000000003";
+    let segment = |n| format!("main/xlog/{}", Segment::new(timeline, n).name(size));
+    for after in 0..4 {
+        for fault in [Fault::Before(Class::Network), Fault::After(Class::Network)] {
+            let bed = Bed::make();
+            bed.put("main/mark/retired_old", &[]);
+            (2..=3).for_each(|n| bed.put(&segment(n), &[]));
+            let going = Wal {
+                ranges: &[range],
+                retire: &[range],
+                forget: &["mark/retired_old".to_owned()],
+            };
+            let run = || wal(&bed.place, going, size, &mut |_| {});
+            bed.store.fail(after, fault);
+            run().unwrap_err();
+            let keys = bed.keys();
+            let gone = (2..=3).any(|n| !keys.contains(&segment(n)));
+            assert!(
+                !gone || keys.contains(&mark.to_owned()),
+                "{after} {fault:?}"
+            );
+            run().unwrap();
+            assert_eq!(bed.keys(), [mark]);
+        }
+    }
 }

@@ -52,7 +52,7 @@ impl Cluster {
         self.at = at;
     }
 
-    pub fn seen(&self) -> Event {
+    pub fn seen(&self, clock_skew_ms: i64) -> Event {
         let mut lsn = Segment::new(self.timeline, self.at).start(SIZE);
         lsn.0 += 2 << 20;
         Event::ServerSeen(Server {
@@ -65,7 +65,7 @@ impl Cluster {
             in_recovery: false,
             sync_state: None,
             slot: None,
-            clock_skew_ms: None,
+            clock_skew_ms: Some(clock_skew_ms),
         })
     }
 }

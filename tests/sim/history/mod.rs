@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use machine::decide::{Busy, decide};
 use machine::event::{Finished, How, Lease, Origin, Previous, Why};
-use machine::policy::{Policy, SitePolicy};
+use machine::policy::{Policy, SitePolicy, Tiers};
 use machine::projection::marks::Mark;
 use machine::task::Start;
 use machine::{
@@ -26,6 +26,7 @@ use pghoard::codec::digest::Algorithm;
 use pghoard::codec::keys::Keyring;
 use pghoard::codec::{Compression, Encoding};
 use pghoard::store::Metadata;
+use pghoard::work::delete::Doomed;
 use pghoard::work::reconcile::Known;
 use pghoard::work::{Place, delete, label, marks, reconcile};
 use pghoard::{Failure, Outcome};
@@ -190,18 +191,26 @@ impl Life {
             }
             53..60 => self.recycle(),
             60..66 => self.lose(),
-            66..70 => {}
+            66..70 => self.hold(),
             70..74 => self.release(),
             74..78 => self.ask(),
             78..82 => *self.site_policy() = site_policy(&self.fate),
             82..86 => self.restart(),
             86..90 => self.lose_log(),
-            90..93 => self.skew_ms = 0,
+            90..93 => self.set_clock(0),
             93..96 => {
                 let days = i64::try_from(self.fate.below(800)).unwrap() - 400;
-                self.skew_ms = days * i64::try_from(DAY_MS).unwrap();
+                self.set_clock(days * i64::try_from(DAY_MS).unwrap());
             }
             _ => self.cluster.system_id = if self.fate.chance(500) { 7 } else { 8 },
+        }
+    }
+
+    fn set_clock(&mut self, skew_ms: i64) {
+        let by_ms = skew_ms - self.skew_ms;
+        self.skew_ms = skew_ms;
+        if by_ms != 0 {
+            self.log(None, Event::ClockJumped { by_ms });
         }
     }
 
@@ -442,10 +451,32 @@ impl Life {
                 let at = Segment::new(self.cluster.timeline, self.cluster.at).start(SIZE);
                 emit(Event::Switched { node: *node, at });
             }
-            Task::DeleteBackup { backup, object, .. } => {
-                delete::backup(&self.place, backup, object.as_deref(), emit)?;
+            Task::DeleteBackup {
+                backup,
+                object,
+                expired,
+                ..
+            } => {
+                let doomed = Doomed {
+                    name: backup,
+                    object: object.as_deref(),
+                    unless_held_at: expired.then(|| self.clock()),
+                };
+                delete::backup(&self.place, doomed, SIZE, emit)?;
             }
-            Task::DeleteWal { ranges, .. } => delete::wal(&self.place, ranges, SIZE, emit)?,
+            Task::DeleteWal {
+                ranges,
+                retire,
+                forget,
+                ..
+            } => {
+                let wal = delete::Wal {
+                    ranges,
+                    retire,
+                    forget,
+                };
+                delete::wal(&self.place, wal, SIZE, emit)?;
+            }
             Task::Reconcile { .. } => {
                 let known = Known {
                     ledger: ours.ledger,
@@ -473,7 +504,8 @@ impl Life {
                 self.spool(file, Origin::Stream);
             }
         }
-        self.tell(self.cluster.seen());
+        let ahead = i64::try_from(self.clock_ms).unwrap() - i64::try_from(self.now_ms).unwrap();
+        self.tell(self.cluster.seen(-ahead));
     }
 
     fn store(&self, ours: &SiteState, file: &File) {
@@ -553,6 +585,15 @@ fn site_policy(fate: &Fate) -> SitePolicy {
             .then(|| usize::try_from(fate.below(5)).unwrap()),
         count_min: usize::try_from(fate.below(4)).unwrap(),
         age_max_ms: maybe(300, fate.between(1, 30) * DAY_MS),
+        window_ms: maybe(300, fate.between(1, 30) * DAY_MS),
+        tiers: match fate.chance(300) {
+            true => Tiers {
+                weekly: u32::try_from(fate.below(5)).unwrap(),
+                monthly: u32::try_from(fate.below(5)).unwrap(),
+                yearly: u32::try_from(fate.below(3)).unwrap(),
+            },
+            false => Tiers::default(),
+        },
         ..crate::sim::site_policy()
     }
 }

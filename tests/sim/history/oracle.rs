@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use machine::policy::SitePolicy;
 use machine::{BackupName, Segment};
 
 use super::shelf::Truth;
@@ -53,11 +54,7 @@ impl Before {
             }
         }
         let policy = life.policy.sites.values().next().unwrap();
-        let count = policy.count.unwrap_or(usize::MAX).max(1);
-        let floor = match policy.age_max_ms {
-            Some(_) if policy.count_min > 0 => count.min(policy.count_min.max(1)),
-            _ => count,
-        };
+        let floor = promised(policy);
         if !gone_known.is_empty() && after.len() < floor.min(self.restorable.len()) {
             let (left, was) = (after.len(), self.restorable.len());
             bad(format!(
@@ -80,8 +77,16 @@ impl Before {
 
     /// From the oldest backup that stays on, no WAL of the cluster's own way goes.
     fn kept_wal(&self, life: &Life, truth: &Truth, after: &BTreeSet<BackupName>) {
-        let starts = after.iter().filter_map(|name| truth.needs.get(name));
-        let starts = starts.map(|needs| needs.start);
+        let needs = after.iter().filter_map(|name| truth.needs.get(name));
+        let mut starts: Vec<_> = needs.map(|needs| needs.start).collect();
+        starts.sort();
+        // One that only a tier keeps promises no WAL behind itself.
+        let policy = life.policy.sites.values().next().unwrap();
+        let promising = match policy.tiers.any() {
+            true => promised(policy),
+            false => usize::MAX,
+        };
+        let starts = starts.into_iter().rev().take(promising);
         let first = starts
             .filter(|start| life.cluster.segment(start.number) == *start)
             .min();
@@ -95,6 +100,17 @@ impl Before {
                 life.fate.violated(what);
             }
         }
+    }
+}
+
+/// So many of the newest restorable backups stay whatever time it is.
+fn promised(policy: &SitePolicy) -> usize {
+    let count = policy.count.unwrap_or(usize::MAX).max(1);
+    let aged = policy.age_max_ms.is_some() && policy.count_min > 0;
+    let windowed = policy.count.is_none() && policy.window_ms.is_some();
+    match aged || windowed {
+        true => count.min(policy.count_min.max(1)),
+        false => count,
     }
 }
 

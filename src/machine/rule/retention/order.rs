@@ -1,0 +1,102 @@
+//! The order of backups: by the moment each was taken, which its WAL position corrects. Names say
+//! nothing, timelines neither: after a `pg_upgrade` the newest WAL is on timeline 1 again (S-54).
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
+
+use crate::breaks::{Rule, holds};
+use crate::event::Millis;
+use crate::file::BackupName;
+use crate::projection::backups::{Backup, Phase};
+use crate::state::SiteState;
+use crate::wal::Timeline;
+
+pub struct Member<'a> {
+    pub name: &'a BackupName,
+    pub backup: &'a Backup,
+    /// When it began; never later than `now`, never before one below it on its timeline.
+    pub at: Millis,
+    /// When it had ended for certain.
+    pub ended: Millis,
+    /// It can be restored.
+    pub good: bool,
+}
+
+/// Every backup, oldest first.
+pub fn members(site: &SiteState, now: Millis) -> Vec<Member<'_>> {
+    let good = good(site);
+    let moments = moments(site, now);
+    let mut members: Vec<Member<'_>> = site
+        .backups
+        .all
+        .iter()
+        .map(|(name, backup)| Member {
+            name,
+            backup,
+            at: moments.get(name).copied().unwrap_or(backup.decided_at),
+            ended: now,
+            good: good.contains(name),
+        })
+        .collect();
+    members.sort_by_key(|m| {
+        let start = m.backup.content.as_ref().map(|content| content.start);
+        (m.at, start, m.name)
+    });
+    // Backups are taken one at a time: where the end is not known, the next one's beginning is
+    // late enough.
+    let mut next = now;
+    for member in members.iter_mut().rev() {
+        let content = member.backup.content.as_ref();
+        let told = content.and_then(|content| content.ended_at);
+        let told = told.filter(|ended| *ended <= now);
+        member.ended = told.unwrap_or(next).max(member.at);
+        next = member.at;
+    }
+    members
+}
+
+fn good(site: &SiteState) -> BTreeSet<&BackupName> {
+    if !holds(Rule::RestorableCounts) {
+        let live = site.backups.live();
+        return live
+            .filter(|(_, b)| b.content.is_some())
+            .map(|(name, _)| name)
+            .collect();
+    }
+    let restorable = site.backups.restorable(&site.ledger).into_iter();
+    restorable.map(|(name, ..)| name).collect()
+}
+
+/// When each backup was taken. Along one timeline WAL tells the order: a moment from the future is
+/// that of the next backup, else of the one before; one before its predecessor is that of the
+/// predecessor (S-76).
+fn moments(site: &SiteState, now: Millis) -> BTreeMap<&BackupName, Millis> {
+    let mut lines: BTreeMap<Timeline, Vec<(u64, Millis, &BackupName)>> = BTreeMap::new();
+    let all = site.backups.all.iter();
+    for (name, backup) in all.filter(|(_, b)| b.phase != Phase::Running) {
+        if let Some(content) = &backup.content {
+            let line = lines.entry(content.start.timeline).or_default();
+            line.push((content.start.number, content.started_at, name));
+        }
+    }
+    let mut moments = BTreeMap::new();
+    for line in lines.values_mut() {
+        line.sort_unstable();
+        let mut next = None;
+        for (_, at, _) in line.iter_mut().rev() {
+            if *at > now {
+                *at = next.unwrap_or_default();
+            } else {
+                next = Some(*at);
+            }
+        }
+        let mut latest = None;
+        for (_, at, name) in line.iter() {
+            if at.0 > 0 {
+                latest = latest.max(Some(*at));
+            }
+            moments.insert(*name, latest.unwrap_or(now));
+        }
+    }
+    moments
+}
