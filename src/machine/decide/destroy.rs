@@ -13,7 +13,7 @@ use crate::runs::Runs;
 use crate::task::{Command, Task, TaskId};
 use crate::wal::Segment;
 
-/// How old the listing may be by which a backup expires.
+/// How old the listing may be by which a backup or WAL expires.
 const LISTED_AGE_MS: u64 = 3_600_000;
 
 impl Turn<'_> {
@@ -28,8 +28,8 @@ impl Turn<'_> {
         seen && fresh && !listing && self.holds_prefix()
     }
 
-    /// A backup goes only because others stay, and that these are whole was seen a moment ago: what
-    /// the store lost since an older listing would be counted on.
+    /// A backup and its WAL go only because others stay, and that these are whole was seen a moment
+    /// ago: what the store lost since an older listing would be counted on.
     pub(super) fn listed_lately(&self) -> bool {
         let at = self.site.ledger.reconciled_at;
         at.is_some_and(|at| self.now.since(at) < LISTED_AGE_MS)
@@ -108,6 +108,9 @@ impl Turn<'_> {
             }));
         }
         if !fresh.is_empty() {
+            if !self.listed_lately() {
+                return;
+            }
             self.record(out, Event::WalExpired { wal: fresh });
             return;
         }
