@@ -62,14 +62,7 @@ impl Ledger {
             }
             Event::Spooled {
                 file, entry, bytes, ..
-            } => {
-                let (id, bytes) = (*entry, *bytes);
-                self.spool.insert(file.clone(), Entry { id, bytes, at });
-                // What a start found tells of a stream that the log never heard of.
-                if self.reconciled_at.is_some() {
-                    self.adopt_frontier();
-                }
-            }
+            } => self.enspool(file, *entry, *bytes, at),
             Event::Stored { file, entry, .. } => {
                 self.hold(file);
                 self.conflicts.remove(file);
@@ -90,11 +83,7 @@ impl Ledger {
                 files.iter().for_each(|file| self.hold(file));
             }
             Event::Missing { wal, files } | Event::Deleted { wal, files } => {
-                wal.iter().for_each(|range| self.release(range));
-                if !holds(Rule::FrontierForward) {
-                    self.frontier = self.frontier.filter(|frontier| self.stored(*frontier));
-                }
-                files.iter().for_each(|file| self.lose(file));
+                self.forget(wal, files);
             }
             Event::BackupFound(adopted) => {
                 self.mains.insert(adopted.backup.clone());
@@ -195,6 +184,22 @@ impl Ledger {
                 self.wal.remove(&range.timeline);
             }
         }
+    }
+
+    fn enspool(&mut self, file: &File, id: u64, bytes: u64, at: Millis) {
+        self.spool.insert(file.clone(), Entry { id, bytes, at });
+        // What a start found tells of a stream that the log never heard of.
+        if self.reconciled_at.is_some() {
+            self.adopt_frontier();
+        }
+    }
+
+    fn forget(&mut self, wal: &[Range], files: &[File]) {
+        wal.iter().for_each(|range| self.release(range));
+        if !holds(Rule::FrontierForward) {
+            self.frontier = self.frontier.filter(|frontier| self.stored(*frontier));
+        }
+        files.iter().for_each(|file| self.lose(file));
     }
 
     /// Only the entry that was meant goes: the name may have been received anew meanwhile.
