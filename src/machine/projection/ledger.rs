@@ -410,6 +410,14 @@ impl Ledger {
         }
     }
 
+    /// Since when a segment waits for the store; one in conflict waits for a person.
+    pub fn waiting_since(&self) -> Option<Millis> {
+        let waits = self.spool.iter().filter(|(file, _)| {
+            matches!(file, File::Wal(_)) && !self.conflicts.contains_key(*file)
+        });
+        waits.map(|(_, entry)| entry.at).min()
+    }
+
     pub fn spool_bytes(&self) -> u64 {
         self.spool
             .values()

@@ -5,7 +5,6 @@ use alloc::string::String;
 
 use super::{List, View};
 use crate::event::Millis;
-use crate::file::File;
 use crate::rule::coverage::{last_backup, positions};
 use crate::wal::{Lsn, Segment};
 
@@ -66,16 +65,12 @@ impl View<'_> {
     /// Since when the server has been beyond a whole segment that is not stored, or one waits in
     /// the spool. A segment that is not full is no reason: an idle server never fills it.
     fn unstored(&self) -> Option<(Millis, String)> {
-        let (stored, ledger) = (self.positions().0, &self.site.ledger);
+        let stored = self.positions().0;
         let look = self.site.exposure.looks.iter().find(|look| {
             let next = Segment::at(look.timeline, stored, self.size());
             look.lsn >= next.end(self.size())
         });
-        // One in conflict stays there for a person, who has been told.
-        let waits = ledger.spool.iter().filter(|(file, _)| {
-            matches!(file, File::Wal(_)) && !ledger.conflicts.contains_key(*file)
-        });
-        let spooled = waits.map(|(_, entry)| entry.at).min();
+        let spooled = self.site.ledger.waiting_since();
         let since = look.map(|look| look.at).into_iter().chain(spooled).min()?;
         let why = format!("it is stored up to {stored}, and more than a segment waits since then");
         Some((since, why))
