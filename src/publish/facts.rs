@@ -231,11 +231,13 @@ impl View<'_> {
         let age = |at: Millis| self.now.since(at) / 1_000;
         let space = self.live.space.get(self.name);
         let last = coverage.last_backup.as_ref();
+        let stored = self.site.tally.uploads.get("xlog");
+        let stored = stored.and_then(|count| count.last_success);
         json!({
             "disk_free_bytes": space.map(|space| space.free_bytes),
             "disk_total_bytes": space.map(|space| space.total_bytes),
             "last_backup_age_seconds": last.map(|(_, at)| age(*at)),
-            "last_stored_age_seconds": self.site.ledger.last_stored_at.map(age),
+            "last_stored_wal_age_seconds": stored.map(age),
             "spool_lasts_seconds": coverage.spool_lasts_ms.map(|ms| ms / 1_000),
             "unprotected_seconds": coverage.unprotected.since.map_or(0, age),
             "wal_bytes_an_hour": coverage.wal_bytes_an_hour,
@@ -430,6 +432,25 @@ mod tests {
             ("/holes", json!([])),
             ("/next_backup", json!("2026-11-23T09:28:52Z")),
             ("/next_backup_why", json!("every 24 h")),
+            ("/coverage/gaps", json!(0)),
+            ("/coverage/last_backup/name", json!("2026-11-22_09-29_0")),
+            (
+                "/coverage/protected_until",
+                json!("2026-11-22T09:28:53.250000Z"),
+            ),
+            ("/coverage/unprotected_bytes", json!(0x100_0200)),
+            (
+                "/coverage/unprotected_since",
+                json!("2026-11-22T09:28:51.501000Z"),
+            ),
+            ("/coverage/windows/0/from_lsn", json!("0/5000100")),
+            ("/coverage/windows/0/to_lsn", json!("0/7000000")),
+            ("/coverage/windows/0/open", json!(true)),
+            ("/now/disk_free_bytes", json!(30_u64 << 30)),
+            ("/now/last_stored_wal_age_seconds", json!(265)),
+            ("/now/unprotected_seconds", json!(268)),
+            ("/clock_doubtful", Value::Null),
+            ("/lease", Value::Null),
         ] {
             assert_eq!(site.pointer(pointer), Some(&expect), "{pointer}: {site:#}");
         }

@@ -448,5 +448,9 @@ mod tests {
             let live = if changed { Live::default() } else { live() };
             assert_eq!(publish(&live, ms).is_some(), written, "{ms}");
         }
+        // Room and ages change all the time.
+        let mut other = live();
+        other.space.clear();
+        assert!(publish(&other, 9_500).is_none());
     }
 }

@@ -208,7 +208,12 @@ fn write(
 
 #[cfg(test)]
 mod tests {
+    use machine::Event;
+    use machine::projection::backups::Backups;
+    use machine::projection::ledger::Ledger;
+
     use super::*;
+    use crate::work::reconcile::{self, Known};
     use crate::work::testing::Bed;
 
     struct Daemon {
@@ -301,6 +306,27 @@ mod tests {
         assert!(!ours.holds(&bed, 0));
         assert!(!ours.holds(&bed, 599));
         assert!(ours.holds(&bed, 600));
+    }
+
+    #[test]
+    fn a_listing_does_not_count_it() {
+        let bed = Bed::make();
+        daemon("a", "1").look(&bed, 0, 1);
+        let known = Known {
+            ledger: Ledger::default(),
+            backups: Backups::default(),
+        };
+        let mut last = None;
+        reconcile::run(&bed.place, &known, &mut |event| last = Some(event)).unwrap();
+        let counted = matches!(
+            last,
+            Some(Event::Reconciled {
+                objects: 0,
+                unknown: 0,
+                ..
+            })
+        );
+        assert!(counted, "{last:?}");
     }
 
     #[test]

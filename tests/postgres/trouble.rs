@@ -17,6 +17,13 @@ fn s32_a_backup_of_an_idle_server_completes() {
         server.sql("select pg_switch_wal()");
         let mut daemon = Daemon::over(&[&server], json!({}));
         daemon.wait_backups(1);
+        wait_until("the slot to be seen in use", PATIENCE, || {
+            let site = daemon.site().unwrap_or_default();
+            let slot = &site["coverage"]["slot"];
+            slot["active"] == true
+                && slot["wal_status"] == "reserved"
+                && slot["held_bytes"].is_u64()
+        });
         let mut restored = daemon.restore(install, &["--restore-to-primary"]);
         restored.up();
         restored.wait_primary();

@@ -83,14 +83,7 @@ impl Ledger {
             }
             Event::Spooled {
                 file, entry, bytes, ..
-            } => {
-                let (id, bytes) = (*entry, *bytes);
-                self.spool.insert(file.clone(), Entry { id, bytes, at });
-                // What a start found tells of a stream that the log never heard of.
-                if self.reconciled_at.is_some() {
-                    self.adopt_frontier();
-                }
-            }
+            } => self.enspool(file, *entry, *bytes, at),
             Event::Stored {
                 file, entry, how, ..
             } => self.store(file, *entry, *how, at),
@@ -108,11 +101,7 @@ impl Ledger {
                 files.iter().for_each(|file| self.hold(file));
             }
             Event::Missing { wal, files } | Event::Deleted { wal, files } => {
-                wal.iter().for_each(|range| self.release(range));
-                if !holds(Rule::FrontierForward) {
-                    self.frontier = self.frontier.filter(|frontier| self.stored(*frontier));
-                }
-                files.iter().for_each(|file| self.lose(file));
+                self.forget(wal, files);
             }
             Event::WalExpired { wal } => wal.iter().for_each(|range| self.expire(range)),
             Event::BackupFound(adopted) => self.hold(&File::Main(adopted.backup.clone())),
@@ -313,6 +302,22 @@ impl Ledger {
                 }
             }
         }
+    }
+
+    fn enspool(&mut self, file: &File, id: u64, bytes: u64, at: Millis) {
+        self.spool.insert(file.clone(), Entry { id, bytes, at });
+        // What a start found tells of a stream that the log never heard of.
+        if self.reconciled_at.is_some() {
+            self.adopt_frontier();
+        }
+    }
+
+    fn forget(&mut self, wal: &[Range], files: &[File]) {
+        wal.iter().for_each(|range| self.release(range));
+        if !holds(Rule::FrontierForward) {
+            self.frontier = self.frontier.filter(|frontier| self.stored(*frontier));
+        }
+        files.iter().for_each(|file| self.lose(file));
     }
 
     /// Only the entry that was meant goes: the name may have been received anew meanwhile.
@@ -521,6 +526,14 @@ impl Ledger {
             Some(switch) => frontier.end(size).min(switch),
             None => Lsn::default(),
         }
+    }
+
+    /// Since when a segment waits for the store; one in conflict waits for a person.
+    pub fn waiting_since(&self) -> Option<Millis> {
+        let waits = self.spool.iter().filter(|(file, _)| {
+            matches!(file, File::Wal(_)) && !self.conflicts.contains_key(*file)
+        });
+        waits.map(|(_, entry)| entry.at).min()
     }
 
     pub fn spool_bytes(&self) -> u64 {

@@ -136,7 +136,7 @@ pub fn coverage(
 ) -> Coverage {
     let windows = windows(site);
     let reaching = windows.iter().rfind(|window| window.open);
-    let flushed = positions(name, site, policy, live).flushed;
+    let positions = positions(name, site, policy, live);
     let rate = site.exposure.bytes_an_hour(now);
     let room = policy.map(|policy| {
         let held = site.ledger.spool_bytes();
@@ -146,7 +146,7 @@ pub fn coverage(
     });
     Coverage {
         protected_until: reaching.map(|window| window.to_at),
-        unprotected: unprotected(site, flushed),
+        unprotected: unprotected(site, &positions),
         last_backup: last_backup(site, now),
         spool_lasts_ms: room.and_then(|room| {
             let seconds = u128::from(room) * 3_600_000;
@@ -158,14 +158,22 @@ pub fn coverage(
     }
 }
 
-fn unprotected(site: &SiteState, flushed: Option<Lsn>) -> Unprotected {
-    let Some((server, safe)) = newest(site).zip(flushed) else {
+/// The server wrote what it was seen at, and what it sent us since.
+fn unprotected(site: &SiteState, positions: &Positions) -> Unprotected {
+    let Some((server, safe)) = newest(site).zip(positions.flushed) else {
         return Unprotected::default();
     };
-    let mut looks = site.exposure.looks.iter();
+    let written = server.lsn.max(positions.received.unwrap_or_default());
+    let (ledger, exposure) = (&site.ledger, &site.exposure);
+    let look = exposure.looks.iter().find(|look| look.lsn > safe);
+    // Where what is spooled is safe, none of it lies beyond what the server was told.
+    let waits = positions.received > positions.flushed;
+    let spooled = ledger.waiting_since().filter(|_| waits);
+    let since = look.map(|look| look.at).into_iter().chain(spooled).min();
+    let bytes = written.since(safe);
     Unprotected {
-        bytes: Some(server.lsn.since(safe)),
-        since: looks.find(|look| look.lsn > safe).map(|look| look.at),
+        bytes: Some(bytes),
+        since: since.or(exposure.covered_at).filter(|_| bytes > 0),
     }
 }
 

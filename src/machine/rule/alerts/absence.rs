@@ -62,19 +62,18 @@ impl View<'_> {
         }
     }
 
-    /// Since when the server has been beyond a whole segment that is not stored. A segment that is
-    /// not full is no reason: an idle server never fills it.
+    /// Since when the server has been beyond a whole segment that is not stored, or one waits in
+    /// the spool. A segment that is not full is no reason: an idle server never fills it.
     fn unstored(&self) -> Option<(Millis, String)> {
         let stored = self.positions().0;
         let look = self.site.exposure.looks.iter().find(|look| {
             let next = Segment::at(look.timeline, stored, self.size());
             look.lsn >= next.end(self.size())
-        })?;
-        let why = format!(
-            "it is stored up to {stored}, and the server had written {} then",
-            look.lsn
-        );
-        Some((look.at, why))
+        });
+        let spooled = self.site.ledger.waiting_since();
+        let since = look.map(|look| look.at).into_iter().chain(spooled).min()?;
+        let why = format!("it is stored up to {stored}, and more than a segment waits since then");
+        Some((since, why))
     }
 
     /// Since when the server has been beyond what a running stream brought: asked only while one

@@ -231,6 +231,17 @@ fn what_the_server_wrote_and_was_not_told_is_safe_is_unprotected() {
         0,
         (Some(0), None),
     );
+    // What it sent since it was last seen was written too.
+    let spooled = Event::Spooled {
+        file: File::Wal(on(1, 5)),
+        entry: 1,
+        bytes: 1,
+        origin: Origin::Stream,
+    };
+    let some = [begun(1, 5), seen(500), spooled];
+    exposed(&some, Stored, 650, (Some(150), Some(3)));
+    exposed(&some, Spooled, 650, (Some(0), None));
+    exposed(&some[..2], Stored, 520, (Some(20), Some(2)));
     // s48: what lies beyond the switch is on no one's way.
     let over = with(&[seen(590), learned(2, 1, 550), seen_on(2, 560)]);
     exposed(&over, Stored, 550, (Some(60), Some(2)));

@@ -199,6 +199,23 @@ fn s72_wal_that_does_not_become_durable_is_told_and_an_idle_server_is_not() {
     let some = [&more[..], &[(72, wal(5))]].concat();
     check(&some, 80, &received(900), &[]);
     check(&some, 81, &received(900), &["wal_overdue 20"]);
+    // A segment waits in the spool, whoever saw the server; one in conflict waits for a person.
+    let number = |number| File::Wal(Segment::new(Timeline(1), number));
+    let spooled = Event::Spooled {
+        file: number(5),
+        entry: 1,
+        bytes: 1,
+        origin: Origin::Stream,
+    };
+    let waits = with(&[(10, spooled)]);
+    check(&waits, 71, &received(600), &["wal_overdue 10"]);
+    let conflict = Event::Conflicted {
+        file: number(5),
+        ours: String::new(),
+        theirs: String::new(),
+    };
+    let told = [&waits[..], &[(20, conflict)]].concat();
+    check(&told, 71, &received(600), &["wal_conflict 20"]);
     // A stream that stands and brings nothing.
     check(
         &with(&[(10, at_lsn(550))]),
