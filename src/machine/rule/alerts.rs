@@ -426,6 +426,41 @@ mod tests {
         }
     }
 
+    fn damaged() -> Event {
+        let mark = Mark::Damaged {
+            file: File::Wal(segment(1)),
+            detail: "a bit".into(),
+            at: Millis(1),
+        };
+        let key = mark.key(SegmentSize::DEFAULT);
+        Event::Marked { key, mark }
+    }
+
+    fn mended() -> Event {
+        let Event::Marked { key, .. } = damaged() else {
+            return damaged();
+        };
+        Event::Unmarked { key }
+    }
+
+    fn unjudged(class: Class) -> Event {
+        Event::Unverified {
+            wal: Vec::new(),
+            files: [File::History(Timeline(2))].into(),
+            class,
+            message: "no".into(),
+        }
+    }
+
+    fn judged() -> Event {
+        Event::Verified {
+            wal: Vec::new(),
+            files: [File::History(Timeline(2))].into(),
+            bytes: 1,
+            partly: 0,
+        }
+    }
+
     fn noted(alert: &str) -> Event {
         let alert = alert.into();
         Event::AlertAcknowledged { alert }
@@ -497,6 +532,11 @@ mod tests {
                 &[seen(1, None), seen(2, None), seen(2, None)],
                 "!wal_conflict 2..2",
             ),
+            (&[damaged()], "!verify_failed 1..1"),
+            (&[damaged(), mended()], ""),
+            (&[unjudged(Class::Config)], "!verify_failed 1..1"),
+            (&[unjudged(Class::NotFound)], ""),
+            (&[unjudged(Class::Config), judged()], ""),
         ] {
             check(events, expect);
         }
