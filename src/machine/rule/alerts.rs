@@ -13,10 +13,11 @@ use crate::event::Millis;
 use crate::file::Site;
 use crate::policy::{Ack, Policy, SitePolicy};
 use crate::projection::attempts::Failed;
-use crate::projection::marks::Mark;
 use crate::state::{SiteState, State};
 use crate::task::TaskId;
 use crate::wal::{Segment, SegmentSize};
+
+mod damage;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Alert {
@@ -66,8 +67,6 @@ pub const OURS: [&str; 7] = [
     "wal_hole",
 ];
 
-/// Damaged objects that are told one by one.
-const DAMAGED_TOLD: usize = 20;
 /// A stream may break so often in a row before it is told.
 const BREAKS_MAX: u32 = 3;
 
@@ -254,35 +253,6 @@ impl View<'_> {
         self.waiting(list);
     }
 
-    fn damage(&self, list: &mut List) {
-        let marks = self.site.marks.all.values();
-        let damaged = marks.filter_map(|mark| match mark {
-            Mark::Damaged { file, detail, at } => Some((file, detail, *at)),
-            Mark::Hold { .. } | Mark::HoleAcknowledged { .. } | Mark::WalRetired { .. } => None,
-        });
-        let name = self.name;
-        for (file, detail, since) in damaged.clone().take(DAMAGED_TOLD) {
-            let key = file.key(self.size());
-            let what = format!("site '{name}': '{key}' in the store is damaged: {detail}");
-            let todo = "see what became of the storage; WAL is fetched anew from a server that \
-                        still has it, a basebackup that is hit counts no more; run pghoard verify \
-                        --all for the whole extent";
-            list.add("verify_failed", since, what, todo);
-        }
-        if let Some((_, _, since)) = damaged.clone().nth(DAMAGED_TOLD) {
-            let more = damaged.count().saturating_sub(DAMAGED_TOLD);
-            let what = format!("site '{name}': {more} more objects are damaged");
-            list.add("verify_failed", since, what, "see pghoard verify --all");
-        }
-        if let Some(trouble) = &self.site.scrub.trouble {
-            let (count, message) = (trouble.objects.count(), &trouble.message);
-            let what = format!("site '{name}': {count} objects cannot be verified: {message}");
-            let todo = "mend the cause, else nobody knows whether a restore can read them; the \
-                        next look comes within an hour";
-            list.add("verify_failed", trouble.since, what, todo);
-        }
-    }
-
     /// A backup of a standby ends where only the primary can finish the segment (S-33).
     fn waiting(&self, list: &mut List) {
         let Some((backup, made)) = self.site.backups.running() else {
@@ -426,48 +396,13 @@ mod tests {
         }
     }
 
-    fn damaged() -> Event {
-        let mark = Mark::Damaged {
-            file: File::Wal(segment(1)),
-            detail: "a bit".into(),
-            at: Millis(1),
-        };
-        let key = mark.key(SegmentSize::DEFAULT);
-        Event::Marked { key, mark }
-    }
-
-    fn mended() -> Event {
-        let Event::Marked { key, .. } = damaged() else {
-            return damaged();
-        };
-        Event::Unmarked { key }
-    }
-
-    fn unjudged(class: Class) -> Event {
-        Event::Unverified {
-            wal: Vec::new(),
-            files: [File::History(Timeline(2))].into(),
-            class,
-            message: "no".into(),
-        }
-    }
-
-    fn judged() -> Event {
-        Event::Verified {
-            wal: Vec::new(),
-            files: [File::History(Timeline(2))].into(),
-            bytes: 1,
-            partly: 0,
-        }
-    }
-
     fn noted(alert: &str) -> Event {
         let alert = alert.into();
         Event::AlertAcknowledged { alert }
     }
 
     /// The events happen at 1, 2, ...; each alert reads `name since..latest`, `!` unless noted.
-    fn check(events: &[Event], expect: &str) {
+    pub(super) fn check(events: &[Event], expect: &str) {
         let mut state = State::default();
         let mut policy = Policy {
             retries_max: 3,
@@ -532,11 +467,6 @@ mod tests {
                 &[seen(1, None), seen(2, None), seen(2, None)],
                 "!wal_conflict 2..2",
             ),
-            (&[damaged()], "!verify_failed 1..1"),
-            (&[damaged(), mended()], ""),
-            (&[unjudged(Class::Config)], "!verify_failed 1..1"),
-            (&[unjudged(Class::NotFound)], ""),
-            (&[unjudged(Class::Config), judged()], ""),
         ] {
             check(events, expect);
         }
