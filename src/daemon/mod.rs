@@ -31,6 +31,7 @@ use crate::serve;
 pub mod signals;
 pub mod site;
 mod take;
+mod verify;
 pub mod world;
 
 use site::SiteContext;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use machine::decide::Busy;
 use machine::policy::{Ack, Policy};
 use machine::rule::alerts::alerts;
-use machine::task::{Start, What};
+use machine::task::Start;
 use machine::{
     BackupName, Class, Envelope, Event, File, Lsn, Millis, SegmentSize, Site, SiteState, State,
     Task, TaskId, Timeline,
@@ -23,6 +23,7 @@ use crate::config::{self, Config};
 use crate::daemon::Sites;
 use crate::daemon::site::SiteContext;
 use crate::daemon::take::Take;
+use crate::daemon::verify;
 use crate::failure::{Failure, Outcome};
 use crate::journal::run::{Report, World};
 use crate::pg::conninfo::Conninfo;
@@ -34,11 +35,7 @@ use crate::source::probe::Probe;
 use crate::source::receive::{Marks, Receive};
 use crate::source::switch_wal;
 use crate::store::Metadata;
-use crate::work::pace::Pace;
 use crate::work::reconcile::Known;
-use crate::work::scrub::{Eyes, Scrub};
-use crate::work::upload::{Standing, Upload};
-use crate::work::verify::{Cluster, Item, Verifier};
 use crate::work::{delete, label, marks, reconcile};
 
 pub struct RealWorld {
@@ -203,40 +200,6 @@ impl RealWorld {
         })
     }
 
-    fn verify(
-        &mut self,
-        context: Arc<SiteContext>,
-        task: &Task,
-        what: What,
-        site: SiteState,
-    ) -> Outcome<()> {
-        let marks = self.mark(&task.id());
-        self.spawn(task, move |emit| {
-            let size = site.ledger.segment_size.unwrap_or(SegmentSize::DEFAULT);
-            let restorable = site.backups.restorable(&site.ledger);
-            let from = restorable.last().map(|(.., content)| content.start);
-            let cluster = site.servers.system_id.zip(from);
-            let rate = context.config.verify_bytes_per_second;
-            let verifier = Verifier {
-                place: &context.place,
-                size,
-                cluster: cluster.map(|(system_id, from)| Cluster { system_id, from }),
-                pace: Pace::new(rate, move || marks.stop.load(Ordering::SeqCst)),
-            };
-            let scrub = Scrub {
-                place: &context.place,
-                eyes: Eyes {
-                    check: &|item| verifier.check(item),
-                    backup: &|name, object| verifier.backup(name, object),
-                },
-                size,
-                damaged: &site.ledger.damaged,
-                now: &clock::now,
-            };
-            scrub.run(&what, emit).map(|()| Vec::new())
-        })
-    }
-
     /// What the running stream may tell its server: the frontier as the state has it.
     fn acknowledge(&self, id: &TaskId, site: &SiteState) {
         let timeline = site
@@ -333,27 +296,11 @@ impl World for RealWorld {
             Task::Store { file, entry, .. } => {
                 let metadata = metadata(&context, &site, &file, size);
                 self.spawn(task, move |_| {
-                    let (place, spool) = (&context.place, &context.spool);
-                    let verifier = Verifier {
-                        place,
-                        size,
-                        cluster: None,
-                        pace: Pace::new(None, || false),
+                    let what = (&file, entry);
+                    let upload = |emit: &mut dyn FnMut(Event)| {
+                        verify::upload(&context, &site, what, metadata, emit)
                     };
-                    let judge = || verifier.check(&Item::of(file.clone(), size));
-                    let upload = Upload {
-                        place,
-                        spool,
-                        file: &file,
-                        entry,
-                        size,
-                        metadata,
-                        standing: match site.ledger.damaged.contains_key(&file) {
-                            true => Standing::Damaged(&judge),
-                            false => Standing::Unknown,
-                        },
-                    };
-                    collect(&job, |emit| upload.run(emit))
+                    collect(&job, upload)
                 })
             }
             Task::Take { node, backup, .. } => {
@@ -387,7 +334,12 @@ impl World for RealWorld {
             Task::ReadMarks { .. } => self.spawn(task, move |_| {
                 collect(&job, |emit| marks::read(&context.place, &site.marks, emit))
             }),
-            Task::Verify { what, .. } => self.verify(context, task, what, site),
+            Task::Verify { what, .. } => {
+                let marks = self.mark(&id);
+                self.spawn(task, move |emit| {
+                    verify::scrub(&context, &site, &what, marks, emit).map(|()| Vec::new())
+                })
+            }
         }
     }
 

@@ -74,25 +74,10 @@ impl Ledger {
             }
             Event::Spooled {
                 file, entry, bytes, ..
-            } => {
-                let (id, bytes) = (*entry, *bytes);
-                self.spool.insert(file.clone(), Entry { id, bytes, at });
-                // What a start found tells of a stream that the log never heard of.
-                if self.reconciled_at.is_some() {
-                    self.adopt_frontier();
-                }
-            }
+            } => self.spooled(file, (*entry, *bytes), at),
             Event::Stored {
                 file, entry, how, ..
-            } => {
-                self.hold(file);
-                if let (How::Written, Some(presence)) = (how, self.damaged.get_mut(file)) {
-                    *presence = Presence::Replaced;
-                }
-                self.conflicts.remove(file);
-                self.last_stored_at = Some(at);
-                self.unspool(file, *entry);
-            }
+            } => self.put(file, *entry, *how, at),
             Event::Dropped { file, entry, .. } => self.unspool(file, Some(*entry)),
             Event::Conflicted { file, .. } => {
                 self.conflicts.entry(file.clone()).or_insert(at);
@@ -114,13 +99,7 @@ impl Ledger {
                 files.iter().for_each(|file| self.lose(file));
             }
             Event::BackupFound(adopted) => self.hold(&File::Main(adopted.backup.clone())),
-            Event::Unverified { wal, files, .. } => {
-                for (file, presence) in &mut self.damaged {
-                    if within(file, wal) || files.contains(file) {
-                        *presence = Presence::There;
-                    }
-                }
-            }
+            Event::Unverified { wal, files, .. } => self.doubted(wal, files),
             Event::Reconciled { .. } => {
                 self.reconciled_at = Some(at);
                 self.adopt_frontier();
@@ -149,6 +128,33 @@ impl Ledger {
             | Event::LogRebuilt { .. } => {}
         }
         self.advance(timelines);
+    }
+
+    fn spooled(&mut self, file: &File, (id, bytes): (u64, u64), at: Millis) {
+        self.spool.insert(file.clone(), Entry { id, bytes, at });
+        // What a start found tells of a stream that the log never heard of.
+        if self.reconciled_at.is_some() {
+            self.adopt_frontier();
+        }
+    }
+
+    fn put(&mut self, file: &File, entry: Option<u64>, how: How, at: Millis) {
+        self.hold(file);
+        if let (How::Written, Some(presence)) = (how, self.damaged.get_mut(file)) {
+            *presence = Presence::Replaced;
+        }
+        self.conflicts.remove(file);
+        self.last_stored_at = Some(at);
+        self.unspool(file, entry);
+    }
+
+    /// What was replaced, or seemed to be gone, was looked at.
+    fn doubted(&mut self, wal: &[Range], files: &[File]) {
+        for (file, presence) in &mut self.damaged {
+            if within(file, wal) || files.contains(file) {
+                *presence = Presence::There;
+            }
+        }
     }
 
     /// From now on the store's object of this name counts as absent.

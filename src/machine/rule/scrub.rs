@@ -440,7 +440,11 @@ mod tests {
             3_600_000,
             "wal 201-201",
         );
-        check(&with(&all, &[begin.clone()]), 0, "backup b but 0");
+        check(
+            &with(&all, core::slice::from_ref(&begin)),
+            0,
+            "backup b but 0",
+        );
         let part = File::Part {
             backup: BackupName("b".into()),
             number: 1,
