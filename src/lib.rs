@@ -36,7 +36,7 @@
 //! - [`spool`]: WAL between PostgreSQL and the store, one file an entry.
 //! - [`codec`]: compress and encrypt, both ways; keys and digests.
 //! - [`store`]: object stores behind one contract; so far a local directory.
-//! - [`work`]: tasks that touch the store, once each: upload, delete, reconcile.
+//! - [`work`]: tasks that touch the store, once each: upload, delete, reconcile, verify.
 //! - [`daemon`]: the real world around the loop: threads, signals, what a configuration means.
 //! - [`publish`]: state into alert files and the state file. [`serve`]: the HTTP API.
 //! - [`restore`]: the way back, from the store alone.
@@ -61,7 +61,7 @@
 //! config:    codec                 (names of algorithms, keys)
 //! spool:
 //! source:    codec pg spool store
-//! work:      codec pg restore spool store   (verify judges WAL as the receiver, backups as a restore)
+//! work:      codec pg restore spool store   (it judges objects as their readers do)
 //! journal:   spool
 //! publish:
 //! restore:   codec config pg store

@@ -18,7 +18,6 @@ mod standby;
 mod support_check;
 mod take;
 mod trouble;
-mod verify;
 mod wire;
 
 #[path = "../support/mod.rs"]

@@ -1,3 +1,5 @@
+//! What is told and marked of what was seen.
+
 use std::cell::RefCell;
 
 use machine::{Site, SiteState, State};

@@ -1,3 +1,5 @@
+//! Every kind of damage to every kind of object, in every form that objects have.
+
 use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
