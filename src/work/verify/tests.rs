@@ -446,13 +446,25 @@ fn what_is_gone_is_gone_and_what_is_of_tomorrow_is_not_damaged() {
         .delete(&world.bed.place.key(OBJECTS[0]))
         .unwrap();
     assert_eq!(world.bad(), Some((OBJECTS[0].to_owned(), Verdict::Gone)));
-    let mut newer = wal(3);
-    newer[..2].copy_from_slice(&0xD11Bu16.to_ne_bytes());
-    world.put(OBJECTS[0], &newer, &[]);
-    let Some((_, Verdict::Unreadable(failure))) = world.bad() else {
-        panic!()
-    };
-    assert_eq!(failure.class, Class::Unsupported);
+    // Of a PostgreSQL to come, of one long gone, of another segment size.
+    let strange: [(usize, &[u8]); 3] = [
+        (0, &0xD11Bu16.to_ne_bytes()),
+        (0, &0xD093u16.to_ne_bytes()),
+        (32, &(2u32 << 20).to_ne_bytes()),
+    ];
+    for (at, bytes) in strange {
+        let mut other = wal(3);
+        other[at..at + bytes.len()].copy_from_slice(bytes);
+        world.put(OBJECTS[0], &other, &[]);
+        let Some((_, Verdict::Unreadable(failure))) = world.bad() else {
+            panic!("{at}: {:?}", world.bad())
+        };
+        assert_eq!(failure.class, Class::Unsupported);
+        sidecar(&world, OBJECTS[0], |metadata| {
+            drop(metadata.insert("hash".into(), "00".into()))
+        });
+        assert!(matches!(world.bad(), Some((_, Verdict::Damaged(_)))));
+    }
     // Of another cluster, as after a pg_upgrade: told, not given up.
     let mut other = wal(3);
     other[24..32].copy_from_slice(&8u64.to_ne_bytes());
