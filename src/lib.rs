@@ -85,7 +85,8 @@
 //! 4. A backup's main object is written last, after its parts and the WAL that makes it consistent,
 //!    and deleted first: any listing, at any instant, shows only whole backups.
 //! 5. No WAL is deleted that a backup whose main object still exists, or a running one, needs.
-//! 6. Same name, same content, or a conflict: nothing stored is ever replaced.
+//! 6. Same name, same content, or a conflict: nothing stored is ever replaced, but for what is
+//!    proven to be damaged, by what it was.
 //! 7. The fold is total. Unknown kinds marked critical stop the daemon; others are skipped.
 //! 8. decide, asked twice with nothing new, answers nothing new.
 //! 9. Every task can be repeated, killed, or have succeeded while reporting failure.
