@@ -34,12 +34,11 @@ fn wal(number: u64) -> Vec<u8> {
     wal.extend((1u32 << 20).to_ne_bytes());
     wal.extend(8192u32.to_ne_bytes());
     let mut seed = number.wrapping_add(1);
-    while wal.len() < MIB / 8 {
+    while wal.len() < MIB {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         wal.extend((seed >> 40).to_le_bytes());
     }
-    // As a server leaves it after a switch; it also makes the test quick.
-    wal.resize(MIB, 0);
+    wal.truncate(MIB);
     wal
 }
 
