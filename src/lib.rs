@@ -36,7 +36,7 @@
 //! - [`spool`]: WAL between PostgreSQL and the store, one file an entry.
 //! - [`codec`]: compress and encrypt, both ways; keys and digests.
 //! - [`store`]: object stores behind one contract; so far a local directory.
-//! - [`work`]: tasks that touch the store, once each: upload, delete, reconcile, export.
+//! - [`work`]: tasks that touch the store, once each: upload, delete, reconcile, verify, export.
 //! - [`daemon`]: the real world around the loop: threads, signals, what a configuration means.
 //! - [`publish`]: state into alert files and the state file. [`serve`]: the HTTP API.
 //! - [`restore`]: the way back, from the store alone.
@@ -61,7 +61,7 @@
 //! config:    codec                 (names of algorithms, keys)
 //! spool:
 //! source:    codec pg spool store
-//! work:      codec pg restore spool store   (verify judges as a restore does)
+//! work:      codec pg restore spool store   (it judges objects as their readers do)
 //! journal:   spool
 //! publish:
 //! restore:   codec config pg store
@@ -85,7 +85,8 @@
 //! 4. A backup's main object is written last, after its parts and the WAL that makes it consistent,
 //!    and deleted first: any listing, at any instant, shows only whole backups.
 //! 5. No WAL is deleted that a backup whose main object still exists, or a running one, needs.
-//! 6. Same name, same content, or a conflict: nothing stored is ever replaced.
+//! 6. Same name, same content, or a conflict: nothing stored is ever replaced, but for what is
+//!    proven to be damaged, by what it was.
 //! 7. The fold is total. Unknown kinds marked critical stop the daemon; others are skipped.
 //! 8. decide, asked twice with nothing new, answers nothing new.
 //! 9. Every task can be repeated, killed, or have succeeded while reporting failure.

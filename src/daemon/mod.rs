@@ -33,6 +33,7 @@ pub mod signals;
 pub mod site;
 mod take;
 mod tenant;
+mod verify;
 pub mod world;
 
 use site::SiteContext;

@@ -13,7 +13,7 @@ use machine::decide::Busy;
 use machine::policy::{Ack, Policy};
 use machine::rule::alerts::alerts;
 use machine::rule::coverage::Live;
-use machine::task::{Start, What};
+use machine::task::Start;
 use machine::{
     BackupName, Class, Envelope, Event, File, Lsn, Millis, SegmentSize, Site, SiteState, State,
     Task, TaskId, Timeline,
@@ -25,6 +25,7 @@ use crate::daemon::Sites;
 use crate::daemon::site::SiteContext;
 use crate::daemon::take::Take;
 use crate::daemon::tenant::{Room, Tenant};
+use crate::daemon::verify;
 use crate::failure::{Failure, Outcome};
 use crate::journal::run::{Report, World};
 use crate::journal::{chunk, log};
@@ -39,11 +40,7 @@ use crate::store::Metadata;
 use crate::work::delete::Doomed;
 use crate::work::export::Export;
 use crate::work::lease::Identity;
-use crate::work::pace::Pace;
 use crate::work::reconcile::Known;
-use crate::work::scrub::{Eyes, Scrub};
-use crate::work::upload::{Standing, Upload};
-use crate::work::verify::{Cluster, Item, Verifier};
 use crate::work::{delete, export, label, marks, reconcile};
 
 pub struct RealWorld {
@@ -212,41 +209,6 @@ impl RealWorld {
         })
     }
 
-    fn verify(
-        &mut self,
-        context: Arc<SiteContext>,
-        task: &Task,
-        what: What,
-        site: &SiteState,
-    ) -> Outcome<()> {
-        let marks = self.mark(&task.id());
-        let size = site.ledger.segment_size.unwrap_or(SegmentSize::DEFAULT);
-        let restorable = site.backups.restorable(&site.ledger);
-        let from = restorable.last().map(|(.., content)| content.start);
-        let cluster = site.servers.system_id.zip(from);
-        let damaged = site.ledger.damaged.clone();
-        self.spawn(task, move |emit| {
-            let rate = context.config.verify_bytes_per_second;
-            let verifier = Verifier {
-                place: &context.place,
-                size,
-                cluster: cluster.map(|(system_id, from)| Cluster { system_id, from }),
-                pace: Pace::new(rate, move || marks.stop.load(Ordering::SeqCst)),
-            };
-            let scrub = Scrub {
-                place: &context.place,
-                eyes: Eyes {
-                    check: &|item| verifier.check(item),
-                    backup: &|name, object| verifier.backup(name, object),
-                },
-                size,
-                damaged: &damaged,
-                now: &clock::now,
-            };
-            scrub.run(&what, emit).map(|()| Vec::new())
-        })
-    }
-
     /// The log is read beside the loop that writes it: a committed line never changes.
     fn export(
         &self,
@@ -403,29 +365,13 @@ impl World for RealWorld {
             Task::Probe { node, .. } => self.probe(context, task, node, site),
             Task::Store { file, entry, .. } => {
                 let metadata = metadata(&context, site, &file, size);
-                let damaged = site.ledger.damaged.contains_key(&file);
+                let damaged = site.ledger.damaged.get(&file).copied();
                 self.spawn(task, move |_| {
-                    let (place, spool) = (&context.place, &context.spool);
-                    let verifier = Verifier {
-                        place,
-                        size,
-                        cluster: None,
-                        pace: Pace::new(None, || false),
+                    let what = (&file, entry);
+                    let upload = |emit: &mut dyn FnMut(Event)| {
+                        verify::upload(&context, what, size, damaged, metadata, emit)
                     };
-                    let judge = || verifier.check(&Item::of(file.clone(), size));
-                    let upload = Upload {
-                        place,
-                        spool,
-                        file: &file,
-                        entry,
-                        size,
-                        metadata,
-                        standing: match damaged {
-                            true => Standing::Damaged(&judge),
-                            false => Standing::Unknown,
-                        },
-                    };
-                    collect(&job, |emit| upload.run(emit))
+                    collect(&job, upload)
                 })
             }
             Task::Take { node, backup, .. } => {
@@ -473,7 +419,13 @@ impl World for RealWorld {
                 let marks = self.mark(&id);
                 self.spawn(task, move |emit| hold.run(&marks.stop, emit))
             }
-            Task::Verify { what, .. } => self.verify(context, task, what, site),
+            Task::Verify { what, .. } => {
+                let marks = self.mark(&id);
+                let facts = verify::Facts::of(site);
+                self.spawn(task, move |emit| {
+                    verify::scrub(&context, facts, &what, marks, emit).map(|()| Vec::new())
+                })
+            }
             Task::Export { first, last, .. } => self.export(context, task, (first, last)),
         }
     }

@@ -26,6 +26,16 @@ const MAGICS: [(u16, u32); 9] = [
     (0xD118, 18),
 ];
 
+/// What all of them have begun with since 9.0.
+const FAMILY: std::ops::RangeInclusive<u16> = 0xD060..=0xD1FF;
+
+/// The magic of WAL that begins as that of a PostgreSQL older or newer than this program knows.
+pub fn foreign_magic(bytes: &[u8]) -> Option<u16> {
+    let magic = bytes.first_chunk().copied().map(u16::from_ne_bytes)?;
+    let known = MAGICS.iter().any(|(known, _)| *known == magic);
+    (FAMILY.contains(&magic) && !known).then_some(magic)
+}
+
 /// The first page header of a segment, in the byte order of this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WalHeader {

@@ -413,3 +413,103 @@ fn json(tallies: &[Tally]) -> String {
     let sites: serde_json::Map<String, Value> = sites.collect();
     text::pretty(&json!({ "sites": sites })).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+    use crate::codec::digest::Algorithm;
+    use crate::codec::{Compression, Encoder, Encoding};
+    use crate::store::local::Local;
+    use crate::store::{Body, Metadata, Put, Store};
+    use std::io::Write;
+
+    const HISTORY: &[u8] = b"1\t0/3000000\tno recovery target\n";
+    const KEY: &str = "main/timeline/00000002.history";
+
+    /// A configuration and a store with one history file.
+    fn make(folder: &Path) -> PathBuf {
+        let store = Local::create(&folder.join("store")).unwrap();
+        let encoding = Encoding {
+            compression: Compression::Snappy,
+            level: 0,
+            threads: 0,
+            encryption: None,
+        };
+        let mut encoder = Encoder::new(Vec::new(), &encoding).unwrap();
+        encoder.write_all(HISTORY).unwrap();
+        let (stored, _) = encoder.finish().unwrap();
+        let metadata = Metadata::from([
+            ("compression-algorithm".to_owned(), "snappy".to_owned()),
+            ("hash".to_owned(), Algorithm::Sha1.hex(HISTORY)),
+            ("hash-algorithm".to_owned(), "sha1".to_owned()),
+        ]);
+        store
+            .put(KEY, Body::Bytes(&stored), &metadata, Put::Create)
+            .unwrap();
+        let storage = json!({ "storage_type": "local", "directory": folder.join("store") });
+        let config = json!({
+            "backup_location": folder,
+            "backup_sites": { "main": { "object_storage": storage } },
+        });
+        let path = folder.join("c.json");
+        fs::write(&path, config.to_string()).unwrap();
+        path
+    }
+
+    fn code(config: &Path, words: &[&str]) -> i32 {
+        let config = config.as_os_str().to_owned();
+        let words = ["verify"].iter().chain(words).map(OsString::from);
+        run(words.chain([OsString::from("--config"), config]))
+    }
+
+    #[test]
+    fn the_exit_code_says_what_was_found_and_the_store_keeps_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = make(folder.path());
+        let mark = folder
+            .path()
+            .join("store/main/mark/damaged_timeline_00000002.history");
+        assert_eq!(code(&config, &[]), GOOD);
+        assert_eq!(code(&config, &["--all", "--json"]), GOOD);
+        assert_eq!(code(&config, &["--backup", "none"]), USAGE);
+        assert_eq!(code(&config, &["--site", "none"]), USAGE);
+        assert_eq!(code(&config, &["--backup", "a", "--all"]), USAGE);
+
+        let object = folder.path().join("store").join(KEY);
+        let whole = fs::read(&object).unwrap();
+        fs::write(&object, &whole[1..]).unwrap();
+        assert_eq!(code(&config, &["--dry-run"]), DAMAGED);
+        assert!(!mark.exists());
+        assert_eq!(code(&config, &[]), DAMAGED);
+        assert!(mark.exists());
+        fs::write(&object, &whole).unwrap();
+        assert_eq!(code(&config, &["--dry-run"]), GOOD);
+        assert!(mark.exists());
+        assert_eq!(code(&config, &[]), GOOD);
+        assert!(!mark.exists());
+
+        let sidecar = folder.path().join("store").join(format!("{KEY}.metadata"));
+        let text = fs::read_to_string(&sidecar).unwrap();
+        fs::write(&sidecar, text.replace("\"snappy\"", "\"brotli\"")).unwrap();
+        assert_eq!(code(&config, &["--all"]), UNJUDGED);
+        fs::remove_dir_all(folder.path().join("store")).unwrap();
+        assert_eq!(
+            code(&config, &[]),
+            USAGE,
+            "an unmounted disk is no empty store"
+        );
+    }
+
+    #[test]
+    fn damage_outweighs_doubt_and_doubt_the_rest() {
+        let mut tally = Tally::new("main");
+        assert_eq!(tally.code(), GOOD);
+        tally.partly = 1;
+        assert_eq!(tally.code(), UNJUDGED);
+        tally.missing.push("x".into());
+        assert_eq!(tally.code(), DAMAGED);
+    }
+}

@@ -156,6 +156,10 @@ impl Store for Fickle {
         })
     }
 
+    fn noted_sha256(&self, key: &str) -> Outcome<Option<String>> {
+        self.inner.noted_sha256(key)
+    }
+
     fn delete(&self, key: &str) -> Outcome<()> {
         self.change(format!("delete {key}"), || self.inner.delete(key))
     }

@@ -258,9 +258,18 @@ impl Verifier<'_> {
             return self.sealed(watch, &sum, bytes, noted);
         }
         let mut plain = decoder(watch, bytes, &object.metadata, &self.place.keys)?;
-        judge(&object, &mut plain)?;
+        let judged = judge(&object, &mut plain);
+        if let Err(failure) = &judged
+            && !matches!(failure.class, Class::Unsupported | Class::Conflict)
+        {
+            return Err(failure.clone());
+        }
+        // What is strange may as well be damaged: the end tells.
         read(io::copy(&mut plain, &mut io::sink()))?;
-        Ok(unlike(&sum, noted).unwrap_or(Verdict::Good { bytes }))
+        if let Some(verdict) = unlike(&sum, noted) {
+            return Ok(verdict);
+        }
+        judged.map(|()| Verdict::Good { bytes })
     }
 
     /// Without the private key the bytes are looked at from outside.
@@ -369,15 +378,18 @@ impl Verifier<'_> {
         let mut head = Vec::new();
         let wanted = u64::try_from(files::WAL_HEADER_BYTES).unwrap_or(u64::MAX);
         read(plain.take(wanted).read_to_end(&mut head))?;
-        if let Some(magic) = head.first_chunk().copied().map(u16::from_ne_bytes)
-            && MAGICS_TO_COME.contains(&magic)
-        {
-            return Err(Failure::new(
-                Class::Unsupported,
-                format!("WAL of a PostgreSQL newer than this program (magic {magic:04X})"),
+        let unsupported = |what: String| Err(Failure::new(Class::Unsupported, what));
+        if let Some(magic) = files::foreign_magic(&head) {
+            return unsupported(format!(
+                "WAL of a PostgreSQL unknown here (magic {magic:04X})"
             ));
         }
         let header = WalHeader::parse(&head)?;
+        // Then its name means another position, and nothing more can be said of it.
+        if header.segment_size != self.size {
+            let (found, ours) = (header.segment_size.bytes(), self.size.bytes());
+            return unsupported(format!("a segment of {found} bytes, the site has {ours}"));
+        }
         header.check(segment, self.size, None)?;
         if let Some(ours) = self.cluster
             && segment.number >= ours.from.number
@@ -397,8 +409,6 @@ impl Verifier<'_> {
 /// Looks at the plain content; it need not read to the end.
 type Judge<'a> = dyn FnMut(&Object, &mut dyn Read) -> Outcome<()> + 'a;
 
-/// `XLOG_PAGE_MAGIC` rises with each major version; 18 has D118.
-const MAGICS_TO_COME: std::ops::RangeInclusive<u16> = 0xD119..=0xD1FF;
 /// A history file has a line a promotion; this is a million of them.
 const HISTORY_BYTES_MAX: u64 = 64 << 20;
 const BLOCK: usize = 128 << 10;

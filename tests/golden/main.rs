@@ -23,6 +23,7 @@ use serde_json::Value;
 mod events;
 mod forged;
 mod restore;
+mod verify;
 mod written;
 
 /// Of `worked-example-1024/`; small, so that exhaustive tests are quick.

@@ -105,13 +105,7 @@ impl Ledger {
             }
             Event::WalExpired { wal } => wal.iter().for_each(|range| self.expire(range)),
             Event::BackupFound(adopted) => self.hold(&File::Main(adopted.backup.clone())),
-            Event::Unverified { wal, files, .. } => {
-                for (file, presence) in &mut self.damaged {
-                    if within(file, wal) || files.contains(file) {
-                        *presence = Presence::There;
-                    }
-                }
-            }
+            Event::Unverified { wal, files, .. } => self.doubted(wal, files),
             Event::Reconciled { .. } => {
                 self.reconciled_at = Some(at);
                 self.adopt_frontier();
@@ -146,6 +140,15 @@ impl Ledger {
             | Event::CompactionRefused { .. } => {}
         }
         self.advance(timelines);
+    }
+
+    /// What was replaced, or seemed to be gone, was looked at.
+    fn doubted(&mut self, wal: &[Range], files: &[File]) {
+        for (file, presence) in &mut self.damaged {
+            if within(file, wal) || files.contains(file) {
+                *presence = Presence::There;
+            }
+        }
     }
 
     /// From now on the store's object of this name counts as absent.

@@ -14,7 +14,6 @@ use crate::file::Site;
 use crate::policy::{Ack, Policy, SitePolicy};
 use crate::projection::attempts::Failed;
 use crate::projection::clock::Clock;
-use crate::projection::marks::Mark;
 use crate::rule::coverage::Live;
 use crate::state::{SiteState, State};
 use crate::task::TaskId;
@@ -22,6 +21,7 @@ use crate::wal::{Segment, SegmentSize};
 
 mod absence;
 mod around;
+mod damage;
 mod log;
 
 use around::clock_jumped;
@@ -79,8 +79,6 @@ pub const OURS: [&str; 12] = [
     "wal_overdue",
 ];
 
-/// Damaged objects that are told one by one.
-const DAMAGED_TOLD: usize = 20;
 /// A stream may break so often in a row before it is told.
 const BREAKS_MAX: u32 = 3;
 
@@ -287,35 +285,6 @@ impl View<'_> {
         self.waiting(list);
     }
 
-    fn damage(&self, list: &mut List) {
-        let marks = self.site.marks.all.values();
-        let damaged = marks.filter_map(|mark| match mark {
-            Mark::Damaged { file, detail, at } => Some((file, detail, *at)),
-            Mark::Hold { .. } | Mark::HoleAcknowledged { .. } | Mark::WalRetired { .. } => None,
-        });
-        let name = self.name;
-        for (file, detail, since) in damaged.clone().take(DAMAGED_TOLD) {
-            let key = file.key(self.size());
-            let what = format!("site '{name}': '{key}' in the store is damaged: {detail}");
-            let todo = "see what became of the storage; WAL is fetched anew from a server that \
-                        still has it, a basebackup that is hit counts no more; run pghoard verify \
-                        --all for the whole extent";
-            list.add("verify_failed", since, what, todo);
-        }
-        if let Some((_, _, since)) = damaged.clone().nth(DAMAGED_TOLD) {
-            let more = damaged.count().saturating_sub(DAMAGED_TOLD);
-            let what = format!("site '{name}': {more} more objects are damaged");
-            list.add("verify_failed", since, what, "see pghoard verify --all");
-        }
-        if let Some(trouble) = &self.site.scrub.trouble {
-            let (count, message) = (trouble.objects.count(), &trouble.message);
-            let what = format!("site '{name}': {count} objects cannot be verified: {message}");
-            let todo = "mend the cause, else nobody knows whether a restore can read them; the \
-                        next look comes within an hour";
-            list.add("verify_failed", trouble.since, what, todo);
-        }
-    }
-
     /// A backup of a standby ends where only the primary can finish the segment (S-33).
     fn waiting(&self, list: &mut List) {
         let Some((backup, made)) = self.site.backups.running() else {
@@ -467,7 +436,7 @@ mod tests {
     }
 
     /// The events happen at 1, 2, ...; each alert reads `name since..latest`, `!` unless noted.
-    fn check(events: &[Event], expect: &str) {
+    pub(super) fn check(events: &[Event], expect: &str) {
         let mut state = State::default();
         let mut policy = Policy {
             retries_max: 3,

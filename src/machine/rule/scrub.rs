@@ -251,3 +251,294 @@ fn first(ranges: Vec<Range>) -> Vec<Range> {
 fn batch() -> usize {
     usize::try_from(BATCH).unwrap_or(usize::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use alloc::format;
+    use alloc::string::String;
+
+    use super::*;
+    use crate::class::Class;
+    use crate::event::{Envelope, Event, How, Origin, Why};
+    use crate::file::Site;
+    use crate::projection::marks::Mark;
+    use crate::state::State;
+    use crate::testing::backup;
+    use crate::wal::{SegmentSize, Timeline};
+
+    const DAY: u64 = 86_400_000;
+
+    fn wal(first: u64, last: u64) -> Vec<Range> {
+        vec![Range {
+            timeline: Timeline(1),
+            first,
+            last,
+        }]
+    }
+
+    fn segment(number: u64) -> File {
+        File::Wal(Segment::new(Timeline(1), number))
+    }
+
+    fn verified(wal: Vec<Range>, files: Vec<File>) -> Event {
+        Event::Verified {
+            wal,
+            files,
+            bytes: 7,
+            partly: 0,
+        }
+    }
+
+    fn unverified(number: u64, class: Class) -> Event {
+        Event::Unverified {
+            wal: wal(number, number),
+            files: vec![],
+            class,
+            message: "no".into(),
+        }
+    }
+
+    fn marked(file: File) -> Event {
+        let mark = Mark::Damaged {
+            file: file.clone(),
+            detail: "a bit".into(),
+            at: Millis(1),
+        };
+        let key = mark.key(SegmentSize::DEFAULT);
+        Event::Marked { key, mark }
+    }
+
+    fn unmarked(file: File) -> Event {
+        match marked(file) {
+            Event::Marked { key, .. } => Event::Unmarked { key },
+            other => other,
+        }
+    }
+
+    fn stored(file: File) -> Event {
+        Event::Stored {
+            file,
+            entry: Some(1),
+            bytes_in: 1,
+            bytes_out: 1,
+            digest: String::new(),
+            millis: 0,
+            how: How::Written,
+        }
+    }
+
+    fn spooled(file: File) -> Event {
+        Event::Spooled {
+            file,
+            entry: 1,
+            bytes: 1,
+            origin: Origin::Stream,
+        }
+    }
+
+    fn gone(number: u64) -> Event {
+        Event::Deleted {
+            wal: wal(number, number),
+            files: vec![],
+        }
+    }
+
+    fn main(name: &str) -> File {
+        File::Main(BackupName(name.into()))
+    }
+
+    /// Segments 1 to 200 and a history, listed; marks read; backups `a` at 10 and `b` at 150.
+    fn base(backups: &[(&str, u64)]) -> State {
+        let files = [File::History(Timeline(2))].into_iter();
+        let files = files.chain(backups.iter().map(|(name, _)| main(name)));
+        let found = Event::Found {
+            segment_size: SegmentSize::DEFAULT,
+            wal: wal(1, 200),
+            files: files.collect(),
+        };
+        let listed = Event::Reconciled {
+            objects: 0,
+            bytes: 0,
+            found: 0,
+            missing: 0,
+            unknown: 0,
+            millis: 0,
+        };
+        let mut state = State::default();
+        for event in [found, listed, Event::MarksRead { marks: 0 }] {
+            apply(&mut state, event, Millis(0));
+        }
+        let site = state.sites.get_mut(&Site("main".into())).unwrap();
+        for (name, start) in backups {
+            let (name, mut made) = backup(name, Millis(*start), Why::Schedule);
+            let content = made.content.as_mut().unwrap();
+            content.start = Segment::new(Timeline(1), *start);
+            content.end = Some(content.start);
+            site.backups.all.insert(name, made);
+        }
+        state
+    }
+
+    fn apply(state: &mut State, event: Event, at: Millis) {
+        state.apply(&Envelope {
+            seq: state.seq + 1,
+            at,
+            run: 1,
+            site: Some(Site("main".into())),
+            event,
+        });
+    }
+
+    fn told(next: Option<Next>) -> String {
+        let range = |r: &Range| format!("{}-{}", r.first, r.last);
+        let ranges = |all: &[Range]| all.iter().map(range).collect::<Vec<_>>().join(",");
+        match next {
+            None => "nothing".into(),
+            Some(Next::Begin(objects)) => format!("begin {objects}"),
+            Some(Next::Look(What::Wal(all))) => format!("wal {}", ranges(&all)),
+            Some(Next::Look(What::Files(files))) => format!("files {}", files.len()),
+            Some(Next::Look(What::Backup { backup, done, .. })) => {
+                format!("backup {backup} but {}", done.count())
+            }
+        }
+    }
+
+    /// After these events, `now` later.
+    fn check(events: &[Event], now: u64, expect: &str) {
+        let mut state = base(&[("a", 10), ("b", 150)]);
+        for event in events {
+            apply(&mut state, event.clone(), Millis(1_000));
+        }
+        let site = &state.sites[&Site("main".into())];
+        let got = next(site, Some(30 * DAY), Millis(1_000 + now));
+        assert_eq!(told(got), expect, "after {events:#?}");
+    }
+
+    #[test]
+    fn s74_each_object_is_looked_at_once_the_newest_backup_first() {
+        let begin = Event::ScrubStarted { objects: 203 };
+        let newest = [begin.clone(), verified(vec![], vec![main("b")])];
+        let history = File::History(Timeline(2));
+        let small = [&newest[..], &[verified(vec![], vec![history])]].concat();
+        let with = |before: &[Event], more: &[Event]| [before, more].concat();
+        let recent = with(&small, &[verified(wal(150, 200), vec![])]);
+        let older = with(&recent, &[verified(vec![], vec![main("a")])]);
+        let all = with(&older, &[verified(wal(1, 149), vec![])]);
+        check(&[], 0, "begin 203");
+        check(&newest[..1], 0, "backup b but 0");
+        check(&newest, 0, "files 1");
+        // Fewer than a batch of new ones wait, but not for ever.
+        check(&small, 0, "backup a but 0");
+        check(&small, 2 * 3_600_000, "wal 150-200");
+        check(&recent, 0, "backup a but 0");
+        check(&older, 0, "wal 1-64");
+        check(&all, 29 * DAY, "nothing");
+        check(&all, 30 * DAY, "begin 203");
+        check(&with(&all, &[stored(segment(201))]), 0, "nothing");
+        check(
+            &with(&all, &[stored(segment(201))]),
+            3_600_000,
+            "wal 201-201",
+        );
+        check(
+            &with(&all, core::slice::from_ref(&begin)),
+            0,
+            "backup b but 0",
+        );
+        let part = File::Part {
+            backup: BackupName("b".into()),
+            number: 1,
+        };
+        let half = [begin.clone(), verified(vec![], vec![part])];
+        check(&half, 0, "backup b but 1");
+        // Deleted and come back: it is another object.
+        let back = with(&all, &[gone(7), stored(segment(7))]);
+        check(&back, 3_600_000, "wal 7-7");
+    }
+
+    #[test]
+    fn what_nobody_could_judge_is_tried_again_and_all_of_it_when_one_is_good() {
+        let history = File::History(Timeline(2));
+        let through = [
+            Event::ScrubStarted { objects: 203 },
+            verified(wal(3, 200), vec![main("a"), main("b"), history]),
+            unverified(1, Class::Config),
+            unverified(2, Class::Config),
+        ];
+        check(&through, 3_599_999, "nothing");
+        check(&through, 3_600_000, "wal 1-1");
+        let good = [&through[..], &[verified(wal(1, 1), vec![])]].concat();
+        check(&good, 3_600_000, "wal 2-2");
+        let deleted = [&through[..], &[gone(1), gone(2)]].concat();
+        check(&deleted, 3_600_000, "nothing");
+        // Gone meanwhile: no trouble, and nothing to try.
+        let absent = [
+            &through[..2],
+            &[verified(wal(2, 2), vec![]), unverified(1, Class::NotFound)],
+        ];
+        check(&absent.concat(), 3_600_000, "nothing");
+    }
+
+    #[test]
+    fn a_mark_whose_object_went_or_came_is_looked_at_at_once() {
+        let history = File::History(Timeline(2));
+        let through = [
+            Event::ScrubStarted { objects: 203 },
+            verified(wal(1, 200), vec![main("a"), main("b"), history]),
+            marked(segment(7)),
+        ];
+        let with = |more: &[Event]| [&through[..], more].concat();
+        check(&through, 0, "nothing");
+        check(&with(&[gone(7)]), 0, "files 1");
+        check(&with(&[gone(7), unmarked(segment(7))]), 0, "nothing");
+        check(&with(&[spooled(segment(7))]), 0, "nothing");
+        check(
+            &with(&[spooled(segment(7)), stored(segment(7))]),
+            0,
+            "files 1",
+        );
+        // In the next pass the damaged one has its turn with the others.
+        let later = [
+            Event::ScrubStarted { objects: 0 },
+            verified(wal(8, 200), vec![main("b")]),
+        ];
+        let later = with(&[&later[..], &[verified(wal(1, 6), vec![main("a")])]].concat());
+        let small = verified(vec![], vec![File::History(Timeline(2))]);
+        check(&[&later[..], &[small]].concat(), 3_600_000, "wal 7-7");
+    }
+
+    /// Marked is as good as lost, except that the store still has it.
+    #[test]
+    fn s18_what_is_marked_as_damaged_is_not_held() {
+        let mut state = base(&[("a", 10), ("b", 150)]);
+        let held = |state: &State, number: u64| {
+            let ledger = &state.sites[&Site("main".into())].ledger;
+            let restorable = &state.sites[&Site("main".into())].backups;
+            let restorable = restorable.restorable(ledger).len();
+            let segment = Segment::new(Timeline(1), number);
+            let frontier = ledger.frontier.map_or(0, |frontier| frontier.number);
+            let exists = ledger.exists(&File::Wal(segment));
+            (ledger.has(segment), exists, restorable, frontier)
+        };
+        assert_eq!(held(&state, 150), (true, true, 2, 200));
+        let found = Event::Found {
+            segment_size: SegmentSize::DEFAULT,
+            wal: wal(149, 151),
+            files: vec![],
+        };
+        for (event, expect) in [
+            (marked(segment(150)), (false, true, 1, 200)),
+            (found.clone(), (false, true, 1, 200)),
+            (gone(150), (false, false, 1, 200)),
+            (found, (false, true, 1, 200)),
+            (spooled(segment(150)), (true, true, 1, 200)),
+            (stored(segment(150)), (false, true, 1, 200)),
+            (unmarked(segment(150)), (true, true, 2, 200)),
+            (marked(main("b")), (true, true, 1, 200)),
+            (unmarked(main("b")), (true, true, 2, 200)),
+        ] {
+            apply(&mut state, event.clone(), Millis(5));
+            assert_eq!(held(&state, 150), expect, "after {event:?}");
+        }
+    }
+}

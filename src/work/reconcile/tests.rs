@@ -1,6 +1,7 @@
 //! Listing against log: every difference is told once, and only after a look at the object.
 
 use machine::event::{Adopted, How};
+use machine::projection::marks::Mark;
 use machine::{Envelope, Site, State};
 
 use super::*;
@@ -115,6 +116,32 @@ fn each_difference_is_told() {
         "6/4/3/1",
     ];
     assert_eq!(told(&bed, &known), expected);
+}
+
+/// What is marked as damaged is there all the same, until it is not.
+#[test]
+fn a_damaged_object_is_neither_found_again_nor_forgotten() {
+    let bed = Bed::make();
+    let history = File::History(Timeline(2));
+    bed.put(&key(1), &[]);
+    bed.put("main/timeline/00000002.history", &[]);
+    let mut events = vec![stored(wal(1)), stored(history.clone())];
+    events.extend([wal(1), history].map(|file| {
+        let mark = Mark::Damaged {
+            file,
+            detail: "a bit".into(),
+            at: Millis(1),
+        };
+        let key = mark.key(SegmentSize::DEFAULT);
+        Event::Marked { key, mark }
+    }));
+    let known = known(&events);
+    assert_eq!(told(&bed, &known), ["2/0/0/0"]);
+    for key in bed.keys() {
+        bed.place.store.delete(&key).unwrap();
+    }
+    let gone = "missing 1-1 timeline/00000002.history";
+    assert_eq!(told(&bed, &known), [gone, "0/0/2/0"]);
 }
 
 #[test]

@@ -5,6 +5,8 @@ use std::fs;
 use machine::event::Reason;
 use machine::{Segment, Timeline};
 
+use machine::projection::marks::Mark;
+
 use super::*;
 use crate::spool::RealDisk;
 use crate::store::{Body, Store};
@@ -134,6 +136,56 @@ fn a_store_that_refuses_loses_nothing() {
     }
 }
 
+/// What is marked as damaged is healed by the same bytes, never by others.
+#[test]
+fn s18_a_damaged_object_is_replaced_by_what_it_was() {
+    let bad = || Verdict::Damaged("a bit".into());
+    let good = || Verdict::Good { bytes: 1 };
+    let doubt = || Verdict::Unreadable(Failure::new(Class::Network, "no"));
+    let judges: [(&str, &dyn Fn() -> Verdict); 3] =
+        [("bad", &bad), ("good", &good), ("doubt", &doubt)];
+    for (judge, again, expect) in [
+        ("bad", &b"content"[..], "Unmarked Stored"),
+        ("good", b"content", "Unmarked Stored"),
+        ("bad", b"another", "Conflicted"),
+        ("good", b"another", "Conflicted"),
+        ("doubt", b"content", "network"),
+    ] {
+        let bed = Bed::make();
+        upload(&bed, b"content").unwrap();
+        let file = File::Wal(Segment::new(Timeline(1), 1));
+        let mark = Mark::Damaged {
+            file,
+            detail: "a bit".into(),
+            at: machine::Millis(1),
+        };
+        marks::write(&bed.place, mark, SegmentSize::DEFAULT).unwrap();
+        let path = bed.folder.path().join("store").join(KEY);
+        let mut bytes = fs::read(&path).unwrap();
+        let whole = bytes.clone();
+        *bytes.last_mut().unwrap() ^= 1;
+        if judge == "bad" {
+            fs::write(&path, &bytes).unwrap();
+        }
+        let (_, judge) = judges.iter().find(|(name, _)| *name == judge).unwrap();
+        fs::write(bed.folder.path().join("spool").join(NAME), again).unwrap();
+        let told = match run_as(&bed, Standing::Damaged(judge)) {
+            Ok(events) => {
+                let kind =
+                    |event: &Event| format!("{event:?}").split(' ').next().unwrap().to_owned();
+                events.iter().map(kind).collect::<Vec<_>>().join(" ")
+            }
+            Err(failure) => failure.class.to_string(),
+        };
+        assert_eq!(told, expect);
+        let healed = expect.contains("Stored");
+        assert_eq!(bed.keys().iter().any(|key| key.contains("/mark/")), !healed);
+        if healed {
+            assert_eq!(fs::read(&path).unwrap(), whole);
+        }
+    }
+}
+
 #[test]
 fn a_spool_file_that_is_gone_is_said_to_be() {
     let bed = Bed::make();
@@ -152,6 +204,10 @@ fn upload(bed: &Bed, content: &[u8]) -> Outcome<Vec<Event>> {
 }
 
 fn run(bed: &Bed) -> Outcome<Vec<Event>> {
+    run_as(bed, Standing::Unknown)
+}
+
+fn run_as(bed: &Bed, standing: Standing<'_>) -> Outcome<Vec<Event>> {
     let disk = RealDisk::new(&bed.folder.path().join("spool")).unwrap();
     let upload = Upload {
         place: &bed.place,
@@ -160,7 +216,7 @@ fn run(bed: &Bed) -> Outcome<Vec<Event>> {
         entry: 5,
         size: SegmentSize::DEFAULT,
         metadata: Metadata::from([("pg-version".to_owned(), "150018".to_owned())]),
-        standing: Standing::Unknown,
+        standing,
     };
     let mut events = Vec::new();
     upload.run(&mut |event| events.push(event))?;
