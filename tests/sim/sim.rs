@@ -94,7 +94,7 @@ fn policy(fate: &Fate, world: &World, seed: u64) -> Policy {
         draining: false,
         // Not drawn: the dice of seeds that were found with a log that only grows stay theirs.
         log_events_max: compacts(seed).then_some(60 + seed % 121),
-        export_events: (compacts(seed) && seed % 2 == 0).then_some(10 + seed % 17),
+        export_events: (compacts(seed) && seed.is_multiple_of(2)).then_some(10 + seed % 17),
     }
 }
 
