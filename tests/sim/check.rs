@@ -258,7 +258,9 @@ pub fn garbage(world: &World, state: &State) -> Option<String> {
     let partial = |key: &&String| key.contains("xlog_partial");
     let marks = ours.marks.all.keys();
     let marks: BTreeSet<_> = marks.map(|below| format!("{PREFIX}/{below}")).collect();
-    let mut stray = truth.keys().filter(|key| !partial(key) && !marks.contains(*key));
+    let mut stray = truth
+        .keys()
+        .filter(|key| !partial(key) && !marks.contains(*key));
     let stray = stray.find(|key| !held.contains(*key));
     stray.map(|key| format!("'{key}' is stored and the log does not know"))
 }
