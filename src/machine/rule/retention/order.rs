@@ -40,7 +40,11 @@ pub fn members(site: &SiteState, now: Millis) -> Vec<Member<'_>> {
         .collect();
     members.sort_by_key(|m| {
         let start = m.backup.content.as_ref().map(|content| content.start);
-        (m.at, start, m.name)
+        (
+            m.at,
+            start.map(|start| (start.number, start.timeline)),
+            m.name,
+        )
     });
     // Backups are taken one at a time: where the end is not known, the next one's beginning is
     // late enough.
@@ -80,6 +84,8 @@ fn moments(site: &SiteState, now: Millis) -> BTreeMap<&BackupName, Millis> {
         }
     }
     let mut moments = BTreeMap::new();
+    let mut unknown = Vec::new();
+    let mut known = Vec::new();
     for line in lines.values_mut() {
         line.sort_unstable();
         let mut next = None;
@@ -91,12 +97,25 @@ fn moments(site: &SiteState, now: Millis) -> BTreeMap<&BackupName, Millis> {
             }
         }
         let mut latest = None;
-        for (_, at, name) in line.iter() {
+        for (number, at, name) in line.iter() {
             if at.0 > 0 {
                 latest = latest.max(Some(*at));
             }
-            moments.insert(*name, latest.unwrap_or(now));
+            match latest {
+                Some(at) => {
+                    moments.insert(*name, at);
+                    known.push((*number, at));
+                }
+                None => unknown.push((*number, *name)),
+            }
         }
+    }
+    // Alone on its timeline with a moment from the future: where its position puts it. Were it
+    // taken for the newest, each new backup would go at once and the next be due.
+    for (number, name) in unknown {
+        let below = known.iter().filter(|(known, _)| *known <= number);
+        let at = below.map(|(_, at)| *at).max();
+        moments.insert(name, at.unwrap_or_default());
     }
     moments
 }

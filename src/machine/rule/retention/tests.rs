@@ -234,6 +234,8 @@ a3@1.10 b2@1.20 c9000@1.30 | count=1 | -a:count -b:count c:new,count
 a3@1.10 b2@1.20 c9000@1.30 | min=1 age=5 | a:age b:age c:new,min
 a3@1.10 b9000@1.20 c1@1.30 | min=1 age=5 | a:age b:age c:new,min
 a3@1.10 b-900@1.20 c1@2.30 | count=1 | -a:count -b:count c:new,count
+a-900@1.10 c1@2.30 | count=1 | -a:count c:new,count
+a1@7.10 b-900@1.30 | count=1 | -a:count b:new,count
 a-900@1.10 b-800@1.20 | count=1 | -a:count b:new,count
 ",
     );
