@@ -65,9 +65,9 @@
 //! journal:   spool
 //! publish:
 //! restore:   codec config pg store
-//! serve:     config journal publish restore spool store
+//! serve:     config journal publish restore spool store work
 //! daemon:    codec config journal pg publish serve source spool store work
-//! tool:      codec config daemon journal publish restore serve spool store
+//! tool:      codec config daemon journal publish restore serve spool store work
 //! ```
 //!
 //! Facts come to `source` and `work` as arguments. `journal` alone names redb and serde_cbor, each
@@ -85,7 +85,8 @@
 //! 4. A backup's main object is written last, after its parts and the WAL that makes it consistent,
 //!    and deleted first: any listing, at any instant, shows only whole backups.
 //! 5. No WAL is deleted that a backup whose main object still exists, or a running one, needs.
-//! 6. Same name, same content, or a conflict: nothing stored is ever replaced.
+//! 6. Same name, same content, or a conflict: nothing stored is ever replaced, but what is marked
+//!    as damaged and does not decode.
 //! 7. The fold is total. Unknown kinds marked critical stop the daemon; others are skipped.
 //! 8. decide, asked twice with nothing new, answers nothing new.
 //! 9. Every task can be repeated, killed, or have succeeded while reporting failure.
@@ -108,8 +109,10 @@
 //!   create-exclusive, so no new file can have taken the name meanwhile.
 //! - A dead backup stays in the state until its objects were removed, blindly: a part or main
 //!   object whose put failed may be there all the same.
-//! - A stream that begins beyond the frontier says by that what is lost: the gap is recorded, a
-//!   new basebackup is due, and the alert stays.
+//! - A stream that begins beyond the frontier passes over what its server lost. Whether a restore
+//!   misses that is computed from the state, as every hole is; it is sought on every server, then
+//!   in `pg_wal`, and where nobody has it a new basebackup is due and the alert stays until a
+//!   person takes note.
 
 pub mod clock;
 pub mod codec;

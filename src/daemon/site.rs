@@ -170,6 +170,7 @@ fn site_policy(context: &SiteContext) -> SitePolicy {
         age_max_ms: site.basebackup_age_max.map(ms),
         reconcile_interval_ms: ms(site.reconcile_interval),
         probe_interval_ms: ms(PROBE_INTERVAL),
+        directory: site.pg_data_directory.is_some(),
     }
 }
 

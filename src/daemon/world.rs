@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use machine::decide::Busy;
 use machine::policy::{Ack, Policy};
+use machine::projection::marks::Hole;
 use machine::rule::alerts::alerts;
-use machine::task::Start;
+use machine::task::{Means, Start};
 use machine::{
     BackupName, Class, Envelope, Event, File, Lsn, Millis, SegmentSize, Site, SiteState, State,
     Task, TaskId, Timeline,
@@ -30,6 +31,7 @@ use crate::publish::alerts::Alerts;
 use crate::publish::facts::Live;
 use crate::publish::stats::{self, Stats};
 use crate::publish::story::Story;
+use crate::source::fetch::Fetch;
 use crate::source::probe::Probe;
 use crate::source::receive::{Marks, Receive};
 use crate::source::switch_wal;
@@ -200,6 +202,40 @@ impl RealWorld {
         })
     }
 
+    fn fetch(
+        &mut self,
+        context: Arc<SiteContext>,
+        task: &Task,
+        means: Means,
+        hole: Hole,
+        site: &SiteState,
+    ) -> Outcome<()> {
+        let marks = self.mark(&task.id());
+        let entries = Arc::clone(&self.entries);
+        let system_id = site.servers.system_id;
+        let size = site.ledger.segment_size.unwrap_or(SegmentSize::DEFAULT);
+        self.spawn(task, move |emit| {
+            let fetch = Fetch {
+                means,
+                hole,
+                size,
+                system_id,
+                spool: &context.spool,
+                entries: &entries,
+                marks: &marks,
+            };
+            match (means, &context.config.pg_data_directory) {
+                (Means::Server(node), _) => fetch.from_server(&info(&context, node)?, emit)?,
+                (Means::Directory, Some(pgdata)) => fetch.from_directory(pgdata, emit)?,
+                (Means::Directory, None) => {
+                    let message = "pg_data_directory is not set";
+                    return Err(Failure::new(Class::Config, message));
+                }
+            }
+            Ok(Vec::new())
+        })
+    }
+
     /// What the running stream may tell its server: the frontier as the state has it.
     fn acknowledge(&self, id: &TaskId, site: &SiteState) {
         let timeline = site
@@ -295,6 +331,7 @@ impl World for RealWorld {
             Task::Probe { node, .. } => self.probe(context, task, node, &site),
             Task::Store { file, entry, .. } => {
                 let metadata = metadata(&context, &site, &file, size);
+                let damaged = site.marks.damaged(&file).map(str::to_owned);
                 self.spawn(task, move |_| {
                     let (place, spool) = (&context.place, &context.spool);
                     let upload = Upload {
@@ -304,6 +341,7 @@ impl World for RealWorld {
                         entry,
                         size,
                         metadata,
+                        damaged,
                     };
                     collect(&job, |emit| upload.run(emit))
                 })
@@ -339,6 +377,7 @@ impl World for RealWorld {
             Task::ReadMarks { .. } => self.spawn(task, move |_| {
                 collect(&job, |emit| marks::read(&context.place, &site.marks, emit))
             }),
+            Task::Fetch { means, hole, .. } => self.fetch(context, task, means, hole, &site),
         }
     }
 
@@ -405,6 +444,7 @@ fn level(event: &Event) -> log::Level {
         | Event::TaskFailed { .. }
         | Event::Conflicted { .. }
         | Event::Missing { .. }
+        | Event::HoleOpened { .. }
         | Event::LogRebuilt { .. } => log::Level::Warn,
         Event::StreamEnded { class, .. } if *class != Class::Interrupted => log::Level::Warn,
         Event::ServerSeen(_) | Event::Spooled { .. } => log::Level::Debug,

@@ -21,7 +21,7 @@ fn known(event: &Value) -> bool {
 }
 
 /// Every kind ever released, as the log spells it.
-pub const KINDS: [&str; 30] = [
+pub const KINDS: [&str; 33] = [
     "started",
     "stopped",
     "config_loaded",
@@ -48,6 +48,9 @@ pub const KINDS: [&str; 30] = [
     "marked",
     "unmarked",
     "marks_read",
+    "hole_opened",
+    "hole_closed",
+    "hole_sought",
     "task_failed",
     "reconciled",
     "alert_acknowledged",

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::class::Class;
 use crate::file::{BackupName, File, Site};
-use crate::projection::marks::Mark;
-use crate::task::TaskId;
+use crate::projection::marks::{Hole, Mark};
+use crate::task::{Means, TaskId};
 use crate::wal::{Lsn, Segment, SegmentSize, Timeline};
 
 /// Milliseconds since 1970, UTC.
@@ -178,6 +178,21 @@ pub enum Event {
         marks: u64,
     },
 
+    // Holes: WAL and histories that a restore would miss
+    HoleOpened {
+        hole: Hole,
+    },
+    /// It was healed, or nothing in the store needs it any more.
+    HoleClosed {
+        hole: Hole,
+    },
+    /// What one means to heal it had to say of it.
+    HoleSought {
+        hole: Hole,
+        means: Means,
+        outcome: Sought,
+    },
+
     // Tasks, people, the log
     TaskFailed {
         task: TaskId,
@@ -261,6 +276,8 @@ pub enum Origin {
     Backup,
     /// Found in the spool at start, unknown to the log.
     Adopted,
+    /// Brought back into a hole.
+    Fetched,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -268,6 +285,17 @@ pub enum Origin {
 pub enum How {
     Written,
     AlreadyThere,
+    /// What lay under the name was damaged.
+    Replaced,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sought {
+    /// It is in the spool now.
+    Fetched,
+    /// It is confirmed to be gone there.
+    Absent { message: String },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -332,6 +360,9 @@ impl Event {
                 | Event::AlertAcknowledged { .. }
                 | Event::TaskFailed { .. }
                 | Event::Switched { .. }
+                | Event::HoleOpened { .. }
+                | Event::HoleClosed { .. }
+                | Event::HoleSought { .. }
         )
     }
 }

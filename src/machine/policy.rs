@@ -39,6 +39,8 @@ pub struct SitePolicy {
     pub reconcile_interval_ms: u64,
     /// A server that answered is looked at again after this long.
     pub probe_interval_ms: u64,
+    /// A `pg_wal` on this machine may have what the store lost.
+    pub directory: bool,
 }
 
 /// When PostgreSQL is told that WAL is safe.

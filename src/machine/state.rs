@@ -9,6 +9,7 @@ use crate::event::{Envelope, Event, Millis};
 use crate::file::Site;
 use crate::projection::attempts::Attempts;
 use crate::projection::backups::Backups;
+use crate::projection::holes::Holes;
 use crate::projection::ledger::Ledger;
 use crate::projection::marks::Marks;
 use crate::projection::servers::Servers;
@@ -37,6 +38,7 @@ pub struct SiteState {
     pub ledger: Ledger,
     pub backups: Backups,
     pub marks: Marks,
+    pub holes: Holes,
     pub attempts: Attempts,
     pub tally: Tally,
 }
@@ -86,6 +88,7 @@ impl SiteState {
         self.ledger.apply(event, at, &self.timelines);
         self.backups.apply(event, at, run);
         self.marks.apply(event, at);
+        self.holes.apply(event, at);
         self.attempts.apply(site, event, at);
         self.tally.apply(event, at);
     }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::class::Class;
 use crate::event::{Event, Range};
 use crate::file::{BackupName, File, Site};
+use crate::projection::marks::Hole;
 use crate::wal::{Lsn, Segment};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +41,31 @@ pub enum Task {
     Reconcile { site: Site },
     /// Read the marks in the store.
     ReadMarks { site: Site },
+    /// Bring what a restore would miss back into the spool.
+    Fetch {
+        site: Site,
+        means: Means,
+        hole: Hole,
+    },
+}
+
+/// Who may still have what the store has lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Means {
+    /// A node, by its number.
+    Server(u32),
+    /// The `pg_wal` of this machine.
+    Directory,
+}
+
+impl fmt::Display for Means {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Means::Server(node) => write!(f, "server {node}"),
+            Means::Directory => f.write_str("pg_wal on this machine"),
+        }
+    }
 }
 
 /// Where reception begins.
@@ -62,6 +88,7 @@ pub enum TaskId {
     Delete(Site),
     Reconcile(Site),
     Marks(Site),
+    Fetch(Site, Means),
 }
 
 impl Task {
@@ -77,6 +104,7 @@ impl Task {
             }
             Task::Reconcile { site } => TaskId::Reconcile(site.clone()),
             Task::ReadMarks { site } => TaskId::Marks(site.clone()),
+            Task::Fetch { site, means, .. } => TaskId::Fetch(site.clone(), *means),
         }
     }
 }
@@ -106,7 +134,8 @@ impl Task {
             | Task::DeleteBackup { .. }
             | Task::DeleteWal { .. }
             | Task::Reconcile { .. }
-            | Task::ReadMarks { .. } => Event::TaskFailed {
+            | Task::ReadMarks { .. }
+            | Task::Fetch { .. } => Event::TaskFailed {
                 task: self.id(),
                 class,
                 message,
@@ -125,7 +154,8 @@ impl TaskId {
             | TaskId::Switch(site)
             | TaskId::Delete(site)
             | TaskId::Reconcile(site)
-            | TaskId::Marks(site) => site,
+            | TaskId::Marks(site)
+            | TaskId::Fetch(site, _) => site,
         }
     }
 
@@ -139,6 +169,7 @@ impl TaskId {
             TaskId::Delete(..) => "delete",
             TaskId::Reconcile(..) => "reconcile",
             TaskId::Marks(..) => "read marks",
+            TaskId::Fetch(..) => "fetch",
         }
     }
 }

@@ -23,6 +23,7 @@ pub fn site_policy() -> SitePolicy {
         age_max_ms: None,
         reconcile_interval_ms: 86_400_000,
         probe_interval_ms: 30_000,
+        directory: false,
     }
 }
 

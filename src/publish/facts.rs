@@ -19,6 +19,7 @@ use machine::{
 };
 use serde_json::{Map, Value, json};
 
+use crate::publish::holes;
 use crate::publish::text::iso;
 
 /// The key of the moment the document was made.
@@ -151,7 +152,7 @@ impl View<'_> {
             "conflicts": ledger.conflicts.keys().map(|f| f.key(self.size())).collect::<Vec<_>>(),
             "flushed_lsn": positions.flushed.map(|lsn| lsn.to_string()),
             "frontier": ledger.frontier.map(|segment| self.named(segment)),
-            "holes": self.holes(),
+            "holes": holes::list(self.site),
             "last_stored_at": ledger.last_stored_at.map(iso),
             "next_backup": self.policy.and_then(next).map(iso),
             "received_lsn": positions.received.map(|lsn| lsn.to_string()),
@@ -244,20 +245,6 @@ impl View<'_> {
         })
     }
 
-    fn holes(&self) -> Vec<Value> {
-        let lost = self.site.ledger.lost.iter();
-        lost.map(|lost| {
-            let at = |number| self.named(Segment::new(lost.range.timeline, number));
-            json!({
-                "first": at(lost.range.first),
-                "last": at(lost.range.last),
-                "since": iso(lost.since),
-                "timeline": lost.range.timeline,
-            })
-        })
-        .collect()
-    }
-
     fn attempts(&self) -> Vec<Value> {
         let told = |(task, failed): (&TaskId, &Failed)| {
             json!({
@@ -280,6 +267,7 @@ impl View<'_> {
     /// A task within its site: `store xlog/0000...`
     fn task(&self, id: &TaskId) -> String {
         match id {
+            TaskId::Fetch(_, means) => format!("fetch from {means}"),
             TaskId::Probe(_, node) => format!("probe node {node}"),
             TaskId::Store(_, file) => format!("store {}", self.key(file)),
             TaskId::Receive(_)

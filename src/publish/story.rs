@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use machine::event::{How, Origin, Previous, Range, Reason, Why};
+use machine::event::{How, Origin, Previous, Range, Reason, Sought, Why};
 use machine::projection::marks::Mark;
 use machine::{Envelope, Event, File, Segment, SegmentSize, Site, TaskId};
 
@@ -86,6 +86,9 @@ impl Names {
             Event::Marked { key, mark } => self.mark(key, mark),
             Event::Unmarked { key } => format!("{key} is not in the store any more"),
             Event::MarksRead { marks } => format!("read {marks} marks in the store"),
+            Event::HoleOpened { .. } | Event::HoleClosed { .. } | Event::HoleSought { .. } => {
+                self.hole(event)
+            }
             Event::AlertAcknowledged { alert } => format!("alert {alert} acknowledged"),
             Event::LogRebuilt { reason } => format!("log rebuilt: {reason}"),
         }
@@ -107,6 +110,30 @@ impl Names {
             }
             Mark::WalRetired { .. } => format!("WAL between backups was let go ({key})"),
             Mark::Damaged { detail, .. } => format!("damaged in the store: {detail} ({key})"),
+        }
+    }
+
+    fn hole(&self, event: &Event) -> String {
+        match event {
+            Event::HoleOpened { hole } => {
+                format!("HOLE: a restore would miss {}", hole.name(self.size))
+            }
+            Event::HoleClosed { hole } => {
+                let name = hole.name(self.size);
+                format!("no restore misses {name} any more: it is back, or nothing needs it")
+            }
+            Event::HoleSought {
+                hole,
+                means,
+                outcome,
+            } => {
+                let name = hole.name(self.size);
+                match outcome {
+                    Sought::Fetched => format!("fetched {name} from {means}"),
+                    Sought::Absent { message } => format!("{means} has no {name}: {message}"),
+                }
+            }
+            _ => String::new(),
         }
     }
 
@@ -159,6 +186,7 @@ impl Names {
                     Origin::Archive => " from archive_command",
                     Origin::Backup => " of a basebackup",
                     Origin::Adopted => " found in the spool",
+                    Origin::Fetched => " for a hole",
                 };
                 format!("spooled {}, {}{origin}", self.key(file), size(*bytes))
             }
@@ -172,6 +200,7 @@ impl Names {
                 let (plain, stored) = (size(*bytes_in), size(*bytes_out));
                 match how {
                     How::Written => format!("stored {}, {plain} in {stored}", self.key(file)),
+                    How::Replaced => format!("replaced the damaged {}", self.key(file)),
                     How::AlreadyThere => format!("{} was stored already", self.key(file)),
                 }
             }
@@ -235,6 +264,7 @@ impl Names {
         match task {
             TaskId::Store(_, file) => format!("store {}", self.key(file)),
             TaskId::Probe(_, node) => format!("probe server {node}"),
+            TaskId::Fetch(_, means) => format!("fetch WAL from {means}"),
             TaskId::Receive(_)
             | TaskId::Take(_)
             | TaskId::Switch(_)

@@ -156,6 +156,7 @@ pub fn policy(name: &str) -> Policy {
         age_max_ms: None,
         reconcile_interval_ms: 86_400_000,
         probe_interval_ms: 30_000,
+        directory: false,
     };
     policy.sites.insert(site(name), site_policy);
     policy

@@ -6,11 +6,13 @@
 //! authentication unless the configuration says so. No TLS: put a proxy before it.
 //!
 //! - [`routes`]: which path means what, and the answers that need no WAL.
+//! - [`holes`]: a person takes note of what is lost.
 //! - [`fetch`]: WAL and history files for a recovering server.
 //!
 //! Budget: 64 connections of 16 KiB each; as many blocking threads at most.
 
 mod fetch;
+pub mod holes;
 mod routes;
 #[cfg(test)]
 mod tests;
@@ -58,7 +60,7 @@ const CONNECTIONS_MAX: usize = 64;
 const HEADERS_MAX: usize = 64;
 /// Request line and headers together.
 const HEAD_BYTES_MAX: usize = 16 << 10;
-/// No request of today has a body that matters.
+/// What an operator says is short.
 const BODY_BYTES_MAX: usize = 64 << 10;
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
@@ -233,18 +235,26 @@ impl Server {
         if !self.allowed(request.headers().get(AUTHORIZATION)) {
             return Answer::unauthorized();
         }
-        let asked = Asked {
+        let mut asked = Asked {
             method: request.method().clone(),
             path: request
                 .uri()
                 .path_and_query()
                 .map_or_else(String::new, |path| path.as_str().to_owned()),
             target: request.headers().get(fetch::TARGET_HEADER).cloned(),
+            body: Vec::new(),
         };
-        // Read and forgotten: a client that still sends would lose the answer to a reset.
+        // Read where it is forgotten, too: a client that still sends would lose the answer to a
+        // reset.
         let body = Limited::new(request.into_body(), BODY_BYTES_MAX);
-        if asked.takes_no_body() && body.collect().await.is_err() {
-            return Answer::text(StatusCode::PAYLOAD_TOO_LARGE, "the request is too large");
+        if asked.is_read() {
+            match body.collect().await {
+                Ok(body) => asked.body = body.to_bytes().into(),
+                Err(_) => {
+                    let message = "the request is too large";
+                    return Answer::text(StatusCode::PAYLOAD_TOO_LARGE, message);
+                }
+            }
         }
         let routes = self.routes.clone();
         smol::unblock(move || routes.answer(&asked)).await

@@ -5,6 +5,7 @@
 //! | GET /status | 200, the state document |
 //! | GET /SITE/basebackup | 200, JSON list from the stores |
 //! | PUT /SITE/archive/basebackup | 201, a basebackup is asked for |
+//! | PUT /SITE/holes/acknowledge | see [`holes`](super::holes) |
 //! | GET, HEAD /SITE/archive/FILE | see [`fetch`](super::fetch) |
 //! | PUT /SITE/archive/FILE | 501: archive_command is not served yet |
 //!
@@ -21,7 +22,7 @@ use machine::event::Why;
 use machine::{Class, Event, Millis};
 use serde_json::{Value, json};
 
-use super::{Context, fetch};
+use super::{Context, fetch, holes};
 use crate::config::Site;
 use crate::failure::{Failure, Outcome};
 use crate::journal::run::Report;
@@ -35,12 +36,14 @@ pub struct Asked {
     /// With its query, which is part of the last name.
     pub path: String,
     pub target: Option<HeaderValue>,
+    pub body: Vec<u8>,
 }
 
 impl Asked {
     /// A segment sent to us is refused before it is read.
-    pub fn takes_no_body(&self) -> bool {
-        self.method != Method::PUT || self.path.ends_with("/basebackup")
+    pub fn is_read(&self) -> bool {
+        let operator = ["/basebackup", "/acknowledge"];
+        self.method != Method::PUT || operator.iter().any(|end| self.path.ends_with(end))
     }
 }
 
@@ -99,6 +102,7 @@ enum Meaning<'a> {
     SiteStatus,
     Basebackup(&'a str),
     File { site: &'a str, name: &'a str },
+    Acknowledge(&'a str),
 }
 
 impl Routes {
@@ -126,6 +130,9 @@ impl Routes {
             (&Method::GET, Meaning::Status) => self.status(),
             (&Method::GET, Meaning::Basebackup(site)) => self.basebackups(self.site(site)?)?,
             (&Method::PUT, Meaning::Basebackup(site)) => self.request(site)?,
+            (&Method::PUT, Meaning::Acknowledge(site)) => {
+                holes::acknowledge(&self.context, self.site(site)?, &asked.body)?
+            }
             (&Method::GET, Meaning::File { site, name }) => {
                 self.fetch(self.site(site)?, name, asked.target.as_ref())?
             }
@@ -224,6 +231,7 @@ fn meaning<'a>(path: &'a str, known: &dyn Fn(&str) -> bool) -> Result<Meaning<'a
     }
     match *parts {
         [_, "basebackup", ..] => Ok(Meaning::Basebackup(site)),
+        [_, "holes", "acknowledge"] => Ok(Meaning::Acknowledge(site)),
         [_, "status", ..] => Ok(Meaning::SiteStatus),
         [_, "archive", "basebackup"] => Ok(Meaning::Basebackup(site)),
         [_, "archive", name] if !fetch::is_archived(name) => {

@@ -46,6 +46,16 @@ const REPLY_BYTES_MAX: u64 = 64 << 20;
 
 impl Daemon {
     pub fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Outcome<Reply> {
+        self.ask_with(method, path, headers, &[])
+    }
+
+    pub fn ask_with(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Outcome<Reply> {
         let failed = |e: std::io::Error| {
             Failure::io(
                 &e,
@@ -66,12 +76,13 @@ impl Daemon {
         for (name, value) in headers {
             request.push_str(&format!("{name}: {value}\r\n"));
         }
-        request.push_str("Content-Length: 0\r\n\r\n");
+        request.push_str(&format!("Content-Length: {}\r\n\r\n", body.len()));
         let mut stream = self.connect()?;
         stream
             .set_read_timeout(Some(ANSWER_WITHIN))
             .map_err(failed)?;
         stream.write_all(request.as_bytes()).map_err(failed)?;
+        stream.write_all(body).map_err(failed)?;
         let mut reply = Vec::new();
         stream
             .take(REPLY_BYTES_MAX)

@@ -12,6 +12,7 @@ use crate::failure::{Failure, Outcome};
 
 pub mod create_keys;
 pub mod events;
+pub mod holes;
 mod http;
 pub mod pghoard;
 pub mod postgres_command;
@@ -25,6 +26,7 @@ type Tool = fn(Vec<OsString>) -> i32;
 const TOOLS: &[(&str, Tool)] = &[
     ("create_keys", |args| create_keys::run(args)),
     ("events", |args| events::run(args)),
+    ("holes", |args| holes::run(args)),
     ("postgres_command", |args| postgres_command::run(args)),
     ("restore", |args| restore::run(args)),
     ("status", |args| status::run(args)),

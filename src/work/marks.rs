@@ -14,7 +14,7 @@ use machine::projection::marks::{HOLDS, MARKS, Mark, Marks};
 use machine::{Class, Event, SegmentSize};
 
 use crate::failure::{Failure, Outcome};
-use crate::store::{Body, Metadata, Put};
+use crate::store::{Body, Metadata, Put, Store};
 use crate::work::{Place, label};
 
 /// How PGHoard's readers see a hold without an end.
@@ -24,6 +24,11 @@ const MARK_BYTES_MAX: u64 = 64 << 10;
 
 /// Puts the mark's object in its place and gives the event that says so.
 pub fn write(place: &Place, mark: Mark, size: SegmentSize) -> Outcome<Event> {
+    put(place.store.as_ref(), &place.prefix, mark, size)
+}
+
+/// The same for who knows only the store and the site's prefix.
+pub fn put(store: &dyn Store, prefix: &str, mark: Mark, size: SegmentSize) -> Outcome<Event> {
     let key = mark.key(size);
     let (body, metadata) = match &mark {
         Mark::Hold {
@@ -53,9 +58,7 @@ pub fn write(place: &Place, mark: Mark, size: SegmentSize) -> Outcome<Event> {
         }
     };
     let body = Body::Bytes(&body);
-    place
-        .store
-        .put(&place.key(&key), body, &metadata, Put::Replace)?;
+    store.put(&format!("{prefix}/{key}"), body, &metadata, Put::Replace)?;
     Ok(Event::Marked { key, mark })
 }
 

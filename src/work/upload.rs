@@ -2,6 +2,7 @@
 //!
 //! Same name, same content: success. Same name, other content: refused, both kept (S-16, S-17).
 //! A put that failed may have succeeded; the next try then finds the same content and says so.
+//! What is marked as damaged and does not decode is replaced, and its mark taken away.
 //!
 //! Budget: small files in memory, others through one scratch file and one read of the spool; one
 //! put, and a look-up and a get only where the name is taken.
@@ -19,7 +20,7 @@ use crate::codec::{Encoded, Encoder, decoder};
 use crate::failure::{Failure, Outcome};
 use crate::spool::{DiskFile, Spool};
 use crate::store::{Body, Metadata, Put, Scratch};
-use crate::work::Place;
+use crate::work::{Place, marks};
 
 /// Encoded files up to this size stay in memory.
 const MEMORY_BYTES: u64 = 256 << 10;
@@ -33,6 +34,8 @@ pub struct Upload<'a> {
     pub size: SegmentSize,
     /// What PGHoard keeps beside this kind of object, beyond what the upload itself knows.
     pub metadata: Metadata,
+    /// The mark that says that what is stored under this name is damaged.
+    pub damaged: Option<String>,
 }
 
 impl Upload<'_> {
@@ -54,25 +57,33 @@ impl Upload<'_> {
         };
         let encoded = self.encode(&*plain, &key)?;
         let metadata = self.metadata(&encoded);
-        let put = self.place.store.put(
-            &key,
-            encoded.body.as_body(&encoded.sizes),
-            &metadata,
-            Put::Create,
-        );
-        let how = match put {
+        let put = |mode| {
+            let body = encoded.body.as_body(&encoded.sizes);
+            self.place.store.put(&key, body, &metadata, mode)
+        };
+        let how = match put(Put::Create) {
             Ok(()) => How::Written,
             Err(failure) if failure.class == Class::Conflict => {
-                let theirs = self.digest_of_stored(&key)?;
-                if theirs != encoded.digest {
-                    let (file, ours) = (self.file.clone(), encoded.digest);
-                    emit(Event::Conflicted { file, ours, theirs });
-                    return Ok(());
+                match self.compare(&key, &encoded.digest)? {
+                    Stored::Same => How::AlreadyThere,
+                    Stored::Damaged(why) => {
+                        log::warn!("{key}: {why}; it is replaced by what is in the spool");
+                        put(Put::Replace)?;
+                        How::Replaced
+                    }
+                    Stored::Other(theirs) => {
+                        let (file, ours) = (self.file.clone(), encoded.digest);
+                        emit(Event::Conflicted { file, ours, theirs });
+                        return Ok(());
+                    }
                 }
-                How::AlreadyThere
             }
             Err(failure) => return Err(failure),
         };
+        // Before the spool may let go of it: a mark that stays would keep the hole open.
+        if let Some(mark) = &self.damaged {
+            emit(marks::remove(self.place, mark)?);
+        }
         emit(Event::Stored {
             file: self.file.clone(),
             entry: Some(self.entry),
@@ -141,26 +152,56 @@ impl Upload<'_> {
         metadata
     }
 
-    /// The plain digest of what is stored under our name: from its metadata, or by reading it.
-    fn digest_of_stored(&self, key: &str) -> Outcome<String> {
+    /// What is stored under our name, against ours: by the digest in its metadata, or by reading
+    /// it. What is marked as damaged is read in any case, and is damage only where it does not
+    /// claim to be something else: a wrong key makes good content look damaged, too.
+    fn compare(&self, key: &str, ours: &str) -> Outcome<Stored> {
         let store = &self.place.store;
-        let object = store.look(key)?.ok_or_else(|| {
-            Failure::new(Class::NotFound, format!("'{key}' was there and is gone"))
-        })?;
-        let same = object.metadata.get("hash-algorithm").map(String::as_str)
-            == Some(self.place.hash.name());
-        if let Some(hash) = object.metadata.get("hash").filter(|_| same) {
-            return Ok(hash.to_ascii_lowercase());
+        let marked = self.damaged.is_some();
+        let told = match store.look(key) {
+            Ok(Some(object)) => {
+                let metadata = object.metadata;
+                let algorithm = metadata.get("hash-algorithm").map(String::as_str);
+                let same = algorithm == Some(self.place.hash.name());
+                let hash = metadata.get("hash").filter(|_| same);
+                hash.map(|hash| hash.to_ascii_lowercase())
+            }
+            Ok(None) => {
+                let message = format!("'{key}' was there and is gone");
+                return Err(Failure::new(Class::NotFound, message));
+            }
+            Err(failure) if marked && failure.class == Class::Corrupt => {
+                return Ok(Stored::Damaged(failure.message));
+            }
+            Err(failure) => return Err(failure),
+        };
+        match told {
+            Some(told) if told != ours => return Ok(Stored::Other(told)),
+            Some(_) if !marked => return Ok(Stored::Same),
+            _ => {}
         }
-        let (object, body) = store.get(key)?;
-        let plain = decoder(
-            body,
-            object.entry.size_bytes,
-            &object.metadata,
-            &self.place.keys,
-        )?;
-        digest(plain, self.place.hash).map_err(|e| Failure::from_io(&e, key))
+        let read = store.get(key).and_then(|(object, body)| {
+            let (size, metadata) = (object.entry.size_bytes, &object.metadata);
+            let plain = decoder(body, size, metadata, &self.place.keys)?;
+            digest(plain, self.place.hash).map_err(|e| Failure::from_io(&e, key))
+        });
+        match read {
+            Ok(theirs) if theirs == ours => Ok(Stored::Same),
+            Ok(theirs) if told.is_some() => Ok(Stored::Damaged(format!("its digest is {theirs}"))),
+            Ok(theirs) => Ok(Stored::Other(theirs)),
+            Err(failure) if marked && failure.class == Class::Corrupt => {
+                Ok(Stored::Damaged(failure.message))
+            }
+            Err(failure) => Err(failure),
+        }
     }
+}
+
+enum Stored {
+    Same,
+    /// Its digest.
+    Other(String),
+    Damaged(String),
 }
 
 fn digest(mut plain: impl Read, algorithm: Algorithm) -> io::Result<String> {

@@ -8,9 +8,10 @@ use std::fs;
 use std::path::Path;
 
 use machine::event::{
-    Adopted, Branch, Finished, How, Origin, Previous, Range, Reason, Server, Why,
+    Adopted, Branch, Finished, How, Origin, Previous, Range, Reason, Server, Sought, Why,
 };
 use machine::projection::marks::{Hole, Mark};
+use machine::task::Means;
 use machine::{
     BackupName, Class, Envelope, Event, File, Lsn, Millis, Segment, SegmentSize, Site, TaskId,
     Timeline,
@@ -188,6 +189,19 @@ fn samples() -> Vec<Event> {
             key: text("mark/hole_00000002.history"),
         },
         Event::MarksRead { marks: 4 },
+        Event::HoleOpened {
+            hole: Hole::Wal(range),
+        },
+        Event::HoleClosed {
+            hole: Hole::History(Timeline(2)),
+        },
+        Event::HoleSought {
+            hole: Hole::Wal(range),
+            means: Means::Server(0),
+            outcome: Sought::Absent {
+                message: text("requested WAL segment has already been removed"),
+            },
+        },
         Event::TaskFailed {
             task: TaskId::Store(Site(text("main")), file),
             class: Class::Quota,

@@ -9,6 +9,7 @@
 
 mod bad_input;
 mod crash;
+mod holes;
 mod load;
 mod login;
 mod matrix;

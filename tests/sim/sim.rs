@@ -69,6 +69,7 @@ fn policy(fate: &Fate, world: &World) -> Policy {
         age_max_ms: None,
         reconcile_interval_ms: fate.between(1, 20) * minute,
         probe_interval_ms: fate.between(10, 60) * 1_000,
+        directory: false,
     };
     Policy {
         sites: BTreeMap::from([(site(), ours)]),

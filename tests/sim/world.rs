@@ -117,6 +117,8 @@ impl World {
             _ => fate.between(500, 1000),
         };
         let mut pace: BTreeMap<_, _> = KINDS.map(|kind| (kind, (rate(), rate()))).into();
+        // Not drawn, so that older seeds mean what they meant.
+        pace.insert("fetch", (600, 600));
         // Much can happen between the loss of a log and the first listing.
         if fate.may(Fault::RestartLosesLog) && fate.chance(500) {
             pace.insert("reconcile", (fate.between(10, 60), fate.between(10, 60)));

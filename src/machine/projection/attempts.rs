@@ -105,6 +105,9 @@ impl Attempts {
             Event::MarksRead { .. } => {
                 self.failed.remove(&TaskId::Marks(site.clone()));
             }
+            Event::HoleSought { means, .. } => {
+                self.failed.remove(&TaskId::Fetch(site.clone(), *means));
+            }
             // A new configuration or a restart is a reason to try everything at once.
             Event::Started { .. } => self.failed.clear(),
             _ => {}

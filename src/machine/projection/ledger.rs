@@ -30,8 +30,11 @@ pub struct Ledger {
     pub frontier: Option<Segment>,
     /// The timeline that is received: where the frontier goes.
     pub toward: Option<Timeline>,
-    /// WAL that no server could send any more and no store holds.
+    /// WAL that a stream passed over because its server had it not any more. Whether a restore
+    /// misses it is another question: `rule/holes.rs`.
     pub lost: Vec<Lost>,
+    /// Objects of backups and histories that a listing showed gone, and since when.
+    pub missing: BTreeMap<File, Millis>,
     pub segment_size: Option<SegmentSize>,
     pub reconciled_at: Option<Millis>,
     pub last_stored_at: Option<Millis>,
@@ -95,9 +98,14 @@ impl Ledger {
                     self.frontier = self.frontier.filter(|frontier| self.stored(*frontier));
                 }
                 files.iter().for_each(|file| self.lose(file));
+                if let Event::Missing { files, .. } = event {
+                    let gone = files.iter().map(|file| (file.clone(), at));
+                    self.missing.extend(gone);
+                }
             }
             Event::BackupFound(adopted) => {
-                self.mains.insert(adopted.backup.clone());
+                let main = File::Main(adopted.backup.clone());
+                self.hold(&main);
             }
             Event::Reconciled { .. } => {
                 self.reconciled_at = Some(at);
@@ -119,6 +127,9 @@ impl Ledger {
             | Event::Marked { .. }
             | Event::Unmarked { .. }
             | Event::MarksRead { .. }
+            | Event::HoleOpened { .. }
+            | Event::HoleClosed { .. }
+            | Event::HoleSought { .. }
             | Event::TaskFailed { .. }
             | Event::AlertAcknowledged { .. }
             | Event::LogRebuilt { .. } => {}
@@ -127,6 +138,7 @@ impl Ledger {
     }
 
     fn hold(&mut self, file: &File) {
+        self.missing.remove(file);
         match file {
             File::Wal(segment) => {
                 self.wal
@@ -153,6 +165,7 @@ impl Ledger {
     }
 
     fn lose(&mut self, file: &File) {
+        self.missing.remove(file);
         match file {
             File::Wal(s) => {
                 self.release(&Range {

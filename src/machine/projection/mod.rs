@@ -3,6 +3,7 @@
 
 pub mod attempts;
 pub mod backups;
+pub mod holes;
 pub mod ledger;
 pub mod marks;
 pub mod servers;

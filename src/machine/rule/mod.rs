@@ -2,5 +2,6 @@
 
 pub mod alerts;
 pub mod doomed;
+pub mod holes;
 pub mod retention;
 pub mod schedule;

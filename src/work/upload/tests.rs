@@ -144,14 +144,68 @@ fn a_spool_file_that_is_gone_is_said_to_be() {
     assert_eq!(*reason, Reason::Vanished);
 }
 
+/// Damaged and marked so: replaced and unmarked. Not damaged, or claiming to be something else:
+/// left alone. Not marked: not even looked at.
+#[test]
+fn only_what_is_marked_and_does_not_decode_is_replaced() {
+    const MARK: &str = "mark/damaged_xlog_000000010000000000000001";
+    let content = vec![7; LARGE];
+    for (damage, marked, ours, expect) in [
+        (true, true, 7, Some(How::Replaced)),
+        (false, true, 7, Some(How::AlreadyThere)),
+        (true, false, 7, Some(How::AlreadyThere)),
+        (true, true, 8, None),
+        (false, true, 8, None),
+    ] {
+        let bed = Bed::make();
+        upload(&bed, &content).unwrap();
+        if damage {
+            let (object, mut body) = bed.store.get(KEY).unwrap();
+            let mut bytes = Vec::new();
+            body.read_to_end(&mut bytes).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 0x55;
+            let mut metadata = object.metadata;
+            metadata.remove("Content-Length");
+            let body = Body::Bytes(&bytes);
+            bed.store.put(KEY, body, &metadata, Put::Replace).unwrap();
+        }
+        bed.put(&format!("main/{MARK}"), &[]);
+        let mark = marked.then_some(MARK);
+        let events = upload_over(&bed, &vec![ours; LARGE], mark).unwrap();
+        let how = events.iter().find_map(|event| match event {
+            Event::Stored { how, .. } => Some(*how),
+            _ => None,
+        });
+        assert_eq!(how, expect, "{damage} {marked} {ours}: {events:?}");
+        let freed = events
+            .iter()
+            .any(|event| matches!(event, Event::Unmarked { key } if key == MARK));
+        let healed = marked && expect.is_some();
+        assert_eq!(freed, healed, "{damage} {marked} {ours}: {events:?}");
+        assert_eq!(bed.keys().contains(&format!("main/{MARK}")), !healed);
+        if healed {
+            assert_eq!(stored(&bed), content);
+        }
+    }
+}
+
 fn upload(bed: &Bed, content: &[u8]) -> Outcome<Vec<Event>> {
+    upload_over(bed, content, None)
+}
+
+fn upload_over(bed: &Bed, content: &[u8], damaged: Option<&str>) -> Outcome<Vec<Event>> {
     let spool = bed.folder.path().join("spool");
     fs::create_dir_all(&spool).unwrap();
     fs::write(spool.join(NAME), content).unwrap();
-    run(bed)
+    run_over(bed, damaged)
 }
 
 fn run(bed: &Bed) -> Outcome<Vec<Event>> {
+    run_over(bed, None)
+}
+
+fn run_over(bed: &Bed, damaged: Option<&str>) -> Outcome<Vec<Event>> {
     let disk = RealDisk::new(&bed.folder.path().join("spool")).unwrap();
     let upload = Upload {
         place: &bed.place,
@@ -160,6 +214,7 @@ fn run(bed: &Bed) -> Outcome<Vec<Event>> {
         entry: 5,
         size: SegmentSize::DEFAULT,
         metadata: Metadata::from([("pg-version".to_owned(), "150018".to_owned())]),
+        damaged: damaged.map(str::to_owned),
     };
     let mut events = Vec::new();
     upload.run(&mut |event| events.push(event))?;
