@@ -43,7 +43,7 @@ pub struct Fetch<'a> {
 /// Connecting, and every answer that is not the stream itself.
 const ANSWER: Duration = Duration::from_secs(30);
 const TICK: Duration = Duration::from_millis(200);
-/// A server that sends neither WAL nor a sign of life for so long is given up.
+/// A server that sends no WAL for so long is given up, whatever else it says: a standby may lag.
 const SILENCE: Duration = Duration::from_secs(60);
 const BLOCK: usize = 128 << 10;
 /// A history is a line a failover.
@@ -124,8 +124,7 @@ impl Fetch<'_> {
         }
         self.check(&now, &path, segment)?;
         let sealed = partial.seal()?;
-        self.sealed(File::Wal(segment), self.size.bytes(), sealed, emit);
-        Ok(())
+        self.sealed(File::Wal(segment), self.size.bytes(), sealed, emit)
     }
 
     /// Whether the file is that segment by its first page; the timeline that the page names.
@@ -277,18 +276,19 @@ impl Fetch<'_> {
             if self.marks.stop.load(Ordering::SeqCst) {
                 return Err(Failure::new(Class::Interrupted, "stopped"));
             }
+            if heard.elapsed() >= SILENCE {
+                let message = format!("no WAL came for {} s", SILENCE.as_secs());
+                return Err(Failure::new(Class::Timeout, message));
+            }
             let message = match wal.next(Instant::now() + TICK).await {
                 Ok(message) => message,
                 Err(fault) => return lacking(fault).map(Some),
             };
             let mut asked = false;
             match message {
-                None if heard.elapsed() < SILENCE => continue,
-                None => {
-                    let message = format!("the server was silent for {} s", SILENCE.as_secs());
-                    return Err(Failure::new(Class::Timeout, message));
-                }
+                None => {}
                 Some(Wal::Data { data, .. }) => {
+                    heard = Instant::now();
                     if let Next::Enough = take(data)? {
                         return Ok(None);
                     }
@@ -301,7 +301,6 @@ impl Fetch<'_> {
                     return Err(Failure::new(Class::Network, "the server ended the stream"));
                 }
             }
-            heard = Instant::now();
             if asked {
                 let told = wal.send_status(SILENT, soon()).await;
                 told.map_err(|fault| fault.failure)?;
@@ -329,7 +328,7 @@ impl Fetch<'_> {
     fn keep(&self, timeline: Timeline, content: &[u8], emit: &mut dyn FnMut(Event)) -> Outcome<()> {
         let sealed = self.spool.place(&timeline.history_name(), content)?;
         let bytes = u64::try_from(content.len()).unwrap_or(u64::MAX);
-        self.sealed(File::History(timeline), bytes, sealed, emit);
+        self.sealed(File::History(timeline), bytes, sealed, emit)?;
         emit(self.all(Sought::Fetched));
         Ok(())
     }
@@ -352,21 +351,36 @@ impl Fetch<'_> {
         }
     }
 
-    fn sealed(&self, file: File, bytes: u64, sealed: Sealed, emit: &mut dyn FnMut(Event)) {
-        emit(match sealed {
+    /// A conflict fails the fetch: the log does not know of what is in the spool, so the hole
+    /// would be fetched for ever.
+    fn sealed(
+        &self,
+        file: File,
+        bytes: u64,
+        sealed: Sealed,
+        emit: &mut dyn FnMut(Event),
+    ) -> Outcome<()> {
+        match sealed {
             // Whoever sealed a duplicate may have failed before it could say so.
-            Sealed::New | Sealed::Duplicate => Event::Spooled {
-                file,
-                entry: self.entries.fetch_add(1, Ordering::SeqCst),
-                bytes,
-                origin: Origin::Fetched,
-            },
-            Sealed::Conflict { kept_as } => Event::Conflicted {
-                file,
-                ours: format!("kept in the spool as '{kept_as}'"),
-                theirs: "sealed in the spool before".into(),
-            },
-        });
+            Sealed::New | Sealed::Duplicate => {
+                emit(Event::Spooled {
+                    file,
+                    entry: self.entries.fetch_add(1, Ordering::SeqCst),
+                    bytes,
+                    origin: Origin::Fetched,
+                });
+                Ok(())
+            }
+            Sealed::Conflict { kept_as } => {
+                let message = format!("other content is in the spool; ours is kept as '{kept_as}'");
+                emit(Event::Conflicted {
+                    file,
+                    ours: format!("kept in the spool as '{kept_as}'"),
+                    theirs: "sealed in the spool before".into(),
+                });
+                Err(Failure::new(Class::Conflict, message))
+            }
+        }
     }
 }
 
@@ -411,7 +425,7 @@ fn open(path: &Path) -> Outcome<Disk> {
 /// Our own disk's trouble is a failure; everything else says that it cannot be had there.
 fn absent(failure: Failure) -> Outcome<Sought> {
     match failure.class {
-        Class::DiskFull | Class::Interrupted => Err(failure),
+        Class::DiskFull | Class::Interrupted | Class::Conflict => Err(failure),
         _ => Ok(Sought::Absent {
             message: failure.message,
         }),
@@ -479,7 +493,7 @@ impl<'a> Writer<'a> {
             }
             let sealed = partial.seal()?;
             self.fetch
-                .sealed(File::Wal(segment), size.bytes(), sealed, emit);
+                .sealed(File::Wal(segment), size.bytes(), sealed, emit)?;
             self.number = self.number.saturating_add(1);
             self.filled = 0;
             self.head.clear();
@@ -499,3 +513,6 @@ impl Drop for Writer<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

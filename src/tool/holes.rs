@@ -253,7 +253,7 @@ fn without_a_daemon(config: &Config, site: &Site, ask: &Ask) -> Outcome<i32> {
         marks::put(store.as_ref(), &site.prefix, mark, size_of(&facts))?;
     }
     super::say(&format!(
-        "the daemon does not run: {count} noted in the store; it reads that when it runs again\n"
+        "the daemon does not run: {count} noted in the store, which it reads every five minutes\n"
     ));
     Ok(NONE)
 }

@@ -50,12 +50,15 @@ impl Turn<'_> {
     /// Means that have not said since the last listing that they have none of it: servers that
     /// answer, then the directory.
     fn untried<'a>(&'a self, hole: &'a Hole) -> impl Iterator<Item = Means> + 'a {
+        // Nobody waits for one that a person has given up: it is asked for once.
+        let known = holes::acknowledged(self.site, hole).is_some();
         let servers = self.site.servers.up();
         let servers = servers.map(|server| Means::Server(server.node));
         let directory = self.policy.directory.then_some(Means::Directory);
-        servers
-            .chain(directory)
-            .filter(|means| !self.site.holes.asked(*means, hole))
+        servers.chain(directory).filter(move |means| match known {
+            true => !self.site.holes.absent(*means, hole),
+            false => !self.site.holes.asked(*means, hole),
+        })
     }
 
     /// Holes that nothing will heal as things stand.

@@ -67,11 +67,7 @@ impl Ledger {
                 file, entry, bytes, ..
             } => {
                 let (id, bytes) = (*entry, *bytes);
-                self.spool.insert(file.clone(), Entry { id, bytes, at });
-                // What a start found tells of a stream that the log never heard of.
-                if self.reconciled_at.is_some() {
-                    self.adopt_frontier();
-                }
+                self.enter(file, Entry { id, bytes, at });
             }
             Event::Stored { file, entry, .. } => {
                 self.hold(file);
@@ -92,21 +88,13 @@ impl Ledger {
                 wal.iter().for_each(|range| self.gain(range));
                 files.iter().for_each(|file| self.hold(file));
             }
-            Event::Missing { wal, files } | Event::Deleted { wal, files } => {
-                wal.iter().for_each(|range| self.release(range));
-                if !holds(Rule::FrontierForward) {
-                    self.frontier = self.frontier.filter(|frontier| self.stored(*frontier));
-                }
-                files.iter().for_each(|file| self.lose(file));
-                if let Event::Missing { files, .. } = event {
-                    let gone = files.iter().map(|file| (file.clone(), at));
-                    self.missing.extend(gone);
-                }
+            Event::Deleted { wal, files } => self.give_up(wal, files),
+            Event::Missing { wal, files } => {
+                self.give_up(wal, files);
+                let gone = files.iter().map(|file| (file.clone(), at));
+                self.missing.extend(gone);
             }
-            Event::BackupFound(adopted) => {
-                let main = File::Main(adopted.backup.clone());
-                self.hold(&main);
-            }
+            Event::BackupFound(adopted) => self.hold(&File::Main(adopted.backup.clone())),
             Event::Reconciled { .. } => {
                 self.reconciled_at = Some(at);
                 self.adopt_frontier();
@@ -137,6 +125,14 @@ impl Ledger {
         self.advance(timelines);
     }
 
+    fn enter(&mut self, file: &File, entry: Entry) {
+        self.spool.insert(file.clone(), entry);
+        // What a start found tells of a stream that the log never heard of.
+        if self.reconciled_at.is_some() {
+            self.adopt_frontier();
+        }
+    }
+
     fn hold(&mut self, file: &File) {
         self.missing.remove(file);
         match file {
@@ -162,6 +158,14 @@ impl Ledger {
                 self.mains.insert(backup.clone());
             }
         }
+    }
+
+    fn give_up(&mut self, wal: &[Range], files: &[File]) {
+        wal.iter().for_each(|range| self.release(range));
+        if !holds(Rule::FrontierForward) {
+            self.frontier = self.frontier.filter(|frontier| self.stored(*frontier));
+        }
+        files.iter().for_each(|file| self.lose(file));
     }
 
     fn lose(&mut self, file: &File) {

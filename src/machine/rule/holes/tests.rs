@@ -201,147 +201,152 @@ fn s74_healthy_histories_raise_no_alarm() {
 
 #[test]
 fn s09_s10_s25_s41_every_injected_fault_is_seen() {
-    let (two, three) = (TWO, THREE);
-    for (words, expect) in [
-        (
-            "backup a 1:3-4; wal 1:3-5; wal 1:7-9; at 1:9",
-            "1:6-6 cuts a from 6 to -",
-        ),
-        (
-            "backup a 1:3-4; wal 1:3-5; wal 1:8-9; at 1:9",
-            "1:6-7 cuts a from 6 to -",
-        ),
-        // In the backup's own WAL; the very first; the frontier's own segment.
-        (
-            "backup a 1:3-4; wal 1:3-3; wal 1:5-9; at 1:9",
-            "1:4-4 cuts a from 4 to -",
-        ),
-        (
-            "backup a 1:3-4; wal 1:4-9; at 1:9",
-            "1:3-3 cuts a from 3 to -",
-        ),
-        (
-            "backup a 1:3-4; wal 1:3-8; at 1:9",
-            "1:9-9 cuts a from 9 to -",
-        ),
-        ("backup a 1:3-4; at 1:9", "1:3-9 cuts a from 3 to -"),
-        // Two holes, two backups; a later one bridges, and ends the lost moments.
-        (
-            "backup a 1:3-4; wal 1:3-5; wal 1:7-7; wal 1:9-9; at 1:9",
-            "1:6-6 cuts a from 6 to -; 1:8-8 cuts a from 8 to -",
-        ),
-        (
-            "backup a 1:3-4; backup b 1:7-7; wal 1:3-5; wal 1:7-9; at 1:9",
-            "1:6-6 cuts a from 6 to 8",
-        ),
-        (
-            "backup a 1:1-2; backup b 1:3-4; backup c 1:8-9; wal 1:1-5; wal 1:7-9; at 1:9",
-            "1:6-6 cuts a,b from 6 to 10",
-        ),
-        // A backup begins inside of it.
-        (
-            "backup a 1:3-4; backup b 1:6-8; wal 1:3-4; wal 1:7-9; at 1:9",
-            "1:5-6 cuts a,b from 5 to -",
-        ),
-        // s09: a lost log whose stream starts before the first listing.
-        (
-            "backup a 1:3-4; wal 1:3-6; at 1:19",
-            "1:7-19 cuts a from 7 to -",
-        ),
-        (
-            "backup a 1:3-4; wal 1:3-6; wal 1:20-22; at 1:22",
-            "1:7-19 cuts a from 7 to -",
-        ),
-        // s10: at the last segment before a switch, and the first after it.
-        (
-            "TWO; backup a 1:3-4; wal 1:3-8; wal 2:10-12; at 2:12",
-            "1:9-9 cuts a from 9 to -",
-        ),
-        (
-            "TWO; backup a 1:3-4; wal 1:3-9; wal 2:11-12; at 2:12",
-            "2:10-10 cuts a from 10 to -",
-        ),
-        (
-            "TWO; backup a 1:3-4; wal 1:3-7; wal 2:12-12; at 2:12",
-            "1:8-9 cuts a from 8 to -; 2:10-11 cuts a from 10 to -",
-        ),
-        (
-            "learned 2:1@10; history 2; backup a 1:3-4; wal 1:3-8; wal 2:10-12; at 2:12",
-            "1:9-9 cuts a from 9 to -",
-        ),
-        (
-            "learned 2:1@10; history 2; backup a 1:3-4; backup b 2:10-10; wal 1:3-8; wal 2:10-12;
-             at 2:12",
-            "1:9-9 cuts a from 9 to 11",
-        ),
-        (
-            "THREE; backup a 1:3-4; wal 1:3-9; wal 2:10-13; wal 3:15-20; at 3:20",
-            "2:14-14 cuts a from 14 to -",
-        ),
-        (
-            "THREE; backup a 1:3-4; backup b 2:11-11; wal 1:3-9; wal 2:10-13; wal 3:15-20; at 3:20",
-            "2:14-14 cuts a,b from 14 to -",
-        ),
-        (
-            "THREE; backup a 1:3-4; backup b 2:11-11; wal 1:3-8; wal 2:10-14; wal 3:15-20; at 3:20",
-            "1:9-9 cuts a from 9 to 12",
-        ),
-        (
-            "learned 3:1@10.5,2@15.5; history 2; history 3; backup a 1:3-4; wal 1:3-9;
-             wal 2:11-14; wal 3:15-20; at 3:20",
-            "2:10-10 cuts a from 10 to -",
-        ),
-        // The tail of a timeline that was left, and a branch beside the way.
-        (
-            "TWO; backup a 1:3-4; wal 1:3-11; wal 1:13-14; wal 2:10-12; at 2:12",
-            "1:12-12 cuts a from 12 to -",
-        ),
-        (
-            "learned 2:1@10.5; learned 3:1@8.5; history 2; history 3; backup a 1:3-4; wal 1:3-9;
-             wal 2:10-11; wal 2:13-14; wal 3:8-12; at 3:12",
-            "2:12-12 cuts a from 12 to -",
-        ),
-        (
-            "TWO; backup a 1:11-12; wal 1:11-12; wal 1:14-14; wal 2:10-12; at 2:12",
-            "1:13-13 cuts a from 13 to -",
-        ),
-        // s24, s25, s41: histories at the end and in the middle of the way.
-        (
-            "learned 2:1@10.5; backup a 1:3-4; wal 1:3-9; wal 2:10-12; at 2:12",
-            "history 2 cuts a from 10 to -",
-        ),
-        (
-            "learned 3:1@10.5,2@15.5; history 3; backup a 1:3-4; backup b 2:12-12; wal 1:3-9;
-             wal 2:10-14; wal 3:15-20; at 3:20",
-            "history 2 cuts a from 10 to 13",
-        ),
-        (
-            "learned 3:1@10.5,2@15.5; history 2; backup a 1:3-4; backup b 2:12-12; wal 1:3-9;
-             wal 2:10-14; wal 3:15-20; at 3:20",
-            "history 3 cuts a,b from 15 to -",
-        ),
-        (
-            "learned 3:1@10.5,2@10.8; history 3; backup a 1:3-4; wal 1:3-9; wal 3:10-12; at 3:12",
-            "history 2 cuts a from 10 to -",
-        ),
-        // Damaged counts as absent; what was retired only there where it was.
-        (
-            "backup a 1:3-4; wal 1:3-9; damaged 1:6; at 1:9",
-            "1:6-6 cuts a from 6 to -",
-        ),
-        (
-            "TWO; backup a 1:3-4; wal 1:3-9; wal 2:10-12; damaged 2; at 2:12",
-            "history 2 cuts a from 10 to -",
-        ),
-        (
-            "backup a 1:1-2; backup b 1:7-8; wal 1:1-1; wal 1:7-9; retired 1:3-6; at 1:9",
-            "1:2-2 cuts a from 2 to 9",
-        ),
-    ] {
-        let words = words.replace("TWO", two).replace("THREE", three);
-        assert_eq!(told(&state(&words)), expect, "{words}");
+    for (words, expect) in FAULTS.iter().chain(FAULTS_ACROSS) {
+        let words = words.replace("TWO", TWO).replace("THREE", THREE);
+        assert_eq!(told(&state(&words)), *expect, "{words}");
     }
 }
+
+const FAULTS: &[(&str, &str)] = &[
+    (
+        "backup a 1:3-4; wal 1:3-5; wal 1:7-9; at 1:9",
+        "1:6-6 cuts a from 6 to -",
+    ),
+    (
+        "backup a 1:3-4; wal 1:3-5; wal 1:8-9; at 1:9",
+        "1:6-7 cuts a from 6 to -",
+    ),
+    // In the backup's own WAL; the very first; the frontier's own segment.
+    (
+        "backup a 1:3-4; wal 1:3-3; wal 1:5-9; at 1:9",
+        "1:4-4 cuts a from 4 to -",
+    ),
+    (
+        "backup a 1:3-4; wal 1:4-9; at 1:9",
+        "1:3-3 cuts a from 3 to -",
+    ),
+    (
+        "backup a 1:3-4; wal 1:3-8; at 1:9",
+        "1:9-9 cuts a from 9 to -",
+    ),
+    ("backup a 1:3-4; at 1:9", "1:3-9 cuts a from 3 to -"),
+    // Two holes, two backups; a later one bridges, and ends the lost moments.
+    (
+        "backup a 1:3-4; wal 1:3-5; wal 1:7-7; wal 1:9-9; at 1:9",
+        "1:6-6 cuts a from 6 to -; 1:8-8 cuts a from 8 to -",
+    ),
+    (
+        "backup a 1:3-4; backup b 1:7-7; wal 1:3-5; wal 1:7-9; at 1:9",
+        "1:6-6 cuts a from 6 to 8",
+    ),
+    (
+        "backup a 1:1-2; backup b 1:3-4; backup c 1:8-9; wal 1:1-5; wal 1:7-9; at 1:9",
+        "1:6-6 cuts a,b from 6 to 10",
+    ),
+    // A backup begins inside of it.
+    (
+        "backup a 1:3-4; backup b 1:6-8; wal 1:3-4; wal 1:7-9; at 1:9",
+        "1:5-6 cuts a,b from 5 to -",
+    ),
+    // s09: a lost log whose stream starts before the first listing.
+    (
+        "backup a 1:3-4; wal 1:3-6; at 1:19",
+        "1:7-19 cuts a from 7 to -",
+    ),
+    (
+        "backup a 1:3-4; wal 1:3-6; wal 1:20-22; at 1:22",
+        "1:7-19 cuts a from 7 to -",
+    ),
+];
+
+/// With more than one timeline.
+const FAULTS_ACROSS: &[(&str, &str)] = &[
+    // s10: at the last segment before a switch, and the first after it.
+    (
+        "TWO; backup a 1:3-4; wal 1:3-8; wal 2:10-12; at 2:12",
+        "1:9-9 cuts a from 9 to -",
+    ),
+    (
+        "TWO; backup a 1:3-4; wal 1:3-9; wal 2:11-12; at 2:12",
+        "2:10-10 cuts a from 10 to -",
+    ),
+    (
+        "TWO; backup a 1:3-4; wal 1:3-7; wal 2:12-12; at 2:12",
+        "1:8-9 cuts a from 8 to -; 2:10-11 cuts a from 10 to -",
+    ),
+    (
+        "learned 2:1@10; history 2; backup a 1:3-4; wal 1:3-8; wal 2:10-12; at 2:12",
+        "1:9-9 cuts a from 9 to -",
+    ),
+    (
+        "learned 2:1@10; history 2; backup a 1:3-4; backup b 2:10-10; wal 1:3-8; wal 2:10-12;
+             at 2:12",
+        "1:9-9 cuts a from 9 to 11",
+    ),
+    (
+        "THREE; backup a 1:3-4; wal 1:3-9; wal 2:10-13; wal 3:15-20; at 3:20",
+        "2:14-14 cuts a from 14 to -",
+    ),
+    (
+        "THREE; backup a 1:3-4; backup b 2:11-11; wal 1:3-9; wal 2:10-13; wal 3:15-20; at 3:20",
+        "2:14-14 cuts a,b from 14 to -",
+    ),
+    (
+        "THREE; backup a 1:3-4; backup b 2:11-11; wal 1:3-8; wal 2:10-14; wal 3:15-20; at 3:20",
+        "1:9-9 cuts a from 9 to 12",
+    ),
+    (
+        "learned 3:1@10.5,2@15.5; history 2; history 3; backup a 1:3-4; wal 1:3-9;
+             wal 2:11-14; wal 3:15-20; at 3:20",
+        "2:10-10 cuts a from 10 to -",
+    ),
+    // The tail of a timeline that was left, and a branch beside the way.
+    (
+        "TWO; backup a 1:3-4; wal 1:3-11; wal 1:13-14; wal 2:10-12; at 2:12",
+        "1:12-12 cuts a from 12 to -",
+    ),
+    (
+        "learned 2:1@10.5; learned 3:1@8.5; history 2; history 3; backup a 1:3-4; wal 1:3-9;
+             wal 2:10-11; wal 2:13-14; wal 3:8-12; at 3:12",
+        "2:12-12 cuts a from 12 to -",
+    ),
+    (
+        "TWO; backup a 1:11-12; wal 1:11-12; wal 1:14-14; wal 2:10-12; at 2:12",
+        "1:13-13 cuts a from 13 to -",
+    ),
+    // s24, s25, s41: histories at the end and in the middle of the way.
+    (
+        "learned 2:1@10.5; backup a 1:3-4; wal 1:3-9; wal 2:10-12; at 2:12",
+        "history 2 cuts a from 10 to -",
+    ),
+    (
+        "learned 3:1@10.5,2@15.5; history 3; backup a 1:3-4; backup b 2:12-12; wal 1:3-9;
+             wal 2:10-14; wal 3:15-20; at 3:20",
+        "history 2 cuts a from 10 to 13",
+    ),
+    (
+        "learned 3:1@10.5,2@15.5; history 2; backup a 1:3-4; backup b 2:12-12; wal 1:3-9;
+             wal 2:10-14; wal 3:15-20; at 3:20",
+        "history 3 cuts a,b from 15 to -",
+    ),
+    (
+        "learned 3:1@10.5,2@10.8; history 3; backup a 1:3-4; wal 1:3-9; wal 3:10-12; at 3:12",
+        "history 2 cuts a from 10 to -",
+    ),
+    // Damaged counts as absent; what was retired only there where it was.
+    (
+        "backup a 1:3-4; wal 1:3-9; damaged 1:6; at 1:9",
+        "1:6-6 cuts a from 6 to -",
+    ),
+    (
+        "TWO; backup a 1:3-4; wal 1:3-9; wal 2:10-12; damaged 2; at 2:12",
+        "history 2 cuts a from 10 to -",
+    ),
+    (
+        "backup a 1:1-2; backup b 1:7-8; wal 1:1-1; wal 1:7-9; retired 1:3-6; at 1:9",
+        "1:2-2 cuts a from 2 to 9",
+    ),
+];
 
 #[test]
 fn nothing_is_said_before_a_listing() {
