@@ -98,9 +98,9 @@ fn s09_a_segment_that_the_store_lost_is_fetched_from_the_server() {
         assert_eq!(hole["first"], number(&names[1]), "{opened}");
         assert_eq!(hole["last"], number(&names[2]), "{opened}");
         daemon.wait_event("its end", "hole_closed", |_| true);
-        for name in &names {
-            assert!(metadata(&daemon, name).exists(), "{name}");
-        }
+        wait_until("all of them in the store", PATIENCE, || {
+            names.iter().all(|name| metadata(&daemon, name).exists())
+        });
         wait_until("the alert to go", PATIENCE, || {
             daemon.alert("wal_hole").is_none()
         });
@@ -246,6 +246,8 @@ fn a_segment_comes_back_from_pg_wal_where_the_server_refuses() {
         body["means"] == "directory" && body["outcome"] == "fetched"
     });
     daemon.wait_event("its end", "hole_closed", |_| true);
-    assert!(metadata(&daemon, &lost).exists());
+    wait_until("it in the store", PATIENCE, || {
+        metadata(&daemon, &lost).exists()
+    });
     assert_eq!(daemon.backups(), 1, "nothing had to be bridged");
 }
