@@ -111,8 +111,10 @@
 //!   create-exclusive, so no new file can have taken the name meanwhile.
 //! - A dead backup stays in the state until its objects were removed, blindly: a part or main
 //!   object whose put failed may be there all the same.
-//! - A stream that begins beyond the frontier says by that what is lost: the gap is recorded, a
-//!   new basebackup is due, and the alert stays.
+//! - A stream that begins beyond the frontier passes over what its server lost. Whether a restore
+//!   misses that is computed from the state, as every hole is; it is sought on every server, then
+//!   in `pg_wal`, and where nobody has it a new basebackup is due and the alert stays until a
+//!   person takes note.
 
 pub mod clock;
 pub mod codec;

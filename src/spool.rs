@@ -114,16 +114,24 @@ impl Spool {
 
     /// Places a small file whole: a history file, which two nodes' probes may bring at a time.
     pub fn place(&self, name: &str, content: &[u8]) -> Outcome<Sealed> {
-        let number = self.placings.fetch_add(1, Ordering::Relaxed);
-        let working = format!("{name}.{number}{PLACING_END}");
-        let placed = self.working(name, &working).and_then(|mut partial| {
-            partial.write(0, content)?;
-            partial.seal()
-        });
+        let mut partial = self.placing(name)?;
+        if let Err(failure) = partial.write(0, content) {
+            partial.abandon();
+            return Err(failure);
+        }
+        let (disk, working) = (Arc::clone(&partial.disk), partial.working.clone());
+        let placed = partial.seal();
         if placed.is_err() {
-            let _swept_at_the_next_start = self.disk.remove(&working);
+            let _swept_at_the_next_start = disk.remove(&working);
         }
         placed
+    }
+
+    /// A file that is no stream's: it has a working name of its own, and no later one goes on
+    /// with it.
+    pub fn placing(&self, name: &str) -> Outcome<Partial> {
+        let number = self.placings.fetch_add(1, Ordering::Relaxed);
+        self.working(name, &format!("{name}.{number}{PLACING_END}"))
     }
 
     /// Removes what placings of a killed run left; for the start, when nobody places.
@@ -241,6 +249,11 @@ impl Partial {
     /// Everything written so far is durable once this returns.
     pub fn sync(&mut self) -> Outcome<()> {
         self.file.sync().map_err(|e| failed(&e, &self.working))
+    }
+
+    /// Gives up: nobody goes on with it.
+    pub fn abandon(self) {
+        let _swept_at_the_next_start = self.disk.remove(&self.working);
     }
 
     /// Syncs, then gives the file its name for good.

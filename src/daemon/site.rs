@@ -195,6 +195,7 @@ pub fn site_policy(site: &config::Site, nodes: &[Conninfo], spool_limit_bytes: u
         wal_overdue_ms: ms(site.wal_overdue),
         slot_retention_bytes: site.slot_retention_bytes,
         verify_interval_ms: site.verify_interval.map(ms),
+        directory: site.pg_data_directory.is_some(),
     }
 }
 

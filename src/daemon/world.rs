@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 
 use machine::decide::Busy;
 use machine::policy::{Ack, Policy};
+use machine::projection::marks::Hole;
 use machine::rule::alerts::alerts;
 use machine::rule::coverage::Live;
-use machine::task::Start;
+use machine::task::{Means, Start};
 use machine::{
     BackupName, Class, Envelope, Event, File, Lsn, Millis, SegmentSize, Site, SiteState, State,
     Task, TaskId, Timeline,
@@ -33,6 +34,7 @@ use crate::pg::conninfo::Conninfo;
 use crate::publish::alerts::Alerts;
 use crate::publish::stats::{self, Stats};
 use crate::publish::story::Story;
+use crate::source::fetch::Fetch;
 use crate::source::probe::Probe;
 use crate::source::receive::{Marks, Receive};
 use crate::source::switch_wal;
@@ -266,6 +268,40 @@ impl RealWorld {
         })
     }
 
+    fn fetch(
+        &mut self,
+        context: Arc<SiteContext>,
+        task: &Task,
+        means: Means,
+        hole: Hole,
+        site: &SiteState,
+    ) -> Outcome<()> {
+        let marks = self.mark(&task.id());
+        let entries = Arc::clone(&self.entries);
+        let system_id = site.servers.system_id;
+        let size = site.ledger.segment_size.unwrap_or(SegmentSize::DEFAULT);
+        self.spawn(task, move |emit| {
+            let fetch = Fetch {
+                means,
+                hole,
+                size,
+                system_id,
+                spool: &context.spool,
+                entries: &entries,
+                marks: &marks,
+            };
+            match (means, &context.config.pg_data_directory) {
+                (Means::Server(node), _) => fetch.from_server(&info(&context, node)?, emit)?,
+                (Means::Directory, Some(pgdata)) => fetch.from_directory(pgdata, emit)?,
+                (Means::Directory, None) => {
+                    let message = "pg_data_directory is not set";
+                    return Err(Failure::new(Class::Config, message));
+                }
+            }
+            Ok(Vec::new())
+        })
+    }
+
     /// What the running stream may tell its server: the frontier as the state has it.
     fn acknowledge(&self, id: &TaskId, site: &SiteState) {
         let timeline = site
@@ -427,6 +463,7 @@ impl World for RealWorld {
                 })
             }
             Task::Export { first, last, .. } => self.export(context, task, (first, last)),
+            Task::Fetch { means, hole, .. } => self.fetch(context, task, means, hole, site),
         }
     }
 

@@ -21,7 +21,7 @@ fn known(event: &Value) -> bool {
 }
 
 /// Every kind ever released, as the log spells it.
-pub const KINDS: [&str; 41] = [
+pub const KINDS: [&str; 44] = [
     "started",
     "stopped",
     "config_loaded",
@@ -53,6 +53,9 @@ pub const KINDS: [&str; 41] = [
     "verified",
     "unverified",
     "found_damaged",
+    "hole_opened",
+    "hole_closed",
+    "hole_sought",
     "task_failed",
     "reconciled",
     "alert_acknowledged",

@@ -20,6 +20,7 @@ use crate::state::{SiteState, State};
 use crate::task::{Command, Task, TaskId};
 
 mod destroy;
+mod heal;
 mod lease;
 mod look;
 mod receive;
@@ -71,6 +72,7 @@ pub fn decide(state: &State, policy: &Policy, busy: &Busy, now: Millis) -> Vec<C
         turn.probe(&mut out);
         turn.reconcile(&mut out);
         turn.read_marks(&mut out);
+        turn.heal(&mut out);
         turn.expire(&mut out);
         turn.delete(&mut out);
         turn.verify(&mut out);

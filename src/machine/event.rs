@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::class::Class;
 use crate::file::{BackupName, File, Site};
-use crate::projection::marks::Mark;
+use crate::projection::marks::{Hole, Mark};
 use crate::state::{SiteState, State};
-use crate::task::TaskId;
+use crate::task::{Means, TaskId};
 use crate::wal::{Lsn, Segment, SegmentSize, Timeline};
 
 /// Milliseconds since 1970, UTC.
@@ -210,6 +210,21 @@ pub enum Event {
         detail: String,
     },
 
+    // Holes: WAL and histories that a restore would miss
+    HoleOpened {
+        hole: Hole,
+    },
+    /// It was healed, or nothing in the store needs it any more.
+    HoleClosed {
+        hole: Hole,
+    },
+    /// What one means to heal it had to say of it.
+    HoleSought {
+        hole: Hole,
+        means: Means,
+        outcome: Sought,
+    },
+
     // Tasks, people, the log
     TaskFailed {
         task: TaskId,
@@ -345,6 +360,8 @@ pub enum Origin {
     Backup,
     /// Found in the spool at start, unknown to the log.
     Adopted,
+    /// Brought back into a hole.
+    Fetched,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -352,6 +369,17 @@ pub enum Origin {
 pub enum How {
     Written,
     AlreadyThere,
+    /// What lay under the name was damaged.
+    Replaced,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sought {
+    /// It is in the spool now.
+    Fetched,
+    /// It is confirmed to be gone there.
+    Absent { message: String },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -437,6 +465,9 @@ impl Event {
                 | Event::FoundDamaged { .. }
                 | Event::Exported { .. }
                 | Event::CompactionRefused { .. }
+                | Event::HoleOpened { .. }
+                | Event::HoleClosed { .. }
+                | Event::HoleSought { .. }
         )
     }
 }

@@ -55,6 +55,8 @@ pub struct SitePolicy {
     pub slot_retention_bytes: u64,
     /// Each stored object is looked at once in this time; `None` for never.
     pub verify_interval_ms: Option<u64>,
+    /// A `pg_wal` on this machine may have what the store lost.
+    pub directory: bool,
 }
 
 /// How many of the last weeks, months and years keep their newest restorable backup.

@@ -11,6 +11,7 @@ use crate::projection::attempts::Attempts;
 use crate::projection::backups::Backups;
 use crate::projection::clock::Clock;
 use crate::projection::exposure::Exposure;
+use crate::projection::holes::Holes;
 use crate::projection::lease::Tenure;
 use crate::projection::ledger::Ledger;
 use crate::projection::marks::{Mark, Marks};
@@ -53,6 +54,7 @@ pub struct SiteState {
     pub backups: Backups,
     pub marks: Marks,
     pub scrub: Scrub,
+    pub holes: Holes,
     pub attempts: Attempts,
     pub tally: Tally,
     pub exposure: Exposure,
@@ -125,6 +127,7 @@ impl SiteState {
         }
         self.marks.apply(event, at);
         self.scrub.apply(event, at);
+        self.holes.apply(event, at);
         self.attempts.apply(site, event, at);
         self.tally.apply(event, at);
         self.tenure.apply(event, at);

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::class::Class;
 use crate::event::{Event, Range};
 use crate::file::{BackupName, File, Site};
+use crate::projection::marks::Hole;
 use crate::runs::Runs;
 use crate::wal::{Lsn, Segment};
 
@@ -55,6 +56,12 @@ pub enum Task {
     Verify { site: Site, what: What },
     /// Put the site's events of this stretch of the log into its store.
     Export { site: Site, first: u64, last: u64 },
+    /// Bring what a restore would miss back into the spool.
+    Fetch {
+        site: Site,
+        means: Means,
+        hole: Hole,
+    },
 }
 
 /// What is verified by one task.
@@ -70,6 +77,25 @@ pub enum What {
         object: Option<String>,
         done: Runs,
     },
+}
+
+/// Who may still have what the store has lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Means {
+    /// A node, by its number.
+    Server(u32),
+    /// The `pg_wal` of this machine.
+    Directory,
+}
+
+impl fmt::Display for Means {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Means::Server(node) => write!(f, "server {node}"),
+            Means::Directory => f.write_str("pg_wal on this machine"),
+        }
+    }
 }
 
 /// Where reception begins.
@@ -95,6 +121,7 @@ pub enum TaskId {
     Lease(Site),
     Verify(Site),
     Export(Site),
+    Fetch(Site, Means),
 }
 
 impl Task {
@@ -113,6 +140,7 @@ impl Task {
             Task::Lease { site } => TaskId::Lease(site.clone()),
             Task::Verify { site, .. } => TaskId::Verify(site.clone()),
             Task::Export { site, .. } => TaskId::Export(site.clone()),
+            Task::Fetch { site, means, .. } => TaskId::Fetch(site.clone(), *means),
         }
     }
 }
@@ -145,7 +173,8 @@ impl Task {
             | Task::ReadMarks { .. }
             | Task::Lease { .. }
             | Task::Verify { .. }
-            | Task::Export { .. } => Event::TaskFailed {
+            | Task::Export { .. }
+            | Task::Fetch { .. } => Event::TaskFailed {
                 task: self.id(),
                 class,
                 message,
@@ -167,7 +196,8 @@ impl TaskId {
             | TaskId::Marks(site)
             | TaskId::Lease(site)
             | TaskId::Verify(site)
-            | TaskId::Export(site) => site,
+            | TaskId::Export(site)
+            | TaskId::Fetch(site, _) => site,
         }
     }
 
@@ -184,6 +214,7 @@ impl TaskId {
             TaskId::Lease(..) => "lease",
             TaskId::Verify(..) => "verify",
             TaskId::Export(..) => "export",
+            TaskId::Fetch(..) => "fetch",
         }
     }
 }

@@ -29,6 +29,7 @@ pub fn site_policy() -> SitePolicy {
         wal_overdue_ms: 3_600_000,
         slot_retention_bytes: 10 << 30,
         verify_interval_ms: Some(30 * 86_400_000),
+        directory: false,
     }
 }
 

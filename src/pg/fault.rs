@@ -146,6 +146,7 @@ impl SqlState {
     pub const NOT_IN_PREREQUISITE_STATE: SqlState = SqlState(*b"55000");
     pub const OBJECT_IN_USE: SqlState = SqlState(*b"55006");
     pub const UNDEFINED_FILE: SqlState = SqlState(*b"58P01");
+    pub const INTERNAL_ERROR: SqlState = SqlState(*b"XX000");
     pub const NO_SUCH_DATABASE: SqlState = SqlState(*b"3D000");
 
     fn new(text: &str) -> Option<SqlState> {

@@ -21,6 +21,7 @@ use machine::rule::{clock, schedule, scrub};
 use machine::{BackupName, File, Millis, Segment, SegmentSize, Site, SiteState, State, TaskId};
 use serde_json::{Map, Value, json};
 
+use crate::publish::holes;
 use crate::publish::text::iso;
 
 /// The key of the moment the document was made.
@@ -112,7 +113,7 @@ impl View<'_> {
             "coverage": self.coverage(&coverage),
             "frontier": ledger.frontier.map(|segment| self.named(segment)),
             "frontier_at": self.site.exposure.frontier_at.map(iso),
-            "holes": self.holes(),
+            "holes": holes::list(self.site),
             "last_stored_at": ledger.last_stored_at.map(iso),
             "lease": self.site.tenure.lease.as_ref().map(|lease| json!({
                 "holder": lease.holder,
@@ -313,20 +314,6 @@ impl View<'_> {
         })
     }
 
-    fn holes(&self) -> Vec<Value> {
-        let lost = self.site.ledger.lost.iter();
-        lost.map(|lost| {
-            let at = |number| self.named(Segment::new(lost.range.timeline, number));
-            json!({
-                "first": at(lost.range.first),
-                "last": at(lost.range.last),
-                "since": iso(lost.since),
-                "timeline": lost.range.timeline,
-            })
-        })
-        .collect()
-    }
-
     fn attempts(&self) -> Vec<Value> {
         let told = |(task, failed): (&TaskId, &Failed)| {
             json!({
@@ -349,6 +336,7 @@ impl View<'_> {
     /// A task within its site: `store xlog/0000...`
     fn task(&self, id: &TaskId) -> String {
         match id {
+            TaskId::Fetch(_, means) => format!("fetch from {means}"),
             TaskId::Probe(_, node) => format!("probe node {node}"),
             TaskId::Store(_, file) => format!("store {}", self.key(file)),
             TaskId::Receive(_)

@@ -6,11 +6,13 @@
 //! - [`alerts`]: the folder of alert files.
 //! - [`stats`]: the state file with PGHoard's keys.
 //! - [`facts`]: our own part of it, pure.
+//! - [`holes`]: what a restore would miss.
 //! - [`story`]: each event in a few words.
 //! - [`text`]: times and sizes as text.
 
 pub mod alerts;
 pub mod facts;
+pub mod holes;
 pub mod stats;
 pub mod story;
 #[cfg(test)]

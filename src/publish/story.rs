@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use machine::event::{How, Origin, Previous, Range, Reason, Why};
+use machine::event::{How, Origin, Previous, Range, Reason, Sought, Why};
 use machine::projection::marks::Mark;
 use machine::{Envelope, Event, File, Segment, SegmentSize, Site, TaskId};
 
@@ -95,6 +95,9 @@ impl Names {
             | Event::Unverified { .. }
             | Event::FoundDamaged { .. } => self.verification(event),
             Event::MarksRead { marks } => format!("read {marks} marks in the store"),
+            Event::HoleOpened { .. } | Event::HoleClosed { .. } | Event::HoleSought { .. } => {
+                self.hole(event)
+            }
             Event::AlertAcknowledged { alert } => format!("alert {alert} acknowledged"),
             Event::ClockJumped { by_ms } => {
                 let way = if *by_ms < 0 { "back" } else { "forward" };
@@ -163,6 +166,30 @@ impl Names {
         }
     }
 
+    fn hole(&self, event: &Event) -> String {
+        match event {
+            Event::HoleOpened { hole } => {
+                format!("HOLE: a restore would miss {}", hole.name(self.size))
+            }
+            Event::HoleClosed { hole } => {
+                let name = hole.name(self.size);
+                format!("no restore misses {name} any more: it is back, or nothing needs it")
+            }
+            Event::HoleSought {
+                hole,
+                means,
+                outcome,
+            } => {
+                let name = hole.name(self.size);
+                match outcome {
+                    Sought::Fetched => format!("fetched {name} from {means}"),
+                    Sought::Absent { message } => format!("{means} has no {name}: {message}"),
+                }
+            }
+            _ => String::new(),
+        }
+    }
+
     fn server(&self, event: &Event) -> String {
         match event {
             Event::ServerSeen(server) => {
@@ -212,6 +239,7 @@ impl Names {
                     Origin::Archive => " from archive_command",
                     Origin::Backup => " of a basebackup",
                     Origin::Adopted => " found in the spool",
+                    Origin::Fetched => " for a hole",
                 };
                 format!("spooled {}, {}{origin}", self.key(file), size(*bytes))
             }
@@ -225,6 +253,7 @@ impl Names {
                 let (plain, stored) = (size(*bytes_in), size(*bytes_out));
                 match how {
                     How::Written => format!("stored {}, {plain} in {stored}", self.key(file)),
+                    How::Replaced => format!("replaced the damaged {}", self.key(file)),
                     How::AlreadyThere => format!("{} was stored already", self.key(file)),
                 }
             }
@@ -289,6 +318,7 @@ impl Names {
         match task {
             TaskId::Store(_, file) => format!("store {}", self.key(file)),
             TaskId::Probe(_, node) => format!("probe server {node}"),
+            TaskId::Fetch(_, means) => format!("fetch WAL from {means}"),
             TaskId::Receive(_)
             | TaskId::Take(_)
             | TaskId::Switch(_)

@@ -163,6 +163,7 @@ pub fn policy(name: &str) -> Policy {
         backup_overdue_ms: Some(2 * 86_400_000 + 3_600_000),
         wal_overdue_ms: 3_600_000,
         slot_retention_bytes: 10 << 30,
+        directory: false,
     };
     policy.sites.insert(site(name), site_policy);
     policy

@@ -7,12 +7,14 @@
 //!
 //! - [`routes`]: which path means what, and the answers that need no WAL.
 //! - [`hold`]: backups that must not go.
+//! - [`holes`]: a person takes note of what is lost.
 //! - [`fetch`]: WAL and history files for a recovering server.
 //!
 //! Budget: 64 connections of 16 KiB each; as many blocking threads at most.
 
 mod fetch;
 mod hold;
+pub mod holes;
 mod routes;
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,7 @@
 //! | GET /SITE/basebackup | 200, JSON list from the stores |
 //! | PUT /SITE/archive/basebackup | 201, a basebackup is asked for |
 //! | PUT /SITE/hold, PUT or DELETE /SITE/release | see [`hold`](super::hold) |
+//! | PUT /SITE/holes/acknowledge | see [`holes`](super::holes) |
 //! | GET, HEAD /SITE/archive/FILE | see [`fetch`](super::fetch) |
 //! | PUT /SITE/archive/FILE | 501: archive_command is not served yet |
 //!
@@ -22,7 +23,7 @@ use machine::event::Why;
 use machine::{Class, Event, Millis};
 use serde_json::{Value, json};
 
-use super::{Context, fetch};
+use super::{Context, fetch, holes};
 use crate::config::Site;
 use crate::failure::{Failure, Outcome};
 use crate::journal::run::Report;
@@ -43,7 +44,7 @@ pub struct Asked {
 impl Asked {
     /// A segment sent to us is refused before it is read.
     pub fn is_small(&self) -> bool {
-        let ends = ["/basebackup", "/hold", "/release"];
+        let ends = ["/basebackup", "/hold", "/release", "/acknowledge"];
         self.method != Method::PUT || ends.iter().any(|end| self.path.ends_with(end))
     }
 }
@@ -105,6 +106,7 @@ enum Meaning<'a> {
     Hold(&'a str),
     Release(&'a str),
     File { site: &'a str, name: &'a str },
+    Acknowledge(&'a str),
 }
 
 impl Routes {
@@ -135,6 +137,9 @@ impl Routes {
             (&Method::PUT, Meaning::Hold(site)) => self.hold(self.site(site)?, &asked.body)?,
             (&(Method::PUT | Method::DELETE), Meaning::Release(site)) => {
                 self.release(self.site(site)?, &asked.body)?
+            }
+            (&Method::PUT, Meaning::Acknowledge(site)) => {
+                holes::acknowledge(&self.context, self.site(site)?, &asked.body)?
             }
             (&Method::GET, Meaning::File { site, name }) => {
                 self.fetch(self.site(site)?, name, asked.target.as_ref())?
@@ -234,6 +239,7 @@ fn meaning<'a>(path: &'a str, known: &dyn Fn(&str) -> bool) -> Result<Meaning<'a
     }
     match *parts {
         [_, "basebackup", ..] => Ok(Meaning::Basebackup(site)),
+        [_, "holes", "acknowledge"] => Ok(Meaning::Acknowledge(site)),
         [_, "status", ..] => Ok(Meaning::SiteStatus),
         [_, "hold"] => Ok(Meaning::Hold(site)),
         [_, "release"] => Ok(Meaning::Release(site)),

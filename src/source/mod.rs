@@ -1,6 +1,7 @@
 //! Bytes in: WAL and base backups from PostgreSQL.
 
 pub mod chunks;
+pub mod fetch;
 mod header;
 mod main_object;
 mod manifest;

@@ -13,6 +13,7 @@ use crate::failure::{Failure, Outcome};
 pub mod create_keys;
 pub mod events;
 pub mod hold;
+pub mod holes;
 mod http;
 pub mod pghoard;
 pub mod postgres_command;
@@ -30,6 +31,7 @@ const TOOLS: &[(&str, Tool)] = &[
     ("events", |args| events::run(args)),
     ("hold", |args| hold::hold(args)),
     ("holds", |args| hold::holds(args)),
+    ("holes", |args| holes::run(args)),
     ("postgres_command", |args| postgres_command::run(args)),
     ("release", |args| hold::release(args)),
     ("restore", |args| restore::run(args)),

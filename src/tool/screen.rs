@@ -144,12 +144,9 @@ fn render_site(out: &mut String, name: &str, site: &View<'_>) {
     render_backups(out, site);
     for hole in site.list("holes") {
         let hole = View(hole);
-        let lost = format!("{} to {}", hole.text("first"), hole.text("last"));
-        row(
-            out,
-            "LOST WAL",
-            &format!("{lost}, noticed {}", hole.time("since")),
-        );
+        let (name, state) = (hole.text("name"), hole.text("state"));
+        let told = format!("{name}, {state}, since {}", hole.time("since"));
+        row(out, "HOLE", &told);
     }
     for key in site.list("conflicts").iter().filter_map(Value::as_str) {
         row(out, "CONFLICT", key);

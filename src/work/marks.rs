@@ -12,7 +12,7 @@ use machine::projection::marks::{HOLDS, MARKS, Mark, Marks};
 use machine::{BackupName, Class, Event, File, Millis, SegmentSize};
 
 use crate::failure::{Failure, Outcome};
-use crate::store::{Body, Metadata, Put};
+use crate::store::{Body, Metadata, Put, Store};
 use crate::work::Place;
 use crate::work::holds::{self, Shelf};
 
@@ -21,10 +21,14 @@ const MARK_BYTES_MAX: u64 = 64 << 10;
 
 /// Puts the mark's object in its place and gives the event that says so.
 pub fn write(place: &Place, mark: Mark, size: SegmentSize) -> Outcome<Event> {
+    put(place.store.as_ref(), &place.prefix, mark, size)
+}
+
+/// The same for who knows only the store and the site's prefix.
+pub fn put(store: &dyn Store, prefix: &str, mark: Mark, size: SegmentSize) -> Outcome<Event> {
     let key = mark.key(size);
     let body = match &mark {
         Mark::Hold { .. } => {
-            let (store, prefix) = (place.store.as_ref(), place.prefix.as_str());
             return holds::hold(Shelf { store, prefix }, mark);
         }
         Mark::HoleAcknowledged { .. } | Mark::WalRetired { .. } | Mark::Damaged { .. } => {
@@ -33,9 +37,12 @@ pub fn write(place: &Place, mark: Mark, size: SegmentSize) -> Outcome<Event> {
         }
     };
     let body = Body::Bytes(&body);
-    place
-        .store
-        .put(&place.key(&key), body, &Metadata::new(), Put::Replace)?;
+    store.put(
+        &format!("{prefix}/{key}"),
+        body,
+        &Metadata::new(),
+        Put::Replace,
+    )?;
     Ok(Event::Marked { key, mark })
 }
 

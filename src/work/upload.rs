@@ -78,7 +78,7 @@ impl Upload<'_> {
                     Beside::Ruin => {
                         let body = encoded.body.as_body(&encoded.sizes);
                         self.place.store.put(&key, body, &metadata, Put::Replace)?;
-                        How::Written
+                        How::Replaced
                     }
                     Beside::Other(theirs) => {
                         let (file, ours) = (self.file.clone(), encoded.digest);

@@ -8,9 +8,11 @@ use std::fs;
 use std::path::Path;
 
 use machine::event::{
-    Adopted, Branch, Finished, How, Lease, Origin, Previous, Range, Reason, Server, Slot, Why,
+    Adopted, Branch, Finished, How, Lease, Origin, Previous, Range, Reason, Server, Slot, Sought,
+    Why,
 };
 use machine::projection::marks::{Hole, Mark};
+use machine::task::Means;
 use machine::{
     BackupName, Class, Envelope, Event, File, Lsn, Millis, Segment, SegmentSize, Site, SiteState,
     State, TaskId, Timeline,
@@ -214,6 +216,19 @@ fn plain_samples() -> Vec<Event> {
         Event::FoundDamaged {
             file: file.clone(),
             detail: text("it is empty"),
+        },
+        Event::HoleOpened {
+            hole: Hole::Wal(range),
+        },
+        Event::HoleClosed {
+            hole: Hole::History(Timeline(2)),
+        },
+        Event::HoleSought {
+            hole: Hole::Wal(range),
+            means: Means::Server(0),
+            outcome: Sought::Absent {
+                message: text("requested WAL segment has already been removed"),
+            },
         },
         Event::TaskFailed {
             task: TaskId::Store(Site(text("main")), file),

@@ -10,6 +10,7 @@
 mod bad_input;
 mod crash;
 mod hold;
+mod holes;
 mod load;
 mod login;
 mod long_log;

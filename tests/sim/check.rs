@@ -6,6 +6,8 @@ use machine::decide::{Busy, decide};
 use machine::policy::Policy;
 use machine::projection::backups::Phase;
 use machine::projection::ledger::Ledger;
+use machine::projection::marks::Hole;
+use machine::rule::holes;
 use machine::state::summary::{Removed, faithful, summary};
 use machine::{BackupName, Command, File, Segment, SiteState, State, Task, TaskId};
 use pghoard::work::lease;
@@ -260,6 +262,10 @@ pub fn unrest(world: &World, state: &State, busy: &Busy, since: machine::Millis)
             lsn(node.at)
         ));
     }
+    let open = holes::holes(ours);
+    if let Some(found) = open.iter().find(|found| healable(world, &found.hole)) {
+        return Some(format!("{:?} is not healed", found.hole));
+    }
     let believed = ours.backups.restorable(ledger);
     let believed: BTreeSet<_> = believed.into_iter().map(|(n, _, _)| n.clone()).collect();
     let really = truth.restorable();
@@ -270,6 +276,15 @@ pub fn unrest(world: &World, state: &State, busy: &Busy, since: machine::Millis)
         return Some(format!("restorable: {believed:?}, really {really:?}"));
     }
     None
+}
+
+/// Whether a server still has some of it.
+fn healable(world: &World, hole: &Hole) -> bool {
+    match hole {
+        Hole::Wal(range) => (range.first..=range.last)
+            .any(|n| world.cluster.available(Segment::new(range.timeline, n))),
+        Hole::History(timeline) => world.cluster.histories.contains_key(timeline),
+    }
 }
 
 /// Objects nobody will ever ask for or remove.

@@ -3,9 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use machine::event::{Finished, Lease, Origin, Server};
+use machine::event::{Finished, Lease, Origin, Server, Sought};
 use machine::projection::ledger::{Ledger, Presence};
-use machine::projection::marks::Marks;
+use machine::projection::marks::{Hole, Marks};
+use machine::task::Means;
 use machine::{BackupName, Class, Event, File, Segment, SiteState, State, Task, TaskId, Timeline};
 use pghoard::journal::chunk;
 use pghoard::journal::log::Log;
@@ -22,7 +23,7 @@ use pghoard::work::{delete, export, label, lease, marks, reconcile};
 use pghoard::{Failure, Outcome};
 
 use crate::receiver::Receiver;
-use crate::server::{SIZE, UNITS, lsn};
+use crate::server::{SIZE, Sent, UNITS, lsn};
 use crate::store::{Manifest, key};
 use crate::world::{Running, Stage, World, site};
 
@@ -252,6 +253,7 @@ fn effect(world: &mut World, running: &mut Running, emit: &mut dyn FnMut(Event))
             export::run(place, &export, emit)
         }
         (Task::Probe { node, .. }, _) => probe(world, running, *node, emit),
+        (Task::Fetch { means, hole, .. }, _) => fetch(world, *means, hole, emit),
         (Task::Switch { node, .. }, _) => {
             let index = usize::try_from(*node).unwrap();
             if world.cluster.nodes[index].down > 0 {
@@ -300,6 +302,85 @@ fn steady(mut event: Event) -> Event {
         *millis = 0;
     }
     event
+}
+
+/// What the server still has of the hole goes into the spool, as the real one does it.
+fn fetch(world: &mut World, means: Means, hole: &Hole, emit: &mut dyn FnMut(Event)) -> Outcome<()> {
+    let Means::Server(node) = means else {
+        return Err(Failure::new(Class::Internal, "no directory here"));
+    };
+    let node = usize::try_from(node).unwrap();
+    if world.cluster.nodes[node].down > 0 || world.fate.strikes(crate::fate::Fault::TakeStep) {
+        return Err(Failure::new(Class::Network, "the server hung up"));
+    }
+    let sought = |hole, outcome| Event::HoleSought {
+        hole,
+        means,
+        outcome,
+    };
+    let absent = || Sought::Absent {
+        message: "removed".into(),
+    };
+    let range = match hole {
+        Hole::Wal(range) => *range,
+        Hole::History(timeline) => {
+            let content = world.cluster.history(*timeline);
+            let found = world.cluster.histories.contains_key(timeline);
+            if found {
+                let file = File::History(*timeline);
+                place(world, file, content.as_bytes(), emit)?;
+            }
+            let outcome = if found { Sought::Fetched } else { absent() };
+            emit(sought(hole.clone(), outcome));
+            return Ok(());
+        }
+    };
+    for number in range.first..=range.last {
+        let positions = number * UNITS..(number + 1) * UNITS;
+        let sent = positions.map(|p| match world.cluster.send(node, range.timeline, p) {
+            Sent::Byte(byte) => Some(byte),
+            Sent::Wait | Sent::End(_) | Sent::Recycled | Sent::Refused => None,
+        });
+        let content: Option<Vec<u8>> = sent.collect();
+        let outcome = match content {
+            Some(content) => {
+                let file = File::Wal(Segment::new(range.timeline, number));
+                place(world, file, &content, emit)?;
+                Sought::Fetched
+            }
+            None => absent(),
+        };
+        let one = machine::event::Range {
+            first: number,
+            last: number,
+            ..range
+        };
+        emit(sought(Hole::Wal(one), outcome));
+    }
+    Ok(())
+}
+
+fn place(
+    world: &mut World,
+    file: File,
+    content: &[u8],
+    emit: &mut dyn FnMut(Event),
+) -> Outcome<()> {
+    let bytes = u64::try_from(content.len()).unwrap();
+    match world.spool.place(&file.spool_name(SIZE), content)? {
+        Sealed::New | Sealed::Duplicate => emit(Event::Spooled {
+            file,
+            entry: world.entry(),
+            bytes,
+            origin: Origin::Fetched,
+        }),
+        Sealed::Conflict { kept_as } => emit(Event::Conflicted {
+            file,
+            ours: format!("kept as '{kept_as}'"),
+            theirs: "sealed before".into(),
+        }),
+    }
+    Ok(())
 }
 
 fn probe(

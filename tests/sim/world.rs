@@ -138,6 +138,7 @@ impl World {
         let paces = drawn.iter().map(|kind| (*kind, (rate(), rate())));
         let mut pace: BTreeMap<_, _> = paces.collect();
         pace.insert(last, (500, 500));
+        pace.insert("fetch", (600, 600));
         // Much can happen between the loss of a log and the first listing.
         if fate.may(Fault::RestartLosesLog) && fate.chance(500) {
             pace.insert("reconcile", (fate.between(10, 60), fate.between(10, 60)));

@@ -86,7 +86,7 @@ impl Turn<'_> {
         );
     }
 
-    fn spool_full(&self, percent: u64) -> bool {
+    pub(super) fn spool_full(&self, percent: u64) -> bool {
         let limit = self.policy.spool_limit_bytes / 100;
         self.site.ledger.spool_bytes() > limit.saturating_mul(percent)
     }

@@ -8,13 +8,16 @@ use crate::breaks::{Rule, holds};
 use crate::event::{Event, Why};
 use crate::file::{BackupName, File};
 use crate::projection::backups::Phase;
-use crate::rule::schedule;
+use crate::rule::{holes, schedule};
 use crate::task::{Command, Task, TaskId};
 
 /// A finished backup whose last segment does not come asks for a switch after this long.
 const SWITCH_AFTER_MS: u64 = 2_000;
 /// ... and again after this long: the first switch may have met an idle server.
 const SWITCH_AGAIN_MS: u64 = 30_000;
+
+/// Backups that are to cover a hole come at most this often.
+const HOLE_AGAIN_MS: u64 = 600_000;
 
 impl Turn<'_> {
     pub(super) fn take(&self, out: &mut Vec<Command>) {
@@ -60,16 +63,22 @@ impl Turn<'_> {
         }
     }
 
-    /// A hole in the WAL that no later backup has bridged yet.
+    /// No backup leads to what is written now: a hole that nothing heals cuts the newest one off,
+    /// or the cluster went on from before all of them (S-48).
     fn uncovered(&self) -> bool {
-        let newest = self
-            .site
-            .backups
-            .live()
-            .map(|(_, backup)| backup.decided_at)
-            .max();
-        let hole = self.site.ledger.lost.iter().map(|lost| lost.since).max();
-        newest.is_some() && hole > newest
+        let live = self.site.backups.live();
+        // A backup that does not mend it must not follow the one before at once.
+        let ours = live.filter(|(_, b)| b.reason == Why::Hole && b.node.is_some());
+        let last = ours.map(|(_, backup)| backup.decided_at).max();
+        if last.is_some_and(|at| self.now.since(at) < HOLE_AGAIN_MS) {
+            return false;
+        }
+        let good = self.site.backups.restorable(&self.site.ledger);
+        let mut leading = good.iter().rev();
+        match leading.find(|(_, _, content)| holes::leads(self.site, content)) {
+            Some((newest, ..)) => self.hopeless().any(|found| found.cuts.contains(*newest)),
+            None => !good.is_empty(),
+        }
     }
 
     /// Backups there are, and none that a restore could use.

@@ -116,6 +116,9 @@ impl Attempts {
             Event::Verified { .. } | Event::Unverified { .. } | Event::FoundDamaged { .. } => {
                 self.failed.remove(&TaskId::Verify(site.clone()));
             }
+            Event::HoleSought { means, .. } => {
+                self.failed.remove(&TaskId::Fetch(site.clone(), *means));
+            }
             // A new configuration or a restart is a reason to try everything at once.
             Event::Started { .. } => self.failed.clear(),
             _ => {}

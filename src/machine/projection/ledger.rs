@@ -35,10 +35,13 @@ pub struct Ledger {
     pub frontier: Option<Segment>,
     /// The timeline that is received: where the frontier goes.
     pub toward: Option<Timeline>,
-    /// WAL that no server could send any more and no store holds.
+    /// WAL that a stream passed over because its server had it not any more. Whether a restore
+    /// misses it is another question: `rule/holes.rs`.
     pub lost: Vec<Lost>,
     /// Retention decided to delete it.
     pub expired: BTreeMap<Timeline, Runs>,
+    /// Objects of backups and histories that a listing showed gone, and since when.
+    pub missing: BTreeMap<File, Millis>,
     pub segment_size: Option<SegmentSize>,
     pub reconciled_at: Option<Millis>,
     pub last_stored_at: Option<Millis>,
@@ -100,8 +103,11 @@ impl Ledger {
                 wal.iter().for_each(|range| self.gain(range));
                 files.iter().for_each(|file| self.hold(file));
             }
-            Event::Missing { wal, files } | Event::Deleted { wal, files } => {
+            Event::Deleted { wal, files } => self.forget(wal, files),
+            Event::Missing { wal, files } => {
                 self.forget(wal, files);
+                let gone = files.iter().map(|file| (file.clone(), at));
+                self.missing.extend(gone);
             }
             Event::WalExpired { wal } => wal.iter().for_each(|range| self.expire(range)),
             Event::BackupFound(adopted) => self.hold(&File::Main(adopted.backup.clone())),
@@ -129,6 +135,9 @@ impl Ledger {
             | Event::ScrubStarted { .. }
             | Event::Verified { .. }
             | Event::FoundDamaged { .. }
+            | Event::HoleOpened { .. }
+            | Event::HoleClosed { .. }
+            | Event::HoleSought { .. }
             | Event::TaskFailed { .. }
             | Event::AlertAcknowledged { .. }
             | Event::LogRebuilt { .. }
@@ -206,6 +215,7 @@ impl Ledger {
     }
 
     fn hold(&mut self, file: &File) {
+        self.missing.remove(file);
         if let Some(presence) = self.damaged.get_mut(file) {
             *presence = Presence::There;
             return;
@@ -239,6 +249,7 @@ impl Ledger {
         if let Some(presence) = self.damaged.get_mut(file) {
             *presence = Presence::Gone;
         }
+        self.missing.remove(file);
         match file {
             File::Wal(s) => {
                 self.release(&Range {

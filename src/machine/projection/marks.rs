@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::{Event, Millis, Range};
 use crate::file::{BackupName, File};
-use crate::wal::{SegmentSize, Timeline};
+use crate::wal::{Segment, SegmentSize, Timeline};
 
 /// The site's marks as the log knows them: by object key below the prefix.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +32,16 @@ impl Marks {
             Event::MarksRead { .. } => self.read_at = Some(at),
             _ => {}
         }
+    }
+}
+
+impl Marks {
+    /// The key of the mark that says this object is damaged.
+    pub fn damaged(&self, object: &File) -> Option<&str> {
+        let mut marks = self.all.iter();
+        let found =
+            marks.find(|(_, mark)| matches!(mark, Mark::Damaged { file, .. } if file == object));
+        found.map(|(key, _)| key.as_str())
     }
 }
 
@@ -68,6 +78,43 @@ pub enum Mark {
 pub enum Hole {
     Wal(Range),
     History(Timeline),
+}
+
+impl Hole {
+    /// As a person names it: `FIRST-LAST` by segments, or the history file.
+    pub fn name(&self, size: SegmentSize) -> String {
+        match self {
+            Hole::Wal(range) => range.name(size),
+            Hole::History(timeline) => timeline.history_name(),
+        }
+    }
+
+    pub fn from_name(name: &str, size: SegmentSize) -> Option<Hole> {
+        if let Some(timeline) = Timeline::from_history_name(name) {
+            return Some(Hole::History(timeline));
+        }
+        let (first, last) = name.split_once('-')?;
+        let first = Segment::from_name(first, size)?;
+        let last = Segment::from_name(last, size)?;
+        let range = Range {
+            timeline: first.timeline,
+            first: first.number,
+            last: last.number,
+        };
+        let rising = first.timeline == last.timeline && first.number <= last.number;
+        rising.then_some(Hole::Wal(range))
+    }
+
+    /// Whether all of `other` is in it.
+    pub fn covers(&self, other: &Hole) -> bool {
+        match (self, other) {
+            (Hole::Wal(a), Hole::Wal(b)) => {
+                a.timeline == b.timeline && a.first <= b.first && b.last <= a.last
+            }
+            (Hole::History(a), Hole::History(b)) => a == b,
+            (Hole::Wal(_), Hole::History(_)) | (Hole::History(_), Hole::Wal(_)) => false,
+        }
+    }
 }
 
 /// Folders of marks below a site's prefix.

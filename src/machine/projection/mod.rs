@@ -5,6 +5,7 @@ pub mod attempts;
 pub mod backups;
 pub mod clock;
 pub mod exposure;
+pub mod holes;
 pub mod lease;
 pub mod ledger;
 pub mod marks;

@@ -45,6 +45,11 @@ impl Timelines {
         self.ancestors.get(&timeline).map(Vec::as_slice)
     }
 
+    /// The ancestors of every timeline whose history was read.
+    pub fn all(&self) -> impl Iterator<Item = &[Branch]> {
+        self.ancestors.values().map(Vec::as_slice)
+    }
+
     /// Where `ancestor` was left on the way to `timeline`; `None` if it is not an ancestor.
     pub fn left_at(&self, ancestor: Timeline, timeline: Timeline) -> Option<Lsn> {
         let path = self.ancestors.get(&timeline)?;

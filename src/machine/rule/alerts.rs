@@ -17,7 +17,9 @@ use crate::projection::clock::Clock;
 use crate::rule::coverage::Live;
 use crate::state::{SiteState, State};
 use crate::task::TaskId;
-use crate::wal::{Segment, SegmentSize};
+use crate::wal::SegmentSize;
+
+mod holes;
 
 mod absence;
 mod around;
@@ -64,11 +66,12 @@ pub const STICKY: [&str; 5] = [
 ];
 
 /// The names that are ours.
-pub const OURS: [&str; 12] = [
+pub const OURS: [&str; 13] = [
     "backup_overdue",
     "clock_doubtful",
     "event_log_growing",
     "event_log_rebuilt",
+    "object_missing",
     "slot_retention",
     "spool_filling",
     "sync_misconfigured",
@@ -116,6 +119,7 @@ pub fn alerts(
         view.synchronous(&mut list);
         view.names(&mut list);
         view.holes(&mut list);
+        view.missing(&mut list);
         view.uploads(&mut list);
         view.backups(&mut list);
         view.backup_overdue(&mut list);
@@ -216,22 +220,6 @@ impl View<'_> {
             let todo = "find out which cluster wrote the stored one; two clusters must not share \
                         a prefix";
             list.add("wal_conflict", *since, what, todo);
-        }
-    }
-
-    fn holes(&self, list: &mut List) {
-        for lost in &self.site.ledger.lost {
-            let at = |number| Segment::new(lost.range.timeline, number).name(self.size());
-            let what = format!(
-                "site '{}': WAL {} to {} is in no store and no server has it any more; no backup \
-                 from before it can be restored to a moment after it",
-                self.name,
-                at(lost.range.first),
-                at(lost.range.last)
-            );
-            let todo = "take a basebackup now if none was taken since; use a replication slot so \
-                        that it cannot happen again";
-            list.add("wal_hole", lost.since, what, todo);
         }
     }
 
@@ -343,18 +331,18 @@ mod tests {
     use crate::event::{Envelope, Event, Origin, Server};
     use crate::file::{BackupName, File};
     use crate::testing::site_policy;
-    use crate::wal::{Lsn, Timeline};
+    use crate::wal::{Lsn, Segment, Timeline};
     use alloc::string::ToString;
 
     fn site() -> Site {
         Site("main".into())
     }
 
-    fn segment(number: u64) -> Segment {
+    pub(super) fn segment(number: u64) -> Segment {
         Segment::new(Timeline(1), number)
     }
 
-    fn seen(system_id: u64, sync_state: Option<&str>) -> Event {
+    pub(super) fn seen(system_id: u64, sync_state: Option<&str>) -> Event {
         Event::ServerSeen(Server {
             node: 0,
             system_id,
@@ -385,15 +373,6 @@ mod tests {
             at: Lsn(0),
             class,
             message,
-        }
-    }
-
-    fn begun(number: u64) -> Event {
-        Event::StreamStarted {
-            node: 0,
-            from: segment(number),
-            slot: None,
-            anchored: true,
         }
     }
 
@@ -430,7 +409,7 @@ mod tests {
         }
     }
 
-    fn noted(alert: &str) -> Event {
+    pub(super) fn noted(alert: &str) -> Event {
         let alert = alert.into();
         Event::AlertAcknowledged { alert }
     }
@@ -496,7 +475,6 @@ mod tests {
             (&[conflicted(), conflicted()], "!wal_conflict 1..1"),
             (&[backup_failed(Interrupted)], ""),
             (&[backup_failed(Network)], "!backup_overdue 1..1"),
-            (&[seen(1, None), begun(5), begun(6)], "!wal_hole 3..3"),
             (
                 &[seen(1, None), seen(2, None), seen(2, None)],
                 "!wal_conflict 2..2",
@@ -518,15 +496,5 @@ mod tests {
         );
         check(&[seen(1, Some("quorum"))], "!sync_misconfigured 1..1");
         check(&[sync, asynchronous], "");
-    }
-
-    #[test]
-    fn a_noted_alert_stands_again_when_something_new_befalls() {
-        let hole = [seen(1, None), begun(5), begun(6), noted("wal_hole")];
-        check(&hole, "wal_hole 3..3");
-        let another = [&hole[..], &[begun(9)]].concat();
-        check(&another, "!wal_hole 3..5");
-        let both = [&another[..], &[noted("wal_hole"), noted("other")]].concat();
-        check(&both, "wal_hole 3..5");
     }
 }

@@ -4,6 +4,7 @@ pub mod alerts;
 pub mod clock;
 pub mod coverage;
 pub mod doomed;
+pub mod holes;
 pub mod retention;
 pub mod schedule;
 pub mod scrub;

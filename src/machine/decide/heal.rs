@@ -1,0 +1,73 @@
+//! Holes: recorded when they open and close, and healed by the cheapest means that works.
+//!
+//! What is in the spool is stored again anyway, and for what lies above the frontier reception
+//! goes back; here is what lies below it. Only when no means has it a new basebackup is taken
+//! (`take.rs`), and the moments in between are lost until a person takes note.
+
+use alloc::vec::Vec;
+
+use super::Turn;
+use crate::event::Event;
+use crate::projection::marks::Hole;
+use crate::rule::holes::{self, Found};
+use crate::task::{Command, Means, Task, TaskId};
+
+impl Turn<'_> {
+    pub(super) fn heal(&self, out: &mut Vec<Command>) {
+        let found = holes::holes(self.site);
+        let open = &self.site.holes.open;
+        // What is left of a recorded one is not recorded anew.
+        for Found { hole, .. } in &found {
+            if !open.keys().any(|recorded| recorded.covers(hole)) {
+                let hole = hole.clone();
+                self.record(out, Event::HoleOpened { hole });
+            }
+        }
+        for recorded in open.keys() {
+            if !found.iter().any(|found| recorded.covers(&found.hole)) {
+                let hole = recorded.clone();
+                self.record(out, Event::HoleClosed { hole });
+            }
+        }
+        let fetching = |id: &TaskId| matches!(id, TaskId::Fetch(site, _) if site == self.name);
+        if self.busy.keys().any(fetching) || self.spool_full(100) {
+            return;
+        }
+        for Found { hole, .. } in found {
+            let due = |means: &Means| {
+                let id = TaskId::Fetch(self.name.clone(), *means);
+                self.site.attempts.due(&id, self.now)
+            };
+            let means = self.untried(&hole).find(due);
+            if let Some(means) = means {
+                let site = self.name.clone();
+                self.start(out, Task::Fetch { site, means, hole });
+                return;
+            }
+        }
+    }
+
+    /// Means that have not said since the last listing that they have none of it: servers that
+    /// answer, then the directory.
+    fn untried<'a>(&'a self, hole: &'a Hole) -> impl Iterator<Item = Means> + 'a {
+        // Nobody waits for one that a person has given up: it is asked for once.
+        let known = holes::acknowledged(self.site, hole).is_some();
+        let servers = self.site.servers.up();
+        let servers = servers.map(|server| Means::Server(server.node));
+        let directory = self.policy.directory.then_some(Means::Directory);
+        servers.chain(directory).filter(move |means| match known {
+            true => !self.site.holes.absent(*means, hole),
+            false => !self.site.holes.asked(*means, hole),
+        })
+    }
+
+    /// Holes that nothing will heal as things stand.
+    pub(super) fn hopeless(&self) -> impl Iterator<Item = Found> {
+        let all = holes::holes(self.site).into_iter();
+        all.filter(|found| {
+            let directory = Means::Directory;
+            let asked = !self.policy.directory || self.site.holes.absent(directory, &found.hole);
+            asked && holes::exhausted(self.site, &found.hole)
+        })
+    }
+}
