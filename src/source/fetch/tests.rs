@@ -61,7 +61,9 @@ fn fetch(hole: Hole, files: &[(String, Vec<u8>)], more: impl Fn(&Path)) -> (Vec<
     };
     fetch.from_directory(folder.path(), &mut emit).unwrap();
     let found = spool.scan().unwrap().into_iter();
-    (found.map(|found| found.name).collect(), told)
+    let mut names: Vec<String> = found.map(|found| found.name).collect();
+    names.sort();
+    (names, told)
 }
 
 fn range(first: u64, last: u64) -> Hole {
