@@ -18,8 +18,8 @@ use crate::failure::{Failure, Outcome};
 use crate::journal::run::Report;
 use crate::publish::text::pretty;
 use crate::restore::Opened;
-use crate::work::holds::{self, Shelf};
 use crate::work::label;
+use crate::work::marks::holds::{self, Shelf};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -12,7 +12,6 @@ use crate::failure::{Failure, Outcome};
 
 pub mod create_keys;
 pub mod events;
-pub mod hold;
 pub mod holes;
 mod http;
 pub mod pghoard;
@@ -29,11 +28,11 @@ type Tool = fn(Vec<OsString>) -> i32;
 const TOOLS: &[(&str, Tool)] = &[
     ("create_keys", |args| create_keys::run(args)),
     ("events", |args| events::run(args)),
-    ("hold", |args| hold::hold(args)),
-    ("holds", |args| hold::holds(args)),
+    ("hold", |args| retention::hold::hold(args)),
+    ("holds", |args| retention::hold::holds(args)),
     ("holes", |args| holes::run(args)),
     ("postgres_command", |args| postgres_command::run(args)),
-    ("release", |args| hold::release(args)),
+    ("release", |args| retention::hold::release(args)),
     ("restore", |args| restore::run(args)),
     ("retention", |args| retention::run(args)),
     ("status", |args| status::run(args)),

@@ -25,6 +25,8 @@ use crate::failure::Outcome;
 use crate::journal::log;
 use crate::publish::text::{iso, pretty, size, utc};
 
+pub mod hold;
+
 #[derive(Parser)]
 #[command(name = "pghoard retention", version, infer_long_args = true)]
 /// Show which basebackups and which WAL retention keeps and which it lets go, and why

@@ -14,7 +14,9 @@ use machine::{BackupName, Class, Event, File, Millis, SegmentSize};
 use crate::failure::{Failure, Outcome};
 use crate::store::{Body, Metadata, Put, Store};
 use crate::work::Place;
-use crate::work::holds::{self, Shelf};
+use crate::work::marks::holds::Shelf;
+
+pub mod holds;
 
 /// A mark is a few hundred bytes; more than this is no mark of ours.
 const MARK_BYTES_MAX: u64 = 64 << 10;

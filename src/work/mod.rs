@@ -11,7 +11,6 @@ use crate::store::Store;
 
 pub mod delete;
 pub mod export;
-pub mod holds;
 pub mod label;
 pub mod lease;
 pub mod marks;

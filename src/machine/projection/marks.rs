@@ -15,6 +15,8 @@ use crate::event::{Event, Millis, Range};
 use crate::file::{BackupName, File};
 use crate::wal::{Segment, SegmentSize, Timeline};
 
+pub mod lease;
+
 /// The site's marks as the log knows them: by object key below the prefix.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

@@ -6,7 +6,6 @@ pub mod backups;
 pub mod clock;
 pub mod exposure;
 pub mod holes;
-pub mod lease;
 pub mod ledger;
 pub mod marks;
 pub mod scrub;

@@ -10,6 +10,7 @@
 mod cluster;
 mod oracle;
 mod shelf;
+mod stream;
 
 use std::sync::Arc;
 
@@ -17,7 +18,6 @@ use machine::decide::{Busy, decide};
 use machine::event::{Finished, How, Lease, Origin, Previous, Why};
 use machine::policy::{Policy, SitePolicy, Tiers};
 use machine::projection::marks::Mark;
-use machine::task::Start;
 use machine::{
     BackupName, Class, Command, Envelope, Event, File, Millis, Segment, Site, SiteState, State,
     Task, TaskId, Timeline,
@@ -333,82 +333,6 @@ impl Life {
             ours: true,
             started_at: self.state.started_at,
         }));
-    }
-
-    fn connect(&mut self, name: Site, node: u32, start: Start) {
-        let from = match start {
-            Start::At(segment) => segment,
-            Start::Anchor => {
-                let frontier = self.ours().ledger.frontier;
-                let slot = frontier.map_or(self.cluster.at, |f| f.number + 1);
-                let slot = slot.clamp(self.cluster.floor, self.cluster.at);
-                self.cluster.segment(slot)
-            }
-        };
-        let own = self.cluster.segment(from.number) == from;
-        if from.number < self.cluster.floor || !own || from.number > self.cluster.at {
-            let class = if own {
-                Class::NotFound
-            } else {
-                Class::Internal
-            };
-            let class = if from.number > self.cluster.at {
-                Class::Internal
-            } else {
-                class
-            };
-            self.next = Some(from);
-            self.end(class);
-            return;
-        }
-        let task = Task::Receive {
-            site: name,
-            node,
-            start,
-        };
-        self.busy.insert(task.id(), task);
-        self.tell(Event::StreamStarted {
-            node,
-            from,
-            slot: Some("pghoard".into()),
-            anchored: start == Start::Anchor,
-        });
-        self.next = Some(from);
-    }
-
-    fn end(&mut self, class: Class) {
-        self.busy.remove(&TaskId::Receive(site()));
-        let at = self.next.take().map_or(0, |s| s.start(SIZE).0);
-        self.tell(Event::StreamEnded {
-            node: 0,
-            at: machine::Lsn(at),
-            class,
-            message: "ended".into(),
-        });
-    }
-
-    /// The stream brings what the server has; whether anything came.
-    fn pump(&mut self) -> bool {
-        let Some(next) = self
-            .next
-            .filter(|_| self.busy.contains_key(&TaskId::Receive(site())))
-        else {
-            return false;
-        };
-        // After a failover it may stand on a timeline that was left; and nobody sends foreign WAL.
-        if self.cluster.segment(next.number) != next || self.cluster.system_id != 7 {
-            self.end(Class::Network);
-            return true;
-        }
-        if next.number >= self.cluster.at {
-            return false;
-        }
-        self.spool(File::Wal(next), Origin::Stream);
-        self.next = Some(self.cluster.segment(next.number + 1));
-        if self.next.map(|n| n.timeline) != Some(next.timeline) {
-            self.end(Class::Interrupted);
-        }
-        true
     }
 
     fn spool(&mut self, file: File, origin: Origin) {

@@ -18,15 +18,15 @@ use machine::projection::marks::Mark;
 use machine::{BackupName, Class, Millis};
 use serde_json::{Value, json};
 
-use super::http::{Daemon, Reply};
-use super::screen;
 use crate::clock;
 use crate::config::{Config, Site};
 use crate::failure::{Failure, Outcome};
 use crate::publish::text::{iso, pretty, utc};
 use crate::restore::Opened;
-use crate::work::holds::{self, Shelf};
+use crate::tool::http::{Daemon, Reply};
+use crate::tool::screen;
 use crate::work::label;
+use crate::work::marks::holds::{self, Shelf};
 
 #[derive(Parser)]
 #[command(name = "pghoard hold", version, infer_long_args = true)]
@@ -82,7 +82,7 @@ const FAILED: i32 = 1;
 const USAGE: i32 = 2;
 
 pub fn hold(args: impl IntoIterator<Item = OsString>) -> i32 {
-    let flags: Hold = match super::flags(args) {
+    let flags: Hold = match crate::tool::flags(args) {
         Ok(flags) => flags,
         Err(code) => return code,
     };
@@ -123,7 +123,7 @@ pub fn hold(args: impl IntoIterator<Item = OsString>) -> i32 {
 }
 
 pub fn release(args: impl IntoIterator<Item = OsString>) -> i32 {
-    let flags: Release = match super::flags(args) {
+    let flags: Release = match crate::tool::flags(args) {
         Ok(flags) => flags,
         Err(code) => return code,
     };
@@ -141,7 +141,7 @@ pub fn release(args: impl IntoIterator<Item = OsString>) -> i32 {
 }
 
 pub fn holds(args: impl IntoIterator<Item = OsString>) -> i32 {
-    let flags: Holds = match super::flags(args) {
+    let flags: Holds = match crate::tool::flags(args) {
         Ok(flags) => flags,
         Err(code) => return code,
     };
@@ -154,7 +154,7 @@ pub fn holds(args: impl IntoIterator<Item = OsString>) -> i32 {
 
 fn run(name: &str, at: &At, act: impl FnOnce(&Config, &Site) -> Outcome<String>) -> i32 {
     let told = |failure: Failure, code: i32| {
-        super::warn(format_args!("pghoard {name}: {failure}"));
+        crate::tool::warn(format_args!("pghoard {name}: {failure}"));
         code
     };
     let config = match screen::config(at.config.clone()) {
@@ -165,7 +165,7 @@ fn run(name: &str, at: &At, act: impl FnOnce(&Config, &Site) -> Outcome<String>)
         Ok(site) => site,
         Err(failure) => return told(failure, USAGE),
     };
-    match act(&config, site).and_then(|text| super::print(&text)) {
+    match act(&config, site).and_then(|text| crate::tool::print(&text)) {
         Ok(()) => DONE,
         Err(failure) if failure.class == Class::Config => told(failure, USAGE),
         Err(failure) => told(failure, FAILED),
