@@ -10,6 +10,7 @@ use pghoard::codec::decoder;
 use pghoard::codec::keys::Keyring;
 use pghoard::journal::chunk;
 use pghoard::store::{Body, Entry, Metadata, Object, Put, Store};
+use pghoard::work::lease;
 use pghoard::{Failure, Outcome};
 
 use crate::fate::{Fate, Fault};
@@ -121,9 +122,9 @@ impl Truth {
     }
 }
 
-/// Marks are no backups.
+/// Marks and the lease are no backups.
 fn ours(key: &str) -> bool {
-    key.contains("/mark/")
+    key.contains("/mark/") || key.ends_with(lease::KEY)
 }
 
 impl Truth {

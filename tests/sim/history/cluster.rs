@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use machine::event::{Branch, Event, Server};
-use machine::{Segment, Timeline};
+use machine::{File, Segment, Timeline};
 
 use super::shelf::SIZE;
 
@@ -33,6 +33,17 @@ impl Cluster {
         let branches = self.histories.get(&self.timeline).into_iter().flatten();
         let mut left = branches.filter(|b| number < Segment::at(b.timeline, b.switch, SIZE).number);
         Segment::new(left.next().map_or(self.timeline, |b| b.timeline), number)
+    }
+
+    /// Whether it can still send this.
+    pub fn has(&self, file: &File) -> bool {
+        match file {
+            File::History(timeline) => self.histories.contains_key(timeline),
+            File::Wal(s) => {
+                (self.floor..self.at).contains(&s.number) && self.segment(s.number) == *s
+            }
+            File::Partial(_) | File::Part { .. } | File::Main(_) => false,
+        }
     }
 
     /// A new timeline, from inside segment `at`.

@@ -335,7 +335,7 @@ impl Life {
         }));
     }
 
-    fn spool(&mut self, file: File, origin: Origin) {
+    pub fn spool(&mut self, file: File, origin: Origin) {
         self.entries += 1;
         self.tell(Event::Spooled {
             file,
@@ -409,6 +409,7 @@ impl Life {
                 reconcile::run(&self.place, &known, emit)?;
             }
             Task::ReadMarks { .. } => marks::read(&self.place, &ours.marks, emit)?,
+            Task::Fetch { means, hole, .. } => self.fetch(*means, hole, emit)?,
             // Verification has nothing to read here; the rest is not asked for.
             _ => {}
         }

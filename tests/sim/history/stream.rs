@@ -1,13 +1,46 @@
 //! The stream of a history: what a receiver would bring, without bytes.
 
-use machine::event::{Event, Origin};
-use machine::task::Start;
-use machine::{Class, File, Site, Task, TaskId};
+use machine::event::{Event, Origin, Sought};
+use machine::projection::marks::Hole;
+use machine::task::{Means, Start};
+use machine::{Class, File, Segment, Site, Task, TaskId};
+use pghoard::{Failure, Outcome};
 
 use super::shelf::SIZE;
 use super::{Life, site};
 
 impl Life {
+    /// What of a hole the server still has.
+    pub fn fetch(&mut self, means: Means, hole: &Hole, emit: &mut dyn FnMut(Event)) -> Outcome<()> {
+        if self.cluster.system_id != 7 {
+            return Err(Failure::new(Class::Conflict, "another cluster"));
+        }
+        let files: Vec<File> = match hole {
+            Hole::History(timeline) => vec![File::History(*timeline)],
+            Hole::Wal(range) => (range.first..=range.last)
+                .map(|number| File::Wal(Segment::new(range.timeline, number)))
+                .collect(),
+        };
+        for file in files {
+            if !self.cluster.has(&file) {
+                let message = "it was removed".to_owned();
+                emit(Event::HoleSought {
+                    hole: hole.clone(),
+                    means,
+                    outcome: Sought::Absent { message },
+                });
+                return Ok(());
+            }
+            self.spool(file, Origin::Fetched);
+        }
+        emit(Event::HoleSought {
+            hole: hole.clone(),
+            means,
+            outcome: Sought::Fetched,
+        });
+        Ok(())
+    }
+
     pub fn connect(&mut self, name: Site, node: u32, start: Start) {
         let from = match start {
             Start::At(segment) => segment,
