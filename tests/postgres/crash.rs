@@ -56,7 +56,13 @@ fn reported_survives(seed: u64) {
     let ack = if random.bool() { "spooled" } else { "stored" };
     let mut daemon = Daemon::over(&[&server], json!({ "ack": ack }));
     daemon.wait_backups(1);
+    // Whatever the dice say, a whole segment of the load is reported: else nothing is promised.
+    let before = server.flushed();
     let load = Load::start(&server);
+    let_it_write(&server, 2 << 20);
+    wait_until("a segment of the load to be held", PATIENCE, || {
+        daemon.held().is_some_and(|held| held > before + (1 << 20))
+    });
 
     let mut reported = 0;
     for _ in 0..scale().pick(KILLS_SMALL, KILLS) {
