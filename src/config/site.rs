@@ -240,6 +240,7 @@ pub(super) fn parse(name: &str, value: &Value, around: &Around<'_>) -> Outcome<S
     };
     let (min_disk_free_bytes, resume_multiplier) = receive_limits(&site)?;
     let (encryption_key_id, encryption_keys) = encryption(&site, around.notes)?;
+    let (delta_retries_max, delta_min_file_size_bytes, delta_chunk_size_bytes) = delta(&site)?;
     Ok(Site {
         name: name.to_owned(),
         prefix: prefix(&site, name, around.path_prefix)?,
@@ -257,11 +258,9 @@ pub(super) fn parse(name: &str, value: &Value, around: &Around<'_>) -> Outcome<S
         spool_limit_bytes: site.whole("spool_limit_bytes", SIZE)?.option(),
         min_disk_free_bytes,
         resume_multiplier,
-        reconcile_interval: Duration::from_secs(
-            site.whole("reconcile_interval_seconds", COUNT)?.or(86_400),
-        ),
+        reconcile_interval: seconds(&site, "reconcile_interval_seconds", 86_400)?,
         backup_overdue: span(&site, "backup_overdue_hours", 3600.0)?.option(),
-        wal_overdue: Duration::from_secs(site.whole("wal_overdue_seconds", COUNT)?.or(3_600)),
+        wal_overdue: seconds(&site, "wal_overdue_seconds", 3_600)?,
         slot_retention_bytes: site.whole("slot_retention_bytes", SIZE)?.or(10 << 30),
         verify_interval: span(&site, "verify_interval_days", 86_400.0)?
             .or_none(Duration::from_secs(30 * 86_400)),
@@ -285,14 +284,9 @@ pub(super) fn parse(name: &str, value: &Value, around: &Around<'_>) -> Outcome<S
         basebackup_compression_threads: site
             .whole("basebackup_compression_threads", COUNT)?
             .or(threads_default),
-        delta_retries_max: site
-            .whole("basebackup_delta_mode_max_retries", COUNT)?
-            .or(10),
-        delta_min_file_size_bytes: site
-            .whole("basebackup_delta_mode_min_delta_file_size", SIZE)?
-            .or(10 << 20),
-        delta_chunk_size_bytes: at_least_1(&site, "basebackup_delta_mode_chunk_size")?
-            .or(500 << 20),
+        delta_retries_max,
+        delta_min_file_size_bytes,
+        delta_chunk_size_bytes,
         encryption_format: site
             .one_of("encryption_format", ENCRYPTION_FORMATS)?
             .or(Envelope::AesGcm),
@@ -311,6 +305,19 @@ const COUNT: &str = "a whole number of at least 0";
 const COUNT_OR_NULL: &str = "a whole number of at least 0, or null";
 const SIZE_OR_NULL: &str = "a number of bytes, or null";
 const SIZE: &str = "a number of bytes";
+
+fn seconds(site: &Object<'_>, key: &'static str, default: u64) -> Outcome<Duration> {
+    Ok(Duration::from_secs(site.whole(key, COUNT)?.or(default)))
+}
+
+/// Retries, the smallest file that is not bundled, plain bytes in a bundle.
+fn delta(site: &Object<'_>) -> Outcome<(u32, u64, u64)> {
+    let retries_max = site.whole("basebackup_delta_mode_max_retries", COUNT)?;
+    let file_bytes_min = site.whole("basebackup_delta_mode_min_delta_file_size", SIZE)?;
+    let chunk_bytes = at_least_1(site, "basebackup_delta_mode_chunk_size")?;
+    let (retries_max, file_bytes_min) = (retries_max.or(10), file_bytes_min.or(10 << 20));
+    Ok((retries_max, file_bytes_min, chunk_bytes.or(500 << 20)))
+}
 
 fn basebackup_mode(site: &Object<'_>) -> Outcome<BasebackupMode> {
     let default = match site.flag("stream_compression")?.or(false) {

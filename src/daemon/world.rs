@@ -236,6 +236,45 @@ impl RealWorld {
         })
     }
 
+    fn store(
+        &self,
+        context: Arc<SiteContext>,
+        task: &Task,
+        (file, entry): (File, u64),
+        site: &SiteState,
+    ) -> Outcome<()> {
+        let size = site.ledger.segment_size.unwrap_or(SegmentSize::DEFAULT);
+        let metadata = metadata(&context, site, &file, size);
+        let damaged = site.ledger.damaged.get(&file).copied();
+        let job = task.clone();
+        self.spawn(task, move |_| {
+            collect(&job, |emit| {
+                verify::upload(&context, (&file, entry), size, damaged, metadata, emit)
+            })
+        })
+    }
+
+    fn delete_wal(&self, context: Arc<SiteContext>, task: &Task, size: SegmentSize) -> Outcome<()> {
+        let job = task.clone();
+        self.spawn(task, move |_| {
+            let Task::DeleteWal {
+                ranges,
+                retire,
+                forget,
+                ..
+            } = &job
+            else {
+                return Ok(Vec::new());
+            };
+            let wal = delete::Wal {
+                ranges,
+                retire,
+                forget,
+            };
+            collect(&job, |emit| delete::wal(&context.place, wal, size, emit))
+        })
+    }
+
     fn delete_backup(
         &self,
         context: Arc<SiteContext>,
@@ -399,17 +438,7 @@ impl World for RealWorld {
         match task.clone() {
             Task::Receive { node, start, .. } => self.receive(&context, task, node, start, site),
             Task::Probe { node, .. } => self.probe(context, task, node, site),
-            Task::Store { file, entry, .. } => {
-                let metadata = metadata(&context, site, &file, size);
-                let damaged = site.ledger.damaged.get(&file).copied();
-                self.spawn(task, move |_| {
-                    let what = (&file, entry);
-                    let upload = |emit: &mut dyn FnMut(Event)| {
-                        verify::upload(&context, what, size, damaged, metadata, emit)
-                    };
-                    collect(&job, upload)
-                })
-            }
+            Task::Store { file, entry, .. } => self.store(context, task, (file, entry), site),
             Task::Take { node, backup, .. } => {
                 self.take(context, task, (node, backup), site.servers.system_id)
             }
@@ -421,20 +450,7 @@ impl World for RealWorld {
                 })
             }
             Task::DeleteBackup { .. } => self.delete_backup(context, task, size),
-            Task::DeleteWal {
-                ranges,
-                retire,
-                forget,
-                ..
-            } => self.spawn(task, move |_| {
-                let (ranges, retire, forget) = (&ranges, &retire, &forget);
-                let wal = delete::Wal {
-                    ranges,
-                    retire,
-                    forget,
-                };
-                collect(&job, |emit| delete::wal(&context.place, wal, size, emit))
-            }),
+            Task::DeleteWal { .. } => self.delete_wal(context, task, size),
             Task::Reconcile { .. } => {
                 let known = Known {
                     ledger: site.ledger.clone(),

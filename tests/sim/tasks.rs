@@ -170,6 +170,7 @@ fn begin(world: &mut World, id: &TaskId, running: &mut Running) {
     running.done = true;
 }
 
+#[allow(clippy::too_many_lines, reason = "a table: one arm a task")]
 fn effect(world: &mut World, running: &mut Running, emit: &mut dyn FnMut(Event)) -> Outcome<()> {
     let place = &world.place;
     match (&running.task.clone(), &running.facts) {

@@ -84,44 +84,13 @@ impl Attempts {
             Event::BackupFailed { class, message, .. } => {
                 self.fail(TaskId::Take(site.clone()), *class, message, at);
             }
-            Event::ServerSeen(server) => {
-                self.failed
-                    .remove(&TaskId::Probe(site.clone(), server.node));
-            }
-            Event::Stored { file, .. } | Event::Dropped { file, .. } => {
-                self.failed
-                    .remove(&TaskId::Store(site.clone(), file.clone()));
-            }
-            Event::BackupFinished(_) => {
-                self.failed.remove(&TaskId::Take(site.clone()));
-            }
-            Event::Deleted { .. } => {
-                self.failed.remove(&TaskId::Delete(site.clone()));
-            }
-            Event::Switched { .. } => {
-                self.failed.remove(&TaskId::Switch(site.clone()));
-            }
-            Event::Reconciled { .. } => {
-                self.failed.remove(&TaskId::Reconcile(site.clone()));
-            }
-            Event::Exported { .. } => {
-                self.failed.remove(&TaskId::Export(site.clone()));
-            }
-            Event::MarksRead { .. } => {
-                self.failed.remove(&TaskId::Marks(site.clone()));
-            }
-            Event::LeaseSeen(_) => {
-                self.failed.remove(&TaskId::Lease(site.clone()));
-            }
-            Event::Verified { .. } | Event::Unverified { .. } | Event::FoundDamaged { .. } => {
-                self.failed.remove(&TaskId::Verify(site.clone()));
-            }
-            Event::HoleSought { means, .. } => {
-                self.failed.remove(&TaskId::Fetch(site.clone(), *means));
-            }
             // A new configuration or a restart is a reason to try everything at once.
             Event::Started { .. } => self.failed.clear(),
-            _ => {}
+            _ => {
+                if let Some(task) = succeeded(site, event) {
+                    self.failed.remove(&task);
+                }
+            }
         }
     }
 
@@ -158,6 +127,29 @@ impl Attempts {
     pub fn iter(&self) -> impl Iterator<Item = (&TaskId, &Failed)> {
         self.failed.iter()
     }
+}
+
+/// The task whose success an event tells.
+fn succeeded(site: &Site, event: &Event) -> Option<TaskId> {
+    let site = || site.clone();
+    Some(match event {
+        Event::ServerSeen(server) => TaskId::Probe(site(), server.node),
+        Event::Stored { file, .. } | Event::Dropped { file, .. } => {
+            TaskId::Store(site(), file.clone())
+        }
+        Event::BackupFinished(_) => TaskId::Take(site()),
+        Event::Deleted { .. } => TaskId::Delete(site()),
+        Event::Switched { .. } => TaskId::Switch(site()),
+        Event::Reconciled { .. } => TaskId::Reconcile(site()),
+        Event::Exported { .. } => TaskId::Export(site()),
+        Event::MarksRead { .. } => TaskId::Marks(site()),
+        Event::LeaseSeen(_) => TaskId::Lease(site()),
+        Event::Verified { .. } | Event::Unverified { .. } | Event::FoundDamaged { .. } => {
+            TaskId::Verify(site())
+        }
+        Event::HoleSought { means, .. } => TaskId::Fetch(site(), *means),
+        _ => return None,
+    })
 }
 
 fn backoff_ms(task: &TaskId, class: Class, times: u32) -> u64 {
