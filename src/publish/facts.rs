@@ -217,7 +217,7 @@ impl View<'_> {
         let last = coverage.last_backup.as_ref();
         json!({
             // One a hole in WAL that no server has any more.
-            "gaps": self.site.ledger.lost.len(),
+            "gaps": machine::rule::holes::holes(self.site).len(),
             "last_backup": last.map(|(name, at)| json!({ "at": iso(*at), "name": name.0 })),
             "protected_until": coverage.protected_until.map(iso),
             "slot": coverage::slot(self.site).map(slot),

@@ -196,6 +196,10 @@ pub fn law(world: &World, state: &State) {
         digest: String::new(),
     };
     let events = summary(state, removed);
+    // Programs read events as JSON, which knows only text keys.
+    if let Err(error) = serde_json::to_string(state) {
+        world.fate.violated(format!("no JSON: {error}"));
+    }
     if !faithful(state, &events) {
         world
             .fate

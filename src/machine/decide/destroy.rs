@@ -32,7 +32,8 @@ impl Turn<'_> {
     /// ago: what the store lost since an older listing would be counted on.
     pub(super) fn listed_lately(&self) -> bool {
         let at = self.site.ledger.reconciled_at;
-        at.is_some_and(|at| self.now.since(at) < LISTED_AGE_MS)
+        let lately = at.is_some_and(|at| self.now.since(at) < LISTED_AGE_MS);
+        lately || !holds(Rule::ReconcileFirst)
     }
 
     pub(super) fn plan(&self) -> Plan {

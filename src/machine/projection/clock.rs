@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::event::{Event, Millis};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Clock {
     /// Jumps that no server has agreed with since.
     pub jumped: Option<Jump>,

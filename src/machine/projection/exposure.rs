@@ -17,6 +17,7 @@ use crate::projection::timelines::Timelines;
 use crate::wal::{Lsn, Segment, Timeline};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Exposure {
     /// When the site was first heard of.
     pub begun_at: Option<Millis>,

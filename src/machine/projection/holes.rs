@@ -14,15 +14,20 @@ use crate::task::Means;
 use crate::wal::Timeline;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Holes {
+    #[serde(with = "crate::state::pairs")]
     pub open: BTreeMap<Hole, Millis>,
     /// What each means has said it does not have, however long ago.
+    #[serde(with = "crate::state::pairs")]
     absent: BTreeMap<Means, Missing>,
     /// The same, since the last listing: then they are asked once more.
+    #[serde(with = "crate::state::pairs")]
     asked: BTreeMap<Means, Missing>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 struct Missing {
     wal: BTreeMap<Timeline, Runs>,
     histories: BTreeSet<Timeline>,

@@ -27,6 +27,7 @@ pub struct Ledger {
     #[serde(with = "crate::state::pairs")]
     pub spool: BTreeMap<File, Entry>,
     /// Marked as damaged: not held, whatever the store has under the name.
+    #[serde(with = "crate::state::pairs")]
     pub damaged: BTreeMap<File, Presence>,
     /// Names whose content differs from ours in the store: both kept, for a human.
     #[serde(with = "crate::state::pairs")]
@@ -41,6 +42,7 @@ pub struct Ledger {
     /// Retention decided to delete it.
     pub expired: BTreeMap<Timeline, Runs>,
     /// Objects of backups and histories that a listing showed gone, and since when.
+    #[serde(with = "crate::state::pairs")]
     pub missing: BTreeMap<File, Millis>,
     pub segment_size: Option<SegmentSize>,
     pub reconciled_at: Option<Millis>,

@@ -15,6 +15,7 @@ use crate::runs::Runs;
 use crate::wal::{Segment, Timeline};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Scrub {
     pub pass: Option<Pass>,
     /// The pass before it.
@@ -24,6 +25,7 @@ pub struct Scrub {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Pass {
     pub started_at: Millis,
     /// Objects there were when it began.
@@ -35,6 +37,7 @@ pub struct Pass {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Counts {
     pub good: u64,
     /// Of the good ones, judged without the private key.
@@ -65,6 +68,7 @@ pub struct Trouble {
 
 /// A set of stored objects.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Objects {
     pub wal: BTreeMap<Timeline, Runs>,
     pub parts: BTreeMap<BackupName, Runs>,

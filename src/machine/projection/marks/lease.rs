@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::event::{Event, Lease, Millis};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Tenure {
     /// `None` until this run has looked: meanwhile another may have come.
     pub lease: Option<Lease>,
