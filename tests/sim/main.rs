@@ -77,11 +77,10 @@ const NEW_LONG: u64 = 10_000;
 const HISTORIES: u64 = 2_000;
 /// Without a rule a seed below this one fails.
 const BROKEN_MAX: u64 = 2_000;
-/// Rules that no early seed misses, each with one that does.
-const LATE: [(Rule, u64); 2] = [
-    (Rule::ReconcileFirst, 1_341),
-    (Rule::StoreApartFromDelete, 1_146),
-];
+/// Rules that show in a history: time has to pass for them to matter.
+const LATE: [(Rule, u64); 2] = [(Rule::RestorableCounts, 46), (Rule::ReconcileFirst, 207)];
+/// No seed meets the moment; `decide/store.rs` has a test of its own.
+const UNSEEN: Rule = Rule::StoreApartFromDelete;
 
 #[test]
 fn seeds() {
@@ -153,14 +152,20 @@ fn every_rule_is_missed() {
     let mut unmissed = Vec::new();
     let only = std::env::var("PGHOARD_SIM_BREAK").ok();
     let asked = |rule: &Rule| {
-        only.as_ref()
-            .is_none_or(|name| *name == format!("{rule:?}"))
+        let named = only
+            .as_ref()
+            .is_none_or(|name| *name == format!("{rule:?}"));
+        named && *rule != UNSEEN
     };
     for rule in breaks::RULES.into_iter().filter(asked) {
         let shown = LATE.iter().filter(|(late, _)| *late == rule);
-        let seeds: Vec<u64> = shown.map(|(_, seed)| *seed).chain(0..BROKEN_MAX).collect();
+        let shown: Vec<u64> = shown.map(|(_, seed)| *seed).collect();
+        let seeds: Vec<u64> = (0..BROKEN_MAX).collect();
         breaks::break_rule(Some(rule));
-        let failed = failures(&seeds, 1, sim::run);
+        let mut failed = failures(&shown, 1, history::run);
+        if failed.is_empty() {
+            failed = failures(&seeds, 1, sim::run);
+        }
         breaks::break_rule(None);
         match failed.first() {
             Some((seed, what)) => {

@@ -78,3 +78,78 @@ impl Turn<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Envelope;
+    use crate::decide::{Busy, decide};
+    use crate::event::{Event, Lease, Millis, Origin, Range};
+    use crate::file::Site;
+    use crate::policy::Policy;
+    use crate::state::State;
+    use crate::testing::site_policy;
+    use crate::wal::{Segment, Timeline};
+    use alloc::vec;
+
+    /// Whether WAL `number` in the spool is put into the store while `first..=last` is deleted.
+    fn check(number: u64, (first, last): (u64, u64), expect: bool) {
+        let site = Site("main".into());
+        let mut state = State::default();
+        let lease = Lease {
+            holder: "us".into(),
+            host: "here".into(),
+            ours: true,
+            started_at: Millis(1),
+        };
+        let spooled = Event::Spooled {
+            file: File::Wal(Segment::new(Timeline(1), number)),
+            entry: 1,
+            bytes: 1,
+            origin: Origin::Adopted,
+        };
+        for (event, seq) in [Event::LeaseSeen(lease), spooled].into_iter().zip(1..) {
+            state.apply(&Envelope {
+                seq,
+                at: Millis(seq),
+                run: 1,
+                site: Some(site.clone()),
+                event,
+            });
+        }
+        let mut policy = Policy {
+            uploads_max: 1,
+            ..Policy::default()
+        };
+        policy.sites.insert(site.clone(), site_policy());
+        let range = Range {
+            timeline: Timeline(1),
+            first,
+            last,
+        };
+        let task = Task::DeleteWal {
+            site,
+            ranges: vec![range],
+            retire: Vec::new(),
+            forget: Vec::new(),
+        };
+        let busy = Busy::from([(task.id(), task)]);
+        let commands = decide(&state, &policy, &busy, Millis(3));
+        let mut stores = commands.iter();
+        let stores = stores.any(|c| matches!(c, Command::Start(Task::Store { .. })));
+        assert_eq!(stores, expect, "{number} beside {first} to {last}");
+    }
+
+    #[test]
+    fn no_wal_is_stored_into_a_range_that_is_being_deleted() {
+        for (number, range, expect) in [
+            (1, (2, 4), true),
+            (2, (2, 4), false),
+            (3, (2, 4), false),
+            (4, (2, 4), false),
+            (5, (2, 4), true),
+        ] {
+            check(number, range, expect);
+        }
+    }
+}
