@@ -7,6 +7,7 @@
 use alloc::collections::BTreeMap;
 use alloc::string::ToString;
 use alloc::vec::Vec;
+use core::cell::OnceCell;
 
 use crate::breaks::{Rule, holds};
 use crate::class::Class;
@@ -16,6 +17,8 @@ use crate::policy::{Policy, SitePolicy};
 use crate::projection::backups::Phase;
 use crate::rule::clock;
 use crate::rule::doomed::doomed;
+use crate::rule::holes::Found;
+use crate::rule::retention::Plan;
 use crate::state::{SiteState, State};
 use crate::task::{Command, Task, TaskId};
 
@@ -57,6 +60,8 @@ pub fn decide(state: &State, policy: &Policy, busy: &Busy, now: Millis) -> Vec<C
             busy,
             now,
             doubtful: clock::doubtful(&state.clock, site).is_some(),
+            plan: OnceCell::new(),
+            holes: OnceCell::new(),
         };
         if policy.draining {
             turn.store(&mut out, &mut uploads);
@@ -101,6 +106,9 @@ struct Turn<'a> {
     now: Millis,
     /// The clock may be wrong.
     doubtful: bool,
+    /// What several subjects ask, computed once.
+    plan: OnceCell<Plan>,
+    holes: OnceCell<Vec<Found>>,
 }
 
 impl Turn<'_> {

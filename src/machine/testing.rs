@@ -1,6 +1,6 @@
 //! Small states for the tables of the rules.
 
-use crate::event::{Millis, Server, Why};
+use crate::event::{Event, Lease, Millis, Server, Why};
 use crate::file::BackupName;
 use crate::policy::{Ack, SitePolicy, Tiers};
 use crate::projection::backups::{Backup, Content, Phase};
@@ -46,6 +46,28 @@ pub fn seen(node: u32) -> Server {
         sync_state: None,
         slot: None,
         clock_skew_ms: None,
+    }
+}
+
+/// Who holds the prefix.
+pub fn lease(ours: bool) -> Event {
+    Event::LeaseSeen(Lease {
+        holder: "x".into(),
+        host: "vault".into(),
+        ours,
+        started_at: Millis(1),
+    })
+}
+
+/// A listing that showed nothing new.
+pub fn reconciled() -> Event {
+    Event::Reconciled {
+        objects: 0,
+        bytes: 0,
+        found: 0,
+        missing: 0,
+        unknown: 0,
+        millis: 0,
     }
 }
 

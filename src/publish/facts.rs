@@ -99,6 +99,7 @@ impl View<'_> {
             .map(|policy| schedule::forecast((self.name, self.site), policy, self.all, self.now));
         let streams = self.policy.map(|policy| policy.streams);
         let coverage = coverage::coverage(self.name, self.site, self.policy, self.live, self.now);
+        let holes = holes::list(self.site);
         json!({
             "active": self.policy.map(|policy| policy.active),
             "attempts": self.attempts(),
@@ -110,10 +111,10 @@ impl View<'_> {
             })),
             "conflicts": ledger.conflicts.keys().map(|f| f.key(self.size())).collect::<Vec<_>>(),
             "flushed_lsn": positions.flushed.map(|lsn| lsn.to_string()),
-            "coverage": self.coverage(&coverage),
+            "coverage": self.coverage(&coverage, holes.len()),
             "frontier": ledger.frontier.map(|segment| self.named(segment)),
             "frontier_at": self.site.exposure.frontier_at.map(iso),
-            "holes": holes::list(self.site),
+            "holes": holes,
             "last_stored_at": ledger.last_stored_at.map(iso),
             "lease": self.site.tenure.lease.as_ref().map(|lease| json!({
                 "holder": lease.holder,
@@ -202,7 +203,7 @@ impl View<'_> {
     }
 
     /// What can be restored, and what is not safe yet.
-    fn coverage(&self, coverage: &Coverage) -> Value {
+    fn coverage(&self, coverage: &Coverage, gaps: usize) -> Value {
         let windows = coverage.windows.iter().map(|window| {
             json!({
                 "backups": window.backups,
@@ -216,8 +217,8 @@ impl View<'_> {
         });
         let last = coverage.last_backup.as_ref();
         json!({
-            // One a hole in WAL that no server has any more.
-            "gaps": machine::rule::holes::holes(self.site).len(),
+            // As many as there are holes.
+            "gaps": gaps,
             "last_backup": last.map(|(name, at)| json!({ "at": iso(*at), "name": name.0 })),
             "protected_until": coverage.protected_until.map(iso),
             "slot": coverage::slot(self.site).map(slot),

@@ -310,7 +310,7 @@ impl Store for SimStore {
     }
 }
 
-fn entry(key: &str, bytes: &[u8]) -> Entry {
+pub fn entry(key: &str, bytes: &[u8]) -> Entry {
     Entry {
         key: key.into(),
         size_bytes: u64::try_from(bytes.len()).unwrap(),

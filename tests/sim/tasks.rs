@@ -71,7 +71,7 @@ fn held(ledger: &Ledger) -> BTreeSet<Timeline> {
     ledger.histories.iter().copied().chain(spooled).collect()
 }
 
-fn main_metadata(site: &SiteState, name: &BackupName) -> Metadata {
+pub fn main_metadata(site: &SiteState, name: &BackupName) -> Metadata {
     let modes = label::Modes {
         active_backup: "walreceiver",
         basebackup: "stream",

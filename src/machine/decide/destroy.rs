@@ -36,8 +36,9 @@ impl Turn<'_> {
         lately || !holds(Rule::ReconcileFirst)
     }
 
-    pub(super) fn plan(&self) -> Plan {
-        retention::plan(self.site, self.policy, self.now, self.doubtful)
+    pub(super) fn plan(&self) -> &Plan {
+        let plan = || retention::plan(self.site, self.policy, self.now, self.doubtful);
+        self.plan.get_or_init(plan)
     }
 
     pub(super) fn expire(&self, out: &mut Vec<Command>) {
@@ -89,7 +90,7 @@ impl Turn<'_> {
         if plan.expired().next().is_some() {
             return;
         }
-        let wal = plan.wal;
+        let wal = &plan.wal;
         let recorded = &self.site.ledger.expired;
         let mut fresh = Vec::new();
         let mut ranges = Vec::new();
@@ -120,8 +121,8 @@ impl Turn<'_> {
             let task = Task::DeleteWal {
                 site: self.name.clone(),
                 ranges,
-                retire: wal.retire,
-                forget: wal.forget,
+                retire: wal.retire.clone(),
+                forget: wal.forget.clone(),
             };
             self.start(out, task);
         }

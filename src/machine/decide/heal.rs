@@ -14,10 +14,10 @@ use crate::task::{Command, Means, Task, TaskId};
 
 impl Turn<'_> {
     pub(super) fn heal(&self, out: &mut Vec<Command>) {
-        let found = holes::holes(self.site);
+        let found = self.found();
         let open = &self.site.holes.open;
         // What is left of a recorded one is not recorded anew.
-        for Found { hole, .. } in &found {
+        for Found { hole, .. } in found {
             if !open.keys().any(|recorded| recorded.covers(hole)) {
                 let hole = hole.clone();
                 self.record(out, Event::HoleOpened { hole });
@@ -38,13 +38,17 @@ impl Turn<'_> {
                 let id = TaskId::Fetch(self.name.clone(), *means);
                 self.site.attempts.due(&id, self.now)
             };
-            let means = self.untried(&hole).find(due);
+            let means = self.untried(hole).find(due);
             if let Some(means) = means {
-                let site = self.name.clone();
+                let (site, hole) = (self.name.clone(), hole.clone());
                 self.start(out, Task::Fetch { site, means, hole });
                 return;
             }
         }
+    }
+
+    fn found(&self) -> &[Found] {
+        self.holes.get_or_init(|| holes::holes(self.site))
     }
 
     /// Means that have not said since the last listing that they have none of it: servers that
@@ -62,9 +66,8 @@ impl Turn<'_> {
     }
 
     /// Holes that nothing will heal as things stand.
-    pub(super) fn hopeless(&self) -> impl Iterator<Item = Found> {
-        let all = holes::holes(self.site).into_iter();
-        all.filter(|found| {
+    pub(super) fn hopeless(&self) -> impl Iterator<Item = &Found> {
+        self.found().iter().filter(|found| {
             let directory = Means::Directory;
             let asked = !self.policy.directory || self.site.holes.absent(directory, &found.hole);
             asked && holes::exhausted(self.site, &found.hole)

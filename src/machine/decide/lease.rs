@@ -34,25 +34,16 @@ mod tests {
 
     use crate::class::Class;
     use crate::decide::{Busy, decide};
-    use crate::event::{Envelope, Event, Lease, Millis, Origin, Previous, Why};
+    use crate::event::{Envelope, Event, Millis, Origin, Previous, Why};
     use crate::file::{BackupName, File, Site};
     use crate::policy::Policy;
     use crate::state::State;
     use crate::task::{Command, TaskId};
-    use crate::testing::{seen, site_policy};
+    use crate::testing::{lease, reconciled, seen, site_policy};
     use crate::wal::{Segment, Timeline};
 
     fn site() -> Site {
         Site("main".into())
-    }
-
-    fn lease(ours: bool) -> Event {
-        Event::LeaseSeen(Lease {
-            holder: "x".into(),
-            host: "vault".into(),
-            ours,
-            started_at: Millis(1),
-        })
     }
 
     fn started() -> Event {
@@ -77,14 +68,7 @@ mod tests {
                 slot: None,
                 anchored: false,
             },
-            Event::Reconciled {
-                objects: 0,
-                bytes: 0,
-                found: 0,
-                missing: 0,
-                unknown: 0,
-                millis: 0,
-            },
+            reconciled(),
             Event::MarksRead { marks: 0 },
             Event::Spooled {
                 file: File::Wal(segment),

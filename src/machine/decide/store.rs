@@ -84,11 +84,11 @@ mod tests {
     use super::*;
     use crate::Envelope;
     use crate::decide::{Busy, decide};
-    use crate::event::{Event, Lease, Millis, Origin, Range};
+    use crate::event::{Event, Millis, Origin, Range};
     use crate::file::Site;
     use crate::policy::Policy;
     use crate::state::State;
-    use crate::testing::site_policy;
+    use crate::testing::{lease, site_policy};
     use crate::wal::{Segment, Timeline};
     use alloc::vec;
 
@@ -96,19 +96,13 @@ mod tests {
     fn check(number: u64, (first, last): (u64, u64), expect: bool) {
         let site = Site("main".into());
         let mut state = State::default();
-        let lease = Lease {
-            holder: "us".into(),
-            host: "here".into(),
-            ours: true,
-            started_at: Millis(1),
-        };
         let spooled = Event::Spooled {
             file: File::Wal(Segment::new(Timeline(1), number)),
             entry: 1,
             bytes: 1,
             origin: Origin::Adopted,
         };
-        for (event, seq) in [Event::LeaseSeen(lease), spooled].into_iter().zip(1..) {
+        for (event, seq) in [lease(true), spooled].into_iter().zip(1..) {
             state.apply(&Envelope {
                 seq,
                 at: Millis(seq),

@@ -37,16 +37,6 @@ impl Marks {
     }
 }
 
-impl Marks {
-    /// The key of the mark that says this object is damaged.
-    pub fn damaged(&self, object: &File) -> Option<&str> {
-        let mut marks = self.all.iter();
-        let found =
-            marks.find(|(_, mark)| matches!(mark, Mark::Damaged { file, .. } if file == object));
-        found.map(|(key, _)| key.as_str())
-    }
-}
-
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mark {

@@ -132,27 +132,15 @@ struct Held {
 }
 
 impl Held {
-    /// Stored and whole, or spooled, or let go on purpose.
+    /// Stored and whole (the ledger holds nothing damaged), or spooled, or let go on purpose.
     fn of(site: &SiteState) -> Held {
         let mut held = Held {
             wal: site.ledger.wal.clone(),
             histories: site.ledger.histories.clone(),
         };
         for mark in site.marks.all.values() {
-            match mark {
-                Mark::Damaged {
-                    file: File::Wal(s), ..
-                } => {
-                    if let Some(runs) = held.wal.get_mut(&s.timeline) {
-                        runs.remove(s.number);
-                    }
-                }
-                Mark::Damaged {
-                    file: File::History(timeline),
-                    ..
-                } => drop(held.histories.remove(timeline)),
-                Mark::WalRetired { range } => held.add(*range),
-                Mark::Damaged { .. } | Mark::Hold { .. } | Mark::HoleAcknowledged { .. } => {}
+            if let Mark::WalRetired { range } = mark {
+                held.add(*range);
             }
         }
         for file in site.ledger.spool.keys() {

@@ -356,14 +356,7 @@ mod tests {
             wal: wal(1, 200),
             files: files.collect(),
         };
-        let listed = Event::Reconciled {
-            objects: 0,
-            bytes: 0,
-            found: 0,
-            missing: 0,
-            unknown: 0,
-            millis: 0,
-        };
+        let listed = crate::testing::reconciled();
         let mut state = State::default();
         for event in [found, listed, Event::MarksRead { marks: 0 }] {
             apply(&mut state, event, Millis(0));

@@ -28,10 +28,11 @@ use pghoard::codec::{Compression, Encoding};
 use pghoard::store::Metadata;
 use pghoard::work::delete::Doomed;
 use pghoard::work::reconcile::Known;
-use pghoard::work::{Place, delete, label, marks, reconcile};
+use pghoard::work::{Place, delete, marks, reconcile};
 use pghoard::{Failure, Outcome};
 
 use crate::fate::Fate;
+use crate::tasks::main_metadata;
 use cluster::Cluster;
 use shelf::{Needs, PREFIX, SIZE, Shelf};
 
@@ -486,18 +487,6 @@ fn stored(file: File, entry: Option<u64>) -> Event {
         millis: 0,
         how: How::Written,
     }
-}
-
-fn main_metadata(site: &SiteState, name: &BackupName) -> Metadata {
-    let modes = label::Modes {
-        active_backup: "walreceiver",
-        basebackup: "stream",
-    };
-    let backup = site.backups.all.get(name);
-    let content = backup.and_then(|backup| Some((backup, backup.content.as_ref()?)));
-    content.map_or_else(Metadata::new, |(backup, content)| {
-        label::write(PREFIX, &modes, backup, content, Some(180_000), SIZE)
-    })
 }
 
 fn site_policy(fate: &Fate) -> SitePolicy {

@@ -8,6 +8,8 @@ use machine::{BackupName, Class, File, Segment, SegmentSize};
 use pghoard::store::{Body, Entry, Metadata, Object, Put, Store};
 use pghoard::{Failure, Outcome};
 
+use crate::store::entry;
+
 pub const SIZE: SegmentSize = SegmentSize::DEFAULT;
 pub const PREFIX: &str = "main";
 
@@ -74,14 +76,6 @@ impl Truth {
 impl Shelf {
     pub fn truth(&self) -> MutexGuard<'_, Truth> {
         self.0.lock().unwrap()
-    }
-}
-
-fn entry(key: &str, bytes: &[u8]) -> Entry {
-    Entry {
-        key: key.into(),
-        size_bytes: u64::try_from(bytes.len()).unwrap(),
-        modified_ms: 0,
     }
 }
 

@@ -119,14 +119,7 @@ mod tests {
                 files: alloc::vec![part()],
             },
             Event::BackupFound(backup),
-            Event::Reconciled {
-                objects: 0,
-                bytes: 0,
-                found: 0,
-                missing: 0,
-                unknown: 0,
-                millis: 0,
-            },
+            crate::testing::reconciled(),
         ]
     }
 

@@ -9,7 +9,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 
 use super::*;
-use crate::event::{Event, Server, Sought, Why};
+use crate::event::{Event, Sought, Why};
 use crate::testing;
 
 fn number(text: &str) -> u64 {
@@ -97,8 +97,7 @@ fn word(site: &mut SiteState, word: &str) {
                 true => File::Wal(Segment::new(range(rest).timeline, range(rest).first)),
                 false => File::History(timeline(rest)),
             };
-            let (detail, at) = (String::new(), Millis(1));
-            mark(site, Mark::Damaged { file, detail, at });
+            ledger.damage(&file);
         }
         other => panic!("{other}"),
     }
@@ -399,18 +398,7 @@ fn s48_a_backup_leads_to_where_the_cluster_went_or_not() {
 }
 
 fn seen(node: u32) -> Event {
-    Event::ServerSeen(Server {
-        node,
-        system_id: 1,
-        version: 150_018,
-        segment_size: SegmentSize::DEFAULT,
-        timeline: Timeline(1),
-        lsn: Lsn(0),
-        in_recovery: false,
-        sync_state: None,
-        slot: None,
-        clock_skew_ms: None,
-    })
+    Event::ServerSeen(testing::seen(node))
 }
 
 fn sought(means: Means, text: &str) -> Event {
