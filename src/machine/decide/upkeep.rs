@@ -14,7 +14,9 @@ const KEPT_SHARE: u64 = 10;
 impl Turn<'_> {
     /// Stretch by stretch, each whole: what is exported never changes again.
     pub(super) fn export(&self, state: &State, out: &mut Vec<Command>) {
-        let Some(events) = self.all.export_events else {
+        // As with everything else, nothing is put where another daemon writes.
+        let free = self.site.tenure.foreign().is_none();
+        let Some(events) = self.all.export_events.filter(|_| free) else {
             return;
         };
         let after = self.site.exports.upto.max(state.log.removed_upto);
@@ -26,13 +28,15 @@ impl Turn<'_> {
     }
 }
 
-/// Compaction stops the loop for a moment, so it waits until nothing but reception is going on;
+/// Compaction stops the loop for a moment, so it waits until nothing is going on that ends;
 /// a daemon that is never at rest does it all the same before the log is twice as long. It waits
 /// for every store that has not taken its part yet, and for enough to be won by it.
 pub(super) fn compact(state: &State, policy: &Policy, busy: &Busy) -> Option<Command> {
     let max = policy.log_events_max.filter(|_| !policy.draining)?;
     let held = state.log.held(state.seq);
-    let quiet = busy.keys().all(|id| matches!(id, TaskId::Receive(_)));
+    // These two run as long as the daemon does.
+    let lasting = |id: &TaskId| matches!(id, TaskId::Receive(_) | TaskId::Lease(_));
+    let quiet = busy.keys().all(lasting);
     let pressing = held > max.saturating_mul(2);
     if held <= max || state.log.refused.is_some() || !(quiet || pressing) {
         return None;
@@ -60,7 +64,7 @@ mod tests {
     use crate::decide::decide;
     use crate::event::Millis;
     use crate::file::Site;
-    use crate::testing::site_policy;
+    use crate::testing::{lease, site_policy};
 
     struct Row {
         /// Last event; up to which events were removed; up to which each site has exported.
@@ -97,6 +101,7 @@ mod tests {
                     node: 0,
                     start: crate::task::Start::Anchor,
                 },
+                "lease" => Task::Lease { site },
                 _ => Task::Reconcile { site },
             };
             busy.insert(task.id(), task);
@@ -135,6 +140,7 @@ mod tests {
             // Too long, and the stores hold enough of it.
             row((101, 0), &[100], &[], "upto 91"),
             row((101, 0), &[100], &["receive"], "upto 91"),
+            row((101, 0), &[100], &["receive", "lease"], "upto 91"),
             row((101, 0), &[100], &["reconcile"], ""),
             row((201, 0), &[200], &["reconcile"], "upto 191"),
             // Each store counts; little is not worth it; a new site begins where the log does.
@@ -147,6 +153,30 @@ mod tests {
             alone((100, 0), &[], ""),
         ] {
             check(&row);
+        }
+    }
+
+    #[test]
+    fn nothing_is_exported_where_another_daemon_writes() {
+        for (ours, exported) in [(true, true), (false, false)] {
+            let name = Site("s0".into());
+            let mut policy = Policy {
+                export_events: Some(1),
+                ..Policy::default()
+            };
+            policy.sites.insert(name.clone(), site_policy());
+            let mut state = State::default();
+            state.apply(&crate::Envelope {
+                seq: 1,
+                at: Millis(1),
+                run: 1,
+                site: Some(name),
+                event: lease(ours),
+            });
+            let commands = decide(&state, &policy, &Busy::new(), Millis(1));
+            let mut started = commands.iter();
+            let started = started.any(|c| matches!(c, Command::Start(Task::Export { .. })));
+            assert_eq!(started, exported, "{ours}");
         }
     }
 

@@ -21,7 +21,9 @@ impl Turn<'_> {
             let mut tasks = out.iter();
             tasks.any(|command| matches!(command, Command::Start(task) if task.id() == *id))
         };
-        if first.iter().any(|id| self.is_busy(id) || starting(id)) {
+        // And what is found is marked in the store, where another daemon may write.
+        let foreign = self.site.tenure.foreign().is_some();
+        if foreign || first.iter().any(|id| self.is_busy(id) || starting(id)) {
             return;
         }
         let id = TaskId::Verify(site());
