@@ -65,7 +65,7 @@
 //! journal:   spool
 //! publish:
 //! restore:   codec config pg store
-//! serve:     config journal publish restore spool store work
+//! serve:     config journal publish restore source spool store work
 //! daemon:    codec config journal pg publish serve source spool store work
 //! tool:      codec config daemon journal publish restore serve spool store work
 //! ```
@@ -94,7 +94,8 @@
 //! 11. Losing the log never changes the set of restorable backups.
 //! 12. Only restorable backups count for retention; the newest of them is never expired.
 //! 13. Restore depends on neither journal nor state.
-//! 14. WAL of another cluster (system identifier) never enters a site.
+//! 14. WAL of another cluster (system identifier) never enters a site; a log that begins anew
+//!     learns from the store which one is its own.
 //! 15. Once faults end, everything wanted is stored and the frontier follows the server.
 //! 16. The summary of any state folds to it, and no event leaves the log before the store of every
 //!     active site holds it (unless exporting is off).
@@ -111,6 +112,9 @@
 //!   create-exclusive, so no new file can have taken the name meanwhile.
 //! - A dead backup stays in the state until its objects were removed, blindly: a part or main
 //!   object whose put failed may be there all the same.
+//! - A log that begins anew asks no server, receives and stores nothing until the store was listed
+//!   or could not be: only the store knows whose WAL it holds. Where it cannot be reached the first
+//!   server that answers counts, until the store says otherwise.
 //! - A stream that begins beyond the frontier passes over what its server lost. Whether a restore
 //!   misses that is computed from the state, as every hole is; it is sought on every server, then
 //!   in `pg_wal`, and where nobody has it a new basebackup is due and the alert stays until a

@@ -26,7 +26,7 @@ use crate::failure::{Failure, Outcome};
 use crate::journal::log::{self, Log};
 use crate::journal::run::{GROUP_MAX, Loop, Report, World};
 use crate::journal::start;
-use crate::serve;
+use crate::serve::{self, archive::Desk};
 use crate::work::lease::Identity;
 
 pub mod signals;
@@ -97,11 +97,16 @@ impl Daemon {
         let (sender, reports) = sync_channel(REPORTS_MAX);
         let entries = Arc::new(AtomicU64::new(next_entry.saturating_add(1)));
         let signals = signals::watch(sender.clone())?;
-        let mut world = RealWorld::new(config, sites, sender.clone(), (entries, identity))?;
+        let doors = site::doors(config, &sites);
+        let desk = Desk::new(doors, Arc::clone(&entries), sender.clone());
+        let desk = Arc::new(desk);
+        let shared = (entries, identity, Arc::clone(&desk));
+        let mut world = RealWorld::new(config, sites, sender.clone(), shared)?;
         let http = serve::start(serve::Context {
             config: Arc::clone(config),
             document: Arc::clone(&world.document),
             reports: sender,
+            desk,
         })?;
         let now = clock::not_before(state.at);
         for group in events.chunks(GROUP_MAX) {

@@ -1,13 +1,14 @@
 //! What a site's configuration amounts to: its store, spool and connections, and the policy that
 //! decide works by.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use machine::Site;
 use machine::policy::{self, Policy, SitePolicy};
+use machine::{File, SegmentSize, Site, SiteState};
 use serde_json::Value;
 
 use crate::codec::Encoding;
@@ -17,9 +18,11 @@ use crate::config::{
 use crate::daemon::Sites;
 use crate::failure::{Failure, Outcome};
 use crate::pg::conninfo::{Conninfo, Defaults, Place as Host};
+use crate::serve::archive::Door;
 use crate::spool::{self, RealDisk, Spool};
+use crate::store::Metadata;
 use crate::store::choose::{self, Missing};
-use crate::work::Place;
+use crate::work::{Place, label};
 
 pub struct SiteContext {
     pub place: Place,
@@ -63,13 +66,6 @@ fn open(config: &Config, site: &config::Site, root: &Path) -> Outcome<SiteContex
             ),
         )
         .hint("use \"stream\"; what the other modes wrote is restored all the same"));
-    }
-    if site.active_backup_mode == ActiveBackupMode::ArchiveCommand {
-        return Err(Failure::new(
-            machine::Class::Unsupported,
-            "active_backup_mode 'archive_command' is not supported yet",
-        )
-        .hint("use \"pg_receivexlog\": WAL comes by streaming, archive_command is not needed"));
     }
     let base = root.join(&site.prefix);
     let (spool_directory, scratch) = (base.join(spool::FOLDER), base.join(SCRATCH_FOLDER));
@@ -152,6 +148,29 @@ pub fn policy(config: &Config, sites: &Sites) -> Policy {
     policy
 }
 
+/// Where `archive_command`'s files come in.
+pub fn doors(config: &Config, sites: &Sites) -> BTreeMap<Site, Door> {
+    let ahead = usize::try_from(config.transfer_threads).unwrap_or(1);
+    let doors = sites.iter().map(|(name, site)| {
+        let pgdata = site.config.pg_data_directory.as_ref();
+        let door = Door {
+            spool: site.spool.clone(),
+            pg_wal: pgdata.map(|pgdata| pgdata.join("pg_wal")),
+            ack: ack(site.config.ack),
+            ahead,
+        };
+        (name.clone(), door)
+    });
+    doors.collect()
+}
+
+fn ack(ack: config::Ack) -> policy::Ack {
+    match ack {
+        config::Ack::Stored => policy::Ack::Stored,
+        config::Ack::Spooled => policy::Ack::Spooled,
+    }
+}
+
 /// Events in one exported chunk: a megabyte before compression, and several chunks before the log
 /// is compacted.
 fn export_events(config: &Config) -> u64 {
@@ -171,10 +190,7 @@ pub fn site_policy(site: &config::Site, nodes: &[Conninfo], spool_limit_bytes: u
             ActiveBackupMode::PgReceivexlog | ActiveBackupMode::Walreceiver
         ),
         slot: nodes.iter().any(|node| node.slot.is_some()),
-        ack: match site.ack {
-            config::Ack::Stored => policy::Ack::Stored,
-            config::Ack::Spooled => policy::Ack::Spooled,
-        },
+        ack: ack(site.ack),
         preferred_node: preferred(&site.preferred_node, nodes),
         spool_limit_bytes,
         interval_ms: site.basebackup_interval.map(ms),
@@ -232,4 +248,30 @@ pub fn host_name() -> String {
     let name = nix::unistd::gethostname().ok();
     name.and_then(|name| name.into_string().ok())
         .unwrap_or_else(|| "localhost".into())
+}
+
+/// What PGHoard keeps beside an object of this kind.
+pub fn metadata(
+    context: &SiteContext,
+    site: &SiteState,
+    file: &File,
+    size: SegmentSize,
+) -> Metadata {
+    let version = site.servers.up().map(|server| server.version).next();
+    if let File::Main(name) = file {
+        let backup = site.backups.all.get(name);
+        let content = backup.and_then(|backup| backup.content.as_ref());
+        if let Some((backup, content)) = backup.zip(content) {
+            let modes = label::Modes {
+                active_backup: context.config.active_backup_mode.name(),
+                basebackup: context.config.basebackup_mode.name(),
+            };
+            return label::write(&context.place.site, &modes, backup, content, version, size);
+        }
+    }
+    let version = version.map(|version| ("pg-version", version.to_string()));
+    let cluster = site.servers.system_id;
+    let cluster = cluster.map(|id| (label::SYSTEM_ID, id.to_string()));
+    let both = version.into_iter().chain(cluster);
+    both.map(|(key, value)| (key.into(), value)).collect()
 }

@@ -23,7 +23,7 @@ use machine::{
 use crate::clock;
 use crate::config::{self, Config};
 use crate::daemon::Sites;
-use crate::daemon::site::SiteContext;
+use crate::daemon::site::{self, SiteContext};
 use crate::daemon::take::Take;
 use crate::daemon::tenant::{Room, Tenant};
 use crate::daemon::verify;
@@ -34,16 +34,16 @@ use crate::pg::conninfo::Conninfo;
 use crate::publish::alerts::Alerts;
 use crate::publish::stats::{self, Stats};
 use crate::publish::story::Story;
+use crate::serve::archive::Desk;
 use crate::source::fetch::Fetch;
 use crate::source::probe::Probe;
 use crate::source::receive::{Marks, Receive};
 use crate::source::switch_wal;
-use crate::store::Metadata;
 use crate::work::delete::Doomed;
 use crate::work::export::Export;
 use crate::work::lease::Identity;
 use crate::work::reconcile::Known;
-use crate::work::{delete, export, label, marks, reconcile};
+use crate::work::{delete, export, marks, reconcile};
 
 pub struct RealWorld {
     pub config: Arc<Config>,
@@ -62,6 +62,7 @@ pub struct RealWorld {
     complaint: Option<Failure>,
     /// The state document, for HTTP.
     pub document: Arc<Mutex<Arc<str>>>,
+    desk: Arc<Desk>,
 }
 
 /// Files are looked after at most this often: the loop may turn hundreds of times a second.
@@ -74,7 +75,7 @@ impl RealWorld {
         config: &Arc<Config>,
         sites: Sites,
         reports: SyncSender<Report>,
-        (entries, identity): (Arc<AtomicU64>, Identity),
+        (entries, identity, desk): (Arc<AtomicU64>, Identity, Arc<Desk>),
     ) -> Outcome<RealWorld> {
         let config = Arc::clone(config);
         let alerts = Alerts::new(&config.alert_file_dir);
@@ -93,6 +94,7 @@ impl RealWorld {
             published: None,
             complaint: None,
             document: Arc::new(Mutex::new(Arc::from("{}"))),
+            desk,
         })
     }
 
@@ -175,10 +177,12 @@ impl RealWorld {
         let info = info(&context, node)?;
         let entries = Arc::clone(&self.entries);
         let (held, timelines) = (histories(site), site.timelines.clone());
+        let system_id = site.servers.system_id;
         self.spawn(task, move |_| {
             let probe = Probe {
                 node,
                 info: &info,
+                system_id,
                 spool: &context.spool,
                 held,
                 timelines,
@@ -244,7 +248,7 @@ impl RealWorld {
         site: &SiteState,
     ) -> Outcome<()> {
         let size = site.ledger.segment_size.unwrap_or(SegmentSize::DEFAULT);
-        let metadata = metadata(&context, site, &file, size);
+        let metadata = site::metadata(&context, site, &file, size);
         let damaged = site.ledger.damaged.get(&file).copied();
         let job = task.clone();
         self.spawn(task, move |_| {
@@ -505,6 +509,7 @@ impl World for RealWorld {
     }
 
     fn told(&mut self, envelope: &Envelope) {
+        self.desk.told(envelope);
         self.story.learn(envelope);
         let site = envelope
             .site
@@ -533,6 +538,7 @@ impl World for RealWorld {
             .is_none_or(|at| at.elapsed() >= PUBLISH_EVERY)
         {
             self.published = Some(Instant::now());
+            self.desk.know(state);
             self.show(state, policy, busy);
         }
     }
@@ -571,25 +577,5 @@ fn histories(site: &SiteState) -> BTreeSet<Timeline> {
         .iter()
         .copied()
         .chain(spooled)
-        .collect()
-}
-
-/// What PGHoard keeps beside an object of this kind.
-fn metadata(context: &SiteContext, site: &SiteState, file: &File, size: SegmentSize) -> Metadata {
-    let version = site.servers.up().map(|server| server.version).next();
-    if let File::Main(name) = file {
-        let backup = site.backups.all.get(name);
-        let content = backup.and_then(|backup| backup.content.as_ref());
-        if let Some((backup, content)) = backup.zip(content) {
-            let modes = label::Modes {
-                active_backup: context.config.active_backup_mode.name(),
-                basebackup: context.config.basebackup_mode.name(),
-            };
-            return label::write(&context.place.site, &modes, backup, content, version, size);
-        }
-    }
-    version
-        .map(|version| ("pg-version".into(), version.to_string()))
-        .into_iter()
         .collect()
 }

@@ -21,7 +21,7 @@ fn known(event: &Value) -> bool {
 }
 
 /// Every kind ever released, as the log spells it.
-pub const KINDS: [&str; 44] = [
+pub const KINDS: [&str; 45] = [
     "started",
     "stopped",
     "config_loaded",
@@ -30,6 +30,7 @@ pub const KINDS: [&str; 44] = [
     "stream_started",
     "stream_ended",
     "timeline_learned",
+    "cluster_learned",
     "switched",
     "spooled",
     "stored",

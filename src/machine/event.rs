@@ -92,6 +92,11 @@ pub enum Event {
         timeline: Timeline,
         ancestors: Vec<Branch>,
     },
+    /// This WAL in the store names its cluster: a log that begins anew takes no other for it.
+    ClusterLearned {
+        system_id: u64,
+        segment: Segment,
+    },
     /// PostgreSQL was asked to finish its segment because a backup waits for it.
     Switched {
         node: u32,

@@ -55,6 +55,7 @@ impl Names {
             | Event::StreamStarted { .. }
             | Event::StreamEnded { .. }
             | Event::TimelineLearned { .. }
+            | Event::ClusterLearned { .. }
             | Event::Switched { .. } => self.server(event),
             Event::Spooled { .. }
             | Event::Stored { .. }
@@ -218,6 +219,10 @@ impl Names {
                 let left = |b: &machine::event::Branch| format!("{} to {}", b.timeline, b.switch);
                 let path: Vec<String> = ancestors.iter().map(left).collect();
                 format!("learned timeline {timeline}, after {}", path.join(", "))
+            }
+            Event::ClusterLearned { system_id, segment } => {
+                let segment = self.name(*segment);
+                format!("the store holds WAL of cluster {system_id}, says {segment}")
             }
             Event::Switched { node, at } => {
                 format!("asked server {node} to finish its segment, at {at}")

@@ -1,7 +1,8 @@
 //! WAL and history files for a recovering server: `GET` writes the file, `HEAD` only asks.
 //!
 //! The daemon writes to the path that the client names, so that path is held to the site's
-//! `pg_data_directory`, links and `..` resolved. The answer 404 with the header
+//! `pg_data_directory`, links and `..` resolved. With the header `x-pghoard-body` the file is the
+//! answer's body instead, with 200. The answer 404 with the header
 //! `x-pghoard-absent` is a confirmed absence, which PostgreSQL takes for the end of the archive:
 //! whatever is not sure is 503. Any other 404 may come from a stranger on this port.
 //!
@@ -10,8 +11,9 @@
 //! header `x-pghoard-partial`.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hyper::StatusCode;
@@ -27,8 +29,11 @@ use crate::spool;
 use crate::store::Object;
 
 pub const TARGET_HEADER: &str = "x-pghoard-target-path";
+pub const BODY_HEADER: &str = "x-pghoard-body";
 pub const ABSENT_HEADER: &str = "x-pghoard-absent";
 const PARTIAL_HEADER: &str = "x-pghoard-partial";
+/// Folder of files on their way into an answer, below the site's; each is unlinked once it is open.
+const OUTGOING: &str = "scratch";
 
 /// The names that PostgreSQL's archive is asked for.
 pub fn is_archived(name: &str) -> bool {
@@ -42,21 +47,54 @@ fn is_segment(name: &str) -> bool {
 
 impl Routes {
     pub fn fetch(&self, site: &Site, name: &str, target: Option<&HeaderValue>) -> Outcome<Answer> {
+        let related = self.context.config.related(site);
+        match checked(target, &related) {
+            Ok(target) => self.deliver(site, &related, name, &target),
+            Err(answer) => Ok(answer),
+        }
+    }
+
+    /// The file as the body of the answer, for a server on another machine.
+    pub fn bring(&self, site: &Site, name: &str) -> Outcome<Answer> {
         let config = &self.context.config;
-        let related = config.related(site);
-        let target = match checked(target, &related) {
-            Ok(target) => target,
-            Err(answer) => return Ok(answer),
-        };
-        let Some(_claim) = Claim::new(&self.fetching, &target) else {
+        let root = config.backup_location.as_ref().ok_or_else(|| {
+            Failure::new(
+                Class::Config,
+                "backup_location is not set, a file has no way out",
+            )
+        })?;
+        let folder = root.join(&site.prefix).join(OUTGOING);
+        fs::create_dir_all(&folder).map_err(|e| Failure::io(&e, folder.display()))?;
+        let number = self.outgoing.fetch_add(1, Ordering::Relaxed);
+        let path = folder.join(format!("{name}.{number}"));
+        let mut answer = self.deliver(site, &config.related(site), name, &path)?;
+        if answer.status == StatusCode::CREATED {
+            let file = File::open(&path).map_err(|e| Failure::io(&e, path.display()))?;
+            // It lasts as long as it is read.
+            fs::remove_file(&path).map_err(|e| Failure::io(&e, path.display()))?;
+            answer.status = StatusCode::OK;
+            answer.file = Some(file);
+        }
+        Ok(answer)
+    }
+
+    fn deliver(
+        &self,
+        site: &Site,
+        related: &[&Site],
+        name: &str,
+        target: &Path,
+    ) -> Outcome<Answer> {
+        let config = &self.context.config;
+        let Some(_claim) = Claim::new(&self.fetching, target) else {
             let message = "this file is being fetched for an earlier request, ask again";
             return Err(Failure::new(Class::Interrupted, message));
         };
-        let delivery = match from_spool(config, site, name, &target)? {
+        let delivery = match from_spool(config, site, name, target)? {
             Delivery::Full => Delivery::Full,
             Delivery::Partial { .. } | Delivery::Absent => {
-                let opened = open(&related)?;
-                wal::fetch(&places(config, site, &opened), name, &target)?
+                let opened = open(related)?;
+                wal::fetch(&places(config, site, &opened), name, target)?
             }
         };
         let mut answer = Answer::new(StatusCode::CREATED);
@@ -98,7 +136,7 @@ impl Routes {
     }
 }
 
-fn absent(name: &str) -> Answer {
+pub fn absent(name: &str) -> Answer {
     let mut answer = Answer::text(StatusCode::NOT_FOUND, format!("{name} not found"));
     answer.headers.push((ABSENT_HEADER, "true".to_owned()));
     answer

@@ -9,9 +9,11 @@
 //! - [`hold`]: backups that must not go.
 //! - [`holes`]: a person takes note of what is lost.
 //! - [`fetch`]: WAL and history files for a recovering server.
+//! - [`archive`]: WAL and history files from one that archives.
 //!
 //! Budget: 64 connections of 16 KiB each; as many blocking threads at most.
 
+pub mod archive;
 mod fetch;
 mod hold;
 pub mod holes;
@@ -20,6 +22,7 @@ mod routes;
 mod tests;
 
 use std::convert::Infallible;
+use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex};
@@ -28,9 +31,12 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::{Bytes, Incoming};
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, SERVER, WWW_AUTHENTICATE};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, Limited, StreamBody};
+use hyper::body::{Body, Bytes, Frame, Incoming};
+use hyper::header::{
+    AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, SERVER, WWW_AUTHENTICATE,
+};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
@@ -38,13 +44,14 @@ use machine::Class;
 use sha2::{Digest, Sha256};
 use smol::Async;
 use smol::channel::{Receiver, Sender};
+use smol::io::AsyncReadExt;
 use smol::lock::Semaphore;
 use smol_hyper::rt::{FuturesIo, SmolTimer};
 
 use crate::config::{Anonymous, Config, Credentials};
 use crate::failure::{Failure, Outcome};
 use crate::journal::run::Report;
-pub use fetch::ABSENT_HEADER;
+pub use fetch::{ABSENT_HEADER, BODY_HEADER};
 use routes::{Answer, Asked};
 
 /// What the API needs of the daemon.
@@ -55,6 +62,7 @@ pub struct Context {
     pub document: Arc<Mutex<Arc<str>>>,
     /// To the loop.
     pub reports: SyncSender<Report>,
+    pub desk: Arc<archive::Desk>,
 }
 
 /// More wait in the kernel's queue.
@@ -66,6 +74,10 @@ const HEAD_BYTES_MAX: usize = 16 << 10;
 const BODY_BYTES_MAX: usize = 64 << 10;
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+/// For a request that brings a file, or an answer that is one: a segment over a slow line.
+const BODY_WITHIN: Duration = Duration::from_secs(600);
+/// No byte of a body for so long.
+const STALL: Duration = Duration::from_secs(30);
 /// Sending the answer to a client that does not read.
 const SEND_WITHIN: Duration = Duration::from_secs(30);
 
@@ -214,18 +226,23 @@ async fn converse(stream: Async<std::net::TcpStream>, server: Arc<Server>) {
         }
     };
     let late = async {
-        smol::Timer::after(HEAD_WITHIN + ANSWER_WITHIN + SEND_WITHIN).await;
+        smol::Timer::after(HEAD_WITHIN + BODY_WITHIN + SEND_WITHIN).await;
     };
     smol::future::or(served, late).await;
 }
 
 impl Server {
-    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Content> {
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let within = match request.body().is_end_stream() {
+            true => ANSWER_WITHIN,
+            false => BODY_WITHIN,
+        };
         let answered = async { self.judge(request).await };
         let late = async {
-            smol::Timer::after(ANSWER_WITHIN).await;
-            let message = "not done within 60 seconds; it goes on, ask again";
+            smol::Timer::after(within).await;
+            let seconds = within.as_secs();
+            let message = format!("not done within {seconds} seconds; it goes on, ask again");
             Answer::text(StatusCode::SERVICE_UNAVAILABLE, message)
         };
         let answer = smol::future::or(answered, late).await;
@@ -244,10 +261,14 @@ impl Server {
                 .path_and_query()
                 .map_or_else(String::new, |path| path.as_str().to_owned()),
             target: request.headers().get(fetch::TARGET_HEADER).cloned(),
+            bring: request.headers().contains_key(fetch::BODY_HEADER),
             body: Vec::new(),
         };
         // Read where it does not matter, too: a client that still sends would lose the answer to
         // a reset.
+        if !asked.is_small() && !request.body().is_end_stream() {
+            return self.receive(asked, request.into_body()).await;
+        }
         if asked.is_small() {
             let body = Limited::new(request.into_body(), BODY_BYTES_MAX);
             match body.collect().await {
@@ -262,16 +283,60 @@ impl Server {
         smol::unblock(move || routes.answer(&asked)).await
     }
 
+    /// A file that comes as the body: what has arrived is on disk, not in memory.
+    async fn receive(&self, asked: Asked, mut body: Incoming) -> Answer {
+        let routes = self.routes.clone();
+        let (file, mut intake) = match smol::unblock(move || routes.begin(&asked)).await {
+            Ok(begun) => begun,
+            Err(answer) => return answer,
+        };
+        loop {
+            let late = async {
+                smol::Timer::after(STALL).await;
+                Some(Err(()))
+            };
+            let frame = async { body.frame().await.map(|frame| frame.map_err(|_| ())) };
+            let data = match smol::future::or(frame, late).await {
+                None => break,
+                Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
+                Some(Err(())) => {
+                    let message = "the file did not arrive whole";
+                    return Answer::text(StatusCode::BAD_REQUEST, message);
+                }
+            };
+            let written = smol::unblock(move || intake.write(&data).map(|()| intake)).await;
+            match written {
+                Ok(back) => intake = back,
+                Err(failure) => return archive::answer(Err(failure)),
+            }
+        }
+        let routes = self.routes.clone();
+        smol::unblock(move || routes.finish(&file, intake)).await
+    }
+
     fn allowed(&self, given: Option<&HeaderValue>) -> bool {
         let given = given.map(|given| <[u8; 32]>::from(Sha256::digest(given.as_bytes())));
         self.authorization.is_none() || self.authorization == given
     }
 }
 
-fn render(answer: Answer) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(answer.body)));
+fn render(answer: Answer) -> Response<Content> {
+    let length = answer
+        .file
+        .as_ref()
+        .map(|file| file.metadata().map(|m| m.len()));
+    let content = match answer.file {
+        Some(file) => streamed(file),
+        None => Full::new(Bytes::from(answer.body))
+            .map_err(|never| match never {})
+            .boxed_unsync(),
+    };
+    let mut response = Response::new(content);
     *response.status_mut() = answer.status;
     let headers = response.headers_mut();
+    if let Some(Ok(length)) = length {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
     headers.insert(SERVER, HeaderValue::from_static(SERVER_NAME));
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
     if answer.status == StatusCode::UNAUTHORIZED {
@@ -286,5 +351,28 @@ fn render(answer: Answer) -> Response<Full<Bytes>> {
     }
     response
 }
+
+type Content = UnsyncBoxBody<Bytes, std::io::Error>;
+
+/// A file block by block; one that cannot be read to its end breaks the connection off, which
+/// the client sees by the length.
+fn streamed(file: File) -> Content {
+    let reader = smol::Unblock::with_capacity(BLOCK, file);
+    let blocks = smol::stream::unfold(Some(reader), |reader| async {
+        let mut reader = reader?;
+        let mut block = vec![0; BLOCK];
+        match reader.read(&mut block).await {
+            Ok(0) => None,
+            Ok(n) => {
+                block.truncate(n);
+                Some((Ok(Frame::data(Bytes::from(block))), Some(reader)))
+            }
+            Err(error) => Some((Err(error), None)),
+        }
+    });
+    StreamBody::new(blocks).boxed_unsync()
+}
+
+const BLOCK: usize = 64 << 10;
 
 const SERVER_NAME: &str = concat!("pghoard/", env!("CARGO_PKG_VERSION"));

@@ -8,13 +8,15 @@
 //! | PUT /SITE/hold, PUT or DELETE /SITE/release | see [`hold`](super::hold) |
 //! | PUT /SITE/holes/acknowledge | see [`holes`](super::holes) |
 //! | GET, HEAD /SITE/archive/FILE | see [`fetch`](super::fetch) |
-//! | PUT /SITE/archive/FILE | 501: archive_command is not served yet |
+//! | PUT /SITE/archive/FILE | see [`archive`](super::archive) |
 //!
 //! 400 for a path without meaning, 404 for an unknown site, 405 for a method that the path does
 //! not have, 503 for "cannot say now".
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hyper::header::HeaderValue;
@@ -23,12 +25,13 @@ use machine::event::Why;
 use machine::{Class, Event, Millis};
 use serde_json::{Value, json};
 
-use super::{Context, fetch, holes};
+use super::{Context, archive, fetch, holes};
 use crate::config::Site;
 use crate::failure::{Failure, Outcome};
 use crate::journal::run::Report;
 use crate::publish::text::{iso, pretty};
 use crate::restore::Opened;
+use crate::source::archive::Intake;
 use crate::store::Store;
 
 /// What of a request is looked at.
@@ -37,6 +40,8 @@ pub struct Asked {
     /// With its query, which is part of the last name.
     pub path: String,
     pub target: Option<HeaderValue>,
+    /// The file is to come as the answer's body.
+    pub bring: bool,
     /// Empty where it does not matter.
     pub body: Vec<u8>,
 }
@@ -49,11 +54,19 @@ impl Asked {
     }
 }
 
+/// Which file a body is.
+pub struct Arrival {
+    site: machine::Site,
+    name: String,
+}
+
 #[derive(Debug)]
 pub struct Answer {
     pub status: StatusCode,
     pub content_type: &'static str,
     pub body: String,
+    /// Instead of `body`.
+    pub file: Option<File>,
     pub headers: Vec<(&'static str, String)>,
 }
 
@@ -71,6 +84,7 @@ impl Answer {
             status,
             content_type,
             body: body.into(),
+            file: None,
             headers: Vec::new(),
         }
     }
@@ -94,6 +108,8 @@ pub struct Routes {
     pub context: Context,
     /// Targets that are being written: two writers would mix their bytes.
     pub fetching: Arc<Mutex<BTreeSet<PathBuf>>>,
+    /// Numbers the files on their way into answers.
+    pub outgoing: Arc<AtomicU64>,
 }
 
 /// What a path means.
@@ -105,8 +121,13 @@ enum Meaning<'a> {
     Basebackup(&'a str),
     Hold(&'a str),
     Release(&'a str),
-    File { site: &'a str, name: &'a str },
+    File {
+        site: &'a str,
+        name: &'a str,
+    },
     Acknowledge(&'a str),
+    /// Of a backup that PostgreSQL made itself; no restore asks for it.
+    Label(&'a str),
 }
 
 impl Routes {
@@ -114,6 +135,7 @@ impl Routes {
         Routes {
             context,
             fetching: Arc::default(),
+            outgoing: Arc::default(),
         }
     }
 
@@ -141,6 +163,9 @@ impl Routes {
             (&Method::PUT, Meaning::Acknowledge(site)) => {
                 holes::acknowledge(&self.context, self.site(site)?, &asked.body)?
             }
+            (&Method::GET, Meaning::File { site, name }) if asked.bring => {
+                self.bring(self.site(site)?, name)?
+            }
             (&Method::GET, Meaning::File { site, name }) => {
                 self.fetch(self.site(site)?, name, asked.target.as_ref())?
             }
@@ -149,11 +174,15 @@ impl Routes {
                 format!("{} header is not for HEAD requests", fetch::TARGET_HEADER),
             ),
             (&Method::HEAD, Meaning::File { site, name }) => self.find(self.site(site)?, name)?,
-            (&Method::PUT, Meaning::File { .. }) => Answer::text(
-                StatusCode::NOT_IMPLEMENTED,
-                "archive_command is not served by this version: let the daemon receive WAL by \
-                 streaming (active_backup_mode pg_receivexlog or walreceiver)",
-            ),
+            (&Method::PUT, Meaning::Label(name)) => {
+                log::info!("{name}: the label of a backup is not kept, nothing needs it");
+                Answer::new(StatusCode::CREATED)
+            }
+            (&(Method::GET | Method::HEAD), Meaning::Label(name)) => fetch::absent(name),
+            (&Method::PUT, Meaning::File { site, name }) => {
+                let site = machine::Site(site.to_owned());
+                archive::answer(self.context.desk.archive(&site, name))
+            }
             (_, Meaning::Metrics | Meaning::SiteStatus) => Answer::new(StatusCode::NOT_IMPLEMENTED),
             (&(Method::HEAD | Method::PUT), _) => Answer::text(
                 StatusCode::METHOD_NOT_ALLOWED,
@@ -161,6 +190,28 @@ impl Routes {
             ),
             _ => Answer::text(StatusCode::NOT_IMPLEMENTED, "GET, HEAD and PUT are served"),
         })
+    }
+
+    /// A file that comes as the body of a request, if it may.
+    pub fn begin(&self, asked: &Asked) -> Result<(Arrival, Intake), Answer> {
+        let known = |name: &str| self.context.config.sites.contains_key(name);
+        let Meaning::File { site, name } = meaning(&asked.path, &known)? else {
+            let message = "this path takes no body";
+            return Err(Answer::text(StatusCode::BAD_REQUEST, message));
+        };
+        let arrival = Arrival {
+            site: machine::Site(site.to_owned()),
+            name: name.to_owned(),
+        };
+        let begun = self.context.desk.begin(&arrival.site, name);
+        begun
+            .map(|intake| (arrival, intake))
+            .map_err(|failure| archive::answer(Err(failure)))
+    }
+
+    pub fn finish(&self, arrival: &Arrival, intake: Intake) -> Answer {
+        let Arrival { site, name } = arrival;
+        archive::answer(self.context.desk.finish(site, name, intake))
     }
 
     fn site(&self, name: &str) -> Outcome<&Site> {
@@ -244,7 +295,8 @@ fn meaning<'a>(path: &'a str, known: &dyn Fn(&str) -> bool) -> Result<Meaning<'a
         [_, "hold"] => Ok(Meaning::Hold(site)),
         [_, "release"] => Ok(Meaning::Release(site)),
         [_, "archive", "basebackup"] => Ok(Meaning::Basebackup(site)),
-        [_, "archive", name] if !fetch::is_archived(name) => {
+        [_, "archive", name] if name.ends_with(".backup") => Ok(Meaning::Label(name)),
+        [_, "archive", name] if !crate::source::archive::is_archived(name) => {
             bad(format!("Unrecognized file '{name}' for archiving"))
         }
         [_, "archive" | "xlog" | "timeline", name] => Ok(Meaning::File { site, name }),

@@ -1,5 +1,6 @@
 //! Bytes in: WAL and base backups from PostgreSQL.
 
+pub mod archive;
 pub mod chunks;
 pub mod fetch;
 mod header;

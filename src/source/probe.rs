@@ -25,6 +25,8 @@ const DEADLINE: Duration = Duration::from_secs(20);
 pub struct Probe<'a> {
     pub node: u32,
     pub info: &'a Conninfo,
+    /// The site's cluster: of another one only what it is is told.
+    pub system_id: Option<u64>,
     pub spool: &'a Spool,
     /// Histories in spool or store.
     pub held: BTreeSet<Timeline>,
@@ -58,9 +60,13 @@ impl Probe<'_> {
         let segment_size = replication::segment_size(&mut connection, deadline)
             .await
             .map_err(told)?;
-        let mut events = self
-            .histories(&mut connection, identity.timeline, deadline)
-            .await?;
+        let ours = self.system_id.is_none_or(|id| id == identity.system_id);
+        let mut events = Vec::new();
+        if ours {
+            events = self
+                .histories(&mut connection, identity.timeline, deadline)
+                .await?;
+        }
         let role = role(self.info, deadline).await.map_err(told)?;
         events.push(Event::ServerSeen(Server {
             node: self.node,

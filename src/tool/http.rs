@@ -3,8 +3,10 @@
 //! HTTP/1.0 on purpose: the reply ends with the connection and is never chunked, so there is
 //! nothing to parse but a status line, headers of one line each and an empty line.
 
-use std::io::{Read, Write};
+use std::fs::File;
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
+use std::path::Path;
 use std::time::Duration;
 
 use base64::Engine;
@@ -41,6 +43,9 @@ impl Reply {
 const ANSWER_WITHIN: Duration = Duration::from_secs(120);
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 
+const HEAD_BYTES_MAX: u64 = 8 << 10;
+const REPLY_HEAD_BYTES_MAX: usize = 64 << 10;
+
 /// A list of basebackups with their metadata is far smaller.
 const REPLY_BYTES_MAX: u64 = 64 << 20;
 
@@ -56,12 +61,76 @@ impl Daemon {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> Outcome<Reply> {
-        let failed = |e: std::io::Error| {
-            Failure::io(
-                &e,
-                format!("HTTP connection to {}:{} failed", self.host, self.port),
-            )
-        };
+        let length = u64::try_from(body.len()).unwrap_or(u64::MAX);
+        let stream = self.request((method, path), headers, &mut &*body, length)?;
+        self.reply(stream)
+    }
+
+    /// Puts a file's content.
+    pub fn put(&self, path: &str, file: &Path) -> Outcome<Reply> {
+        let told = |e: std::io::Error| Failure::io(&e, file.display());
+        let mut content = File::open(file).map_err(told)?;
+        let length = content.metadata().map_err(told)?.len();
+        let stream = self.request(("PUT", path), &[], &mut content, length)?;
+        self.reply(stream)
+    }
+
+    /// Gets a body into a file: one of status 200, whole, under its name only then.
+    pub fn get(&self, path: &str, headers: &[(&str, &str)], output: &Path) -> Outcome<Reply> {
+        let stream = self.request(("GET", path), headers, &mut std::io::empty(), 0)?;
+        let mut stream = BufReader::new(stream);
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let before = head.len();
+            let line = (&mut stream)
+                .take(HEAD_BYTES_MAX)
+                .read_until(b'\n', &mut head);
+            line.map_err(|e| self.failed(&e))?;
+            if head.len() == before || head.len() > REPLY_HEAD_BYTES_MAX {
+                return Err(self.no_http());
+            }
+        }
+        let mut reply = parse(&head).ok_or_else(|| self.no_http())?;
+        if reply.status != 200 {
+            let rest = stream.take(REPLY_BYTES_MAX).read_to_end(&mut reply.body);
+            return rest.map(|_| reply).map_err(|e| self.failed(&e));
+        }
+        let length = reply.header("content-length");
+        let length: u64 = length
+            .and_then(|length| length.parse().ok())
+            .ok_or_else(|| self.no_http())?;
+        let mut scratch = output.as_os_str().to_owned();
+        scratch.push(".tmp");
+        let scratch = Path::new(&scratch);
+        let told = |e: std::io::Error| Failure::io(&e, scratch.display());
+        let mut file = File::create(scratch).map_err(told)?;
+        let copied = std::io::copy(&mut stream.take(length), &mut file);
+        let whole = copied
+            .map_err(|e| self.failed(&e))
+            .and_then(|copied| match copied == length {
+                true => file.sync_all().map_err(told),
+                false => Err(Failure::new(
+                    Class::Network,
+                    format!(
+                        "{}:{} broke off after {copied} of {length} bytes",
+                        self.host, self.port
+                    ),
+                )),
+            });
+        let placed = whole.and_then(|()| std::fs::rename(scratch, output).map_err(told));
+        if placed.is_err() {
+            let _nothing_half = std::fs::remove_file(scratch);
+        }
+        placed.map(|()| reply)
+    }
+
+    fn request(
+        &self,
+        (method, path): (&str, &str),
+        headers: &[(&str, &str)],
+        body: &mut dyn Read,
+        length: u64,
+    ) -> Outcome<TcpStream> {
         let unsafe_text = |text: &str| text.contains(|c: char| c.is_control());
         let hostile = headers.iter().any(|(_, value)| unsafe_text(value));
         if hostile || unsafe_text(path) || path.contains(' ') {
@@ -76,34 +145,46 @@ impl Daemon {
         for (name, value) in headers {
             request.push_str(&format!("{name}: {value}\r\n"));
         }
-        request.push_str(&format!("Content-Length: {}\r\n\r\n", body.len()));
+        request.push_str(&format!("Content-Length: {length}\r\n\r\n"));
         let mut stream = self.connect()?;
-        stream
+        let timeouts = stream
             .set_read_timeout(Some(ANSWER_WITHIN))
-            .map_err(failed)?;
-        let request = [request.as_bytes(), body].concat();
-        stream.write_all(&request).map_err(failed)?;
+            .and_then(|()| stream.set_write_timeout(Some(ANSWER_WITHIN)));
+        timeouts.map_err(|e| self.failed(&e))?;
+        let sent = stream.write_all(request.as_bytes());
+        sent.map_err(|e| self.failed(&e))?;
+        // Refused before all of it was read: the answer says why.
+        match std::io::copy(&mut body.take(length), &mut stream) {
+            Err(e)
+                if e.kind() != ErrorKind::BrokenPipe && e.kind() != ErrorKind::ConnectionReset =>
+            {
+                Err(self.failed(&e))
+            }
+            Ok(_) | Err(_) => Ok(stream),
+        }
+    }
+
+    fn reply(&self, stream: TcpStream) -> Outcome<Reply> {
         let mut reply = Vec::new();
-        stream
-            .take(REPLY_BYTES_MAX)
-            .read_to_end(&mut reply)
-            .map_err(failed)?;
-        parse(&reply).ok_or_else(|| {
-            let message = format!("{}:{} did not answer in HTTP", self.host, self.port);
-            Failure::new(Class::Network, message)
-        })
+        let read = stream.take(REPLY_BYTES_MAX).read_to_end(&mut reply);
+        read.map_err(|e| self.failed(&e))?;
+        parse(&reply).ok_or_else(|| self.no_http())
+    }
+
+    fn failed(&self, error: &std::io::Error) -> Failure {
+        let about = format!("HTTP connection to {}:{} failed", self.host, self.port);
+        Failure::io(error, about)
+    }
+
+    fn no_http(&self) -> Failure {
+        let message = format!("{}:{} did not answer in HTTP", self.host, self.port);
+        Failure::new(Class::Network, message)
     }
 
     fn connect(&self) -> Outcome<TcpStream> {
-        let failed = |e: std::io::Error| {
-            Failure::io(
-                &e,
-                format!("HTTP connection to {}:{} failed", self.host, self.port),
-            )
-        };
         let addresses = (self.host.as_str(), self.port)
             .to_socket_addrs()
-            .map_err(failed)?;
+            .map_err(|e| self.failed(&e))?;
         let mut last = std::io::Error::from(std::io::ErrorKind::NotFound);
         for address in addresses {
             match TcpStream::connect_timeout(&address, CONNECT_WITHIN) {
@@ -111,7 +192,7 @@ impl Daemon {
                 Err(e) => last = e,
             }
         }
-        Err(failed(last))
+        Err(self.failed(&last))
     }
 }
 

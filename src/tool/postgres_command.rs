@@ -17,6 +17,7 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::net::IpAddr;
 use std::panic::{self, UnwindSafe};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -31,7 +32,7 @@ use crate::config::{self, Secret};
 use crate::failure::{Failure, Outcome};
 use crate::restore::Opened;
 use crate::restore::wal::{self, Delivery, Places, Shelf};
-use crate::serve::ABSENT_HEADER;
+use crate::serve::{ABSENT_HEADER, BODY_HEADER};
 use crate::spool;
 
 #[derive(Parser)]
@@ -59,6 +60,10 @@ struct Flags {
     /// Configuration file: restore straight from the store, without a daemon
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// The daemon is on another machine: the file itself goes over HTTP (as it does wherever --host
+    /// is not this machine)
+    #[arg(long)]
+    remote: bool,
     /// Seconds for which a standby's request is repeated
     #[arg(long, default_value_t = 60)]
     retry_deadline: u64,
@@ -145,6 +150,12 @@ impl Flags {
         }
     }
 
+    fn remote(&self) -> bool {
+        let ip = self.host.parse::<IpAddr>();
+        let here = self.host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback());
+        self.remote || !here
+    }
+
     fn path(&self) -> String {
         format!("/{}/archive/{}", self.site, self.xlog)
     }
@@ -158,7 +169,13 @@ fn archive(flags: &Flags) -> i32 {
         ));
         return DONE;
     }
-    match flags.daemon().ask("PUT", &flags.path(), &[]) {
+    let (daemon, path) = (flags.daemon(), flags.path());
+    let asked = match flags.remote() {
+        // PostgreSQL runs us in its data directory.
+        true => daemon.put(&path, &Path::new("pg_wal").join(name)),
+        false => daemon.ask("PUT", &path, &[]),
+    };
+    match asked {
         Ok(reply) if reply.status == 201 => DONE,
         Ok(reply) => {
             say(format!("Archival failed with HTTP status {}", reply.status));
@@ -218,6 +235,10 @@ fn from_daemon(flags: &Flags, output: Option<&Path>) -> Outcome<Answer> {
     let daemon = flags.daemon();
     let (reply, done) = match output {
         None => (daemon.ask("HEAD", &flags.path(), &[])?, 200),
+        Some(output) if flags.remote() => {
+            let header = [(BODY_HEADER, "1")];
+            (daemon.get(&flags.path(), &header, output)?, 200)
+        }
         Some(output) => {
             let target = output.to_str().ok_or_else(|| {
                 let message = format!("{}: expected UTF-8", output.display());

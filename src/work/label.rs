@@ -8,6 +8,9 @@ use machine::{BackupName, Millis, Segment, SegmentSize};
 
 use crate::store::Metadata;
 
+/// Beside WAL and histories, ours: `system_identifier` of the cluster, in digits.
+pub const SYSTEM_ID: &str = "system-identifier";
+
 /// What the site's configuration adds.
 pub struct Modes<'a> {
     pub active_backup: &'a str,

@@ -3,6 +3,8 @@
 //! It only observes. Listings lie, look-ups do not: every difference is confirmed by a look-up of
 //! the one object before it is reported. Runs beside uploads, never beside a deletion.
 //!
+//! The first one of a log also says which cluster the WAL in the store is of.
+//!
 //! Budget: one listing of each folder; WAL as intervals; a look-up a difference and a backup.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,6 +30,8 @@ pub struct Known {
 #[derive(Default)]
 struct Listing {
     wal: BTreeMap<Timeline, Runs>,
+    /// The WAL stored last, by the store's time.
+    latest: BTreeSet<(i64, Segment)>,
     files: BTreeSet<File>,
     mains: Vec<Entry>,
     objects: u64,
@@ -73,6 +77,11 @@ pub fn run(place: &Place, known: &Known, emit: &mut dyn FnMut(Event)) -> Outcome
             Adopt::Known => {}
             Adopt::Unreadable => unknown += 1,
         }
+    }
+    if known.ledger.reconciled_at.is_none()
+        && let Some(event) = cluster::learn(place, &listing.latest, size)?
+    {
+        emit(event);
     }
     emit(Event::Reconciled {
         objects: listing.objects,
@@ -183,7 +192,7 @@ pub fn stored_size(place: &Place) -> Outcome<SegmentSize> {
     Ok(SegmentSize::DEFAULT)
 }
 
-/// Segments asked for their size; more than these are not damaged at a time.
+/// Segments asked for what all have in common; more than these are not damaged at a time.
 const SAMPLES: usize = 16;
 
 fn list(place: &Place, size: SegmentSize) -> Outcome<Listing> {
@@ -211,7 +220,13 @@ impl Listing {
         let segment = || Segment::from_name(name, size);
         match folder {
             "xlog" => match segment() {
-                Some(s) => self.wal.entry(s.timeline).or_default().insert(s.number),
+                Some(s) => {
+                    self.wal.entry(s.timeline).or_default().insert(s.number);
+                    self.latest.insert((entry.modified_ms, s));
+                    if self.latest.len() > SAMPLES {
+                        self.latest.pop_first();
+                    }
+                }
                 None => self.unknown += 1,
             },
             "xlog_partial" => self.add(segment().map(File::Partial)),
@@ -372,5 +387,6 @@ fn length(files: &[File]) -> u64 {
     u64::try_from(files.len()).unwrap_or(u64::MAX)
 }
 
+mod cluster;
 #[cfg(test)]
 mod tests;

@@ -164,3 +164,17 @@ impl Store for Fickle {
         self.change(format!("delete {key}"), || self.inner.delete(key))
     }
 }
+
+/// The first page of WAL `number` of this cluster, as far as it tells that.
+pub fn first_page(system_id: u64, number: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    bytes.extend(0xD110_u16.to_ne_bytes());
+    bytes.extend(2_u16.to_ne_bytes());
+    bytes.extend(1_u32.to_ne_bytes());
+    bytes.extend((number << 24).to_ne_bytes());
+    bytes.extend([0; 8]);
+    bytes.extend(system_id.to_ne_bytes());
+    bytes.extend((16_u32 << 20).to_ne_bytes());
+    bytes.extend(8192_u32.to_ne_bytes());
+    bytes
+}

@@ -17,10 +17,11 @@ use machine::{Class, Event, File, SegmentSize};
 use crate::codec::digest::{Algorithm, Digest};
 use crate::codec::{Encoded, Encoder, decoder};
 use crate::failure::{Failure, Outcome};
+use crate::pg::files::{WAL_HEADER_BYTES, WalHeader};
 use crate::spool::{DiskFile, Spool};
 use crate::store::{Body, Metadata, Put, Scratch};
 use crate::work::verify::Verdict;
-use crate::work::{Place, marks};
+use crate::work::{Place, label, marks};
 
 /// Encoded files up to this size stay in memory.
 const MEMORY_BYTES: u64 = 256 << 10;
@@ -62,6 +63,7 @@ impl Upload<'_> {
             }
             Err(failure) => return Err(failure),
         };
+        self.refuse_foreign(&*plain, &key)?;
         let encoded = self.encode(&*plain, &key)?;
         let metadata = self.metadata(&encoded);
         let put = self.place.store.put(
@@ -104,6 +106,28 @@ impl Upload<'_> {
             how,
         });
         Ok(())
+    }
+
+    /// Reception looks at every segment itself; this one may have been spooled before the log knew
+    /// whose WAL the store holds.
+    fn refuse_foreign(&self, plain: &dyn DiskFile, key: &str) -> Outcome<()> {
+        let mut head = [0; WAL_HEADER_BYTES];
+        let n = plain
+            .read_at(0, &mut head)
+            .map_err(|error| Failure::from_io(&error, key))?;
+        let header = match self.file {
+            File::Wal(_) => WalHeader::parse(head.get(..n).unwrap_or_default()).ok(),
+            File::Partial(_) | File::History(_) | File::Part { .. } | File::Main(_) => None,
+        };
+        let theirs = header.map(|header| header.system_id.to_string());
+        match theirs.zip(self.metadata.get(label::SYSTEM_ID)) {
+            Some((theirs, ours)) if theirs != *ours => Err(Failure::new(
+                Class::Unsupported,
+                format!("{key}: the spool has it from cluster {theirs}, this site's is {ours}"),
+            )
+            .hint("move it out of the spool; another cluster needs a site of its own")),
+            _ => Ok(()),
+        }
     }
 
     fn encode(&self, plain: &dyn DiskFile, key: &str) -> Outcome<Ready> {

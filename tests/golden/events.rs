@@ -86,6 +86,10 @@ fn plain_samples() -> Vec<Event> {
                 switch: Lsn(0x2000_0000),
             }],
         },
+        Event::ClusterLearned {
+            system_id: 7_300_000_000_000_000_001,
+            segment,
+        },
         Event::Switched {
             node: 0,
             at: Lsn(0x2500_0060),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::support::daemon::{Daemon, node};
-use crate::support::postgres::{Identity, Options, Server, install};
+use crate::support::postgres::{Identity, Install, Options, Server, install};
 use crate::support::process::run;
 use crate::support::{PATIENCE, wait_until};
 
@@ -61,10 +61,17 @@ fn s05_the_slot_reserves_wal_from_its_beginning() {
     assert!(creations[0].contains("RESERVE_WAL"), "{creations:?}");
 }
 
-/// The address stays, the cluster behind it is another: nothing of it joins the archive.
+/// The address stays, the cluster behind it is another: nothing of it joins the archive. A log that
+/// was lost meanwhile learns from the store whose archive it is.
 #[test]
 fn s15_another_cluster_at_the_same_address_is_refused() {
-    let Some(install) = install(15) else { return };
+    for log_is_lost in [false, true] {
+        let Some(install) = install(15) else { return };
+        another_cluster(install, log_is_lost);
+    }
+}
+
+fn another_cluster(install: &'static Install, log_is_lost: bool) {
     let options = |identity| Options {
         identity,
         ..Options::default()
@@ -74,14 +81,28 @@ fn s15_another_cluster_at_the_same_address_is_refused() {
     daemon.wait_backups(1);
     ours.sql("create table rows as select generate_series(1, 100) as n");
     daemon.wait_caught_up(&ours);
+    if log_is_lost {
+        ours.sql("select pg_switch_wal()");
+        daemon.wait_caught_up(&ours);
+        daemon.sigterm();
+        fs::remove_file(daemon.spool().join("events.redb")).unwrap();
+    }
     ours.stop();
 
+    // On a timeline that ours never had: its history must not come in either.
     let mut other = Server::start(install, &options(Identity::Own));
+    other.stop();
+    fs::write(other.data.join("standby.signal"), "").unwrap();
+    other.up();
+    other.promote();
     other.stop();
     let own_port = other.port;
     other.port = ours.port;
     other.configure(&format!("port={}", ours.port));
     other.up();
+    if log_is_lost {
+        daemon.up();
+    }
     daemon.wait_alert("wal_conflict");
     let said = daemon.alert("wal_conflict").unwrap();
     assert!(said.contains("system identifier"), "{said}");
@@ -96,6 +117,9 @@ fn s15_another_cluster_at_the_same_address_is_refused() {
     wait_until("the alert to go", PATIENCE, || {
         daemon.alert("wal_conflict").is_none()
     });
+    let learned = count(&daemon.events(), "timeline_learned");
+    assert_eq!(learned, 0, "histories of the other cluster");
+    assert!(!daemon.store().join("main/timeline").exists());
     let mut restored = daemon.restore(install, &["--restore-to-primary"]);
     restored.up();
     restored.wait_primary();

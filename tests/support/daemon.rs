@@ -233,6 +233,23 @@ impl Daemon {
         )
     }
 
+    /// An archive_command or restore_command that asks the running daemon, `remote` as from another
+    /// machine.
+    pub fn command(&self, mode: &str, remote: bool) -> String {
+        let command = self.binary("pghoard_postgres_command");
+        let output = if mode == "restore" {
+            " --output %p"
+        } else {
+            ""
+        };
+        let remote = if remote { " --remote" } else { "" };
+        format!(
+            "{} --mode {mode} --port {} --site {SITE}{output}{remote} --xlog %f",
+            command.display(),
+            self.port
+        )
+    }
+
     /// Runs `get-basebackup` into a place for a server of this major, which is not started yet.
     pub fn restore(&self, install: &'static Install, words: &[&str]) -> Server {
         let mut server = Server::empty(install);

@@ -33,7 +33,8 @@ impl Turn<'_> {
         if let Some(Task::Receive { node, .. }) = self.busy.get(&id) {
             let stream = self.site.servers.stream.as_ref();
             let elsewhere = source.is_some_and(|server| server.node != *node);
-            if !self.policy.streams || elsewhere || self.spool_full(100) || self.ran_past(stream) {
+            let unfit = elsewhere || self.site.servers.foreign(*node) || self.ran_past(stream);
+            if !self.policy.streams || unfit || self.spool_full(100) {
                 out.push(Command::Stop(id));
             }
             return;

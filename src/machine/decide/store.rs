@@ -13,7 +13,7 @@ impl Turn<'_> {
     /// `uploads` counts those that run and those that start, over all sites of this round.
     pub(super) fn store(&self, out: &mut Vec<Command>, uploads: &mut usize) {
         // What is spooled waits, and is not acknowledged.
-        if self.site.tenure.foreign().is_some() {
+        if self.site.tenure.foreign().is_some() || !self.introduced() {
             return;
         }
         let spool = &self.site.ledger.spool;
@@ -88,7 +88,7 @@ mod tests {
     use crate::file::Site;
     use crate::policy::Policy;
     use crate::state::State;
-    use crate::testing::{lease, site_policy};
+    use crate::testing::{lease, reconciled, site_policy};
     use crate::wal::{Segment, Timeline};
     use alloc::vec;
 
@@ -102,7 +102,7 @@ mod tests {
             bytes: 1,
             origin: Origin::Adopted,
         };
-        for (event, seq) in [lease(true), spooled].into_iter().zip(1..) {
+        for (event, seq) in [lease(true), reconciled(), spooled].into_iter().zip(1..) {
             state.apply(&Envelope {
                 seq,
                 at: Millis(seq),
@@ -128,7 +128,7 @@ mod tests {
             forget: Vec::new(),
         };
         let busy = Busy::from([(task.id(), task)]);
-        let commands = decide(&state, &policy, &busy, Millis(3));
+        let commands = decide(&state, &policy, &busy, Millis(4));
         let mut stores = commands.iter();
         let stores = stores.any(|c| matches!(c, Command::Start(Task::Store { .. })));
         assert_eq!(stores, expect, "{number} beside {first} to {last}");

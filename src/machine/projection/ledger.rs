@@ -124,6 +124,7 @@ impl Ledger {
             | Event::ServerLost { .. }
             | Event::StreamEnded { .. }
             | Event::TimelineLearned { .. }
+            | Event::ClusterLearned { .. }
             | Event::Switched { .. }
             | Event::BackupRequested { .. }
             | Event::BackupStarted { .. }

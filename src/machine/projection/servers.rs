@@ -15,7 +15,7 @@ use crate::wal::{Lsn, Segment};
 #[serde(default)]
 pub struct Servers {
     pub nodes: BTreeMap<u32, Node>,
-    /// The cluster this site belongs to: set once, by the first server seen.
+    /// The cluster this site belongs to: of the WAL in the store, else of the first server seen.
     pub system_id: Option<u64>,
     pub stream: Option<Stream>,
     pub ended: Option<Ended>,
@@ -118,6 +118,7 @@ impl Servers {
                 node.seen_at = Some(at);
                 node.lost = None;
             }
+            Event::ClusterLearned { system_id, .. } => self.system_id = Some(*system_id),
             Event::ServerLost {
                 node,
                 class,
@@ -165,6 +166,12 @@ impl Servers {
             let seen = node.seen.as_ref().filter(|_| node.lost.is_none())?;
             (Some(seen.system_id) == self.system_id).then_some(seen)
         })
+    }
+
+    /// What was seen there is another cluster.
+    pub fn foreign(&self, node: u32) -> bool {
+        let seen = self.nodes.get(&node).and_then(|node| node.seen.as_ref());
+        seen.is_some_and(|seen| Some(seen.system_id) != self.system_id)
     }
 
     /// The primary with the newest history: after a failover the old one may still answer.

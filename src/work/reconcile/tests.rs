@@ -6,7 +6,8 @@ use machine::{Envelope, Site, State};
 
 use super::*;
 use crate::failure::Failure;
-use crate::work::testing::Bed;
+use crate::store::{Body, Metadata, Put, Store};
+use crate::work::testing::{Bed, first_page};
 
 const BACKUP: &str = "2026-11-22_09-27_0";
 const MAIN: &str = "main/basebackup/2026-11-22_09-27_0.00000000.pghoard";
@@ -71,6 +72,9 @@ fn told(bed: &Bed, known: &Known) -> Vec<String> {
             Event::Found { wal, files, .. } => format!("found{}", list(wal, files)),
             Event::Missing { wal, files } => format!("missing{}", list(wal, files)),
             Event::BackupFound(Adopted { backup, .. }) => format!("backup {backup}"),
+            Event::ClusterLearned { system_id, segment } => {
+                format!("cluster {system_id} by {}", segment.number)
+            }
             Event::Reconciled {
                 objects,
                 found,
@@ -235,4 +239,41 @@ fn a_store_that_is_gone_is_an_error_not_an_absence() {
         run(&bed.place, &known(&[stored(wal(1))]), &mut |_| events += 1).unwrap_err();
     assert!(failure.message.contains("does not exist"), "{failure}");
     assert_eq!(events, 0);
+}
+
+/// What we stored says its cluster beside it, what PGHoard stored in its first page; what cannot
+/// be read leaves it to the next newest.
+#[test]
+fn s15_a_new_log_learns_whose_wal_the_store_holds() {
+    let bed = Bed::make();
+    let told = |known: &Known| {
+        let lines = told(&bed, known);
+        lines.into_iter().find(|line| line.starts_with("cluster"))
+    };
+    bed.put(&key(1), &[(label::SYSTEM_ID, "7")]);
+    assert_eq!(told(&known(&[])), Some("cluster 7 by 1".into()));
+    let body = Body::Bytes(&first_page(8, 2));
+    bed.store
+        .inner
+        .put(&key(2), body, &Metadata::new(), Put::Create)
+        .unwrap();
+    assert_eq!(told(&known(&[])), Some("cluster 8 by 2".into()));
+    bed.put(&key(3), &[]);
+    bed.put(&key(4), &[("encryption-key-id", "lost")]);
+    assert_eq!(told(&known(&[])), Some("cluster 8 by 2".into()));
+    // S-54: names sort, time does not.
+    let path = bed.folder.path().join("store").join(key(1));
+    let file = std::fs::File::options().write(true).open(path).unwrap();
+    let later = std::time::SystemTime::now() + std::time::Duration::from_secs(60);
+    file.set_modified(later).unwrap();
+    assert_eq!(told(&known(&[])), Some("cluster 7 by 1".into()));
+    let reconciled = Event::Reconciled {
+        objects: 0,
+        bytes: 0,
+        found: 0,
+        missing: 0,
+        unknown: 0,
+        millis: 0,
+    };
+    assert_eq!(told(&known(&[reconciled])), None);
 }

@@ -10,7 +10,7 @@ use machine::projection::marks::Mark;
 use super::*;
 use crate::spool::RealDisk;
 use crate::store::{Body, Store};
-use crate::work::testing::{Bed, Fault};
+use crate::work::testing::{Bed, Fault, first_page};
 
 const KEY: &str = "main/xlog/000000010000000000000001";
 const NAME: &str = "000000010000000000000001";
@@ -169,7 +169,7 @@ fn s18_a_damaged_object_is_replaced_by_what_it_was() {
         }
         let (_, judge) = judges.iter().find(|(name, _)| *name == judge).unwrap();
         fs::write(bed.folder.path().join("spool").join(NAME), again).unwrap();
-        let told = match run_as(&bed, Standing::Damaged(judge)) {
+        let told = match run_as(&bed, version(), Standing::Damaged(judge)) {
             Ok(events) => {
                 let kind =
                     |event: &Event| format!("{event:?}").split(' ').next().unwrap().to_owned();
@@ -196,6 +196,25 @@ fn a_spool_file_that_is_gone_is_said_to_be() {
     assert_eq!(*reason, Reason::Vanished);
 }
 
+#[test]
+fn s15_wal_of_another_cluster_is_not_stored() {
+    let bed = Bed::make();
+    let failure = upload_as(&bed, "8", &first_page(7, 1)).unwrap_err();
+    assert_eq!(failure.class, Class::Unsupported, "{failure}");
+    assert!(failure.to_string().contains("cluster 7"), "{failure}");
+    assert!(bed.keys().is_empty());
+    upload_as(&bed, "7", &first_page(7, 1)).unwrap();
+    assert_eq!(bed.keys(), [KEY]);
+}
+
+fn upload_as(bed: &Bed, system_id: &str, content: &[u8]) -> Outcome<Vec<Event>> {
+    let spool = bed.folder.path().join("spool");
+    fs::create_dir_all(&spool).unwrap();
+    fs::write(spool.join(NAME), content).unwrap();
+    let metadata = Metadata::from([(label::SYSTEM_ID.to_owned(), system_id.to_owned())]);
+    run_as(bed, metadata, Standing::Unknown)
+}
+
 fn upload(bed: &Bed, content: &[u8]) -> Outcome<Vec<Event>> {
     let spool = bed.folder.path().join("spool");
     fs::create_dir_all(&spool).unwrap();
@@ -204,10 +223,14 @@ fn upload(bed: &Bed, content: &[u8]) -> Outcome<Vec<Event>> {
 }
 
 fn run(bed: &Bed) -> Outcome<Vec<Event>> {
-    run_as(bed, Standing::Unknown)
+    run_as(bed, version(), Standing::Unknown)
 }
 
-fn run_as(bed: &Bed, standing: Standing<'_>) -> Outcome<Vec<Event>> {
+fn version() -> Metadata {
+    Metadata::from([("pg-version".to_owned(), "150018".to_owned())])
+}
+
+fn run_as(bed: &Bed, metadata: Metadata, standing: Standing<'_>) -> Outcome<Vec<Event>> {
     let disk = RealDisk::new(&bed.folder.path().join("spool")).unwrap();
     let upload = Upload {
         place: &bed.place,
@@ -215,7 +238,7 @@ fn run_as(bed: &Bed, standing: Standing<'_>) -> Outcome<Vec<Event>> {
         file: &File::Wal(Segment::new(Timeline(1), 1)),
         entry: 5,
         size: SegmentSize::DEFAULT,
-        metadata: Metadata::from([("pg-version".to_owned(), "150018".to_owned())]),
+        metadata,
         standing,
     };
     let mut events = Vec::new();

@@ -1,0 +1,107 @@
+//! archive_command and restore_command through the daemon: on the same machine, and on another one
+//! that shares nothing with the server but the network.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::support::daemon::{Daemon, SITE, node};
+use crate::support::postgres::{Install, Options, Server, install};
+use crate::support::{PATIENCE, wait_until};
+
+/// A server whose `archive_command` asks the daemon of that port.
+fn archiving(install: &'static Install, more: Value) -> (Server, Daemon) {
+    let mut server = Server::start(install, &Options::default());
+    server.sql("create table rows (n int)");
+    let mut site = json!({
+        "nodes": [node(&server)],
+        "active_backup_mode": "archive_command",
+        "pg_data_directory": server.data,
+    });
+    let Value::Object(more) = more else { panic!() };
+    let remote = more.contains_key("pg_data_directory");
+    for (key, value) in more {
+        site[key] = value;
+    }
+    let daemon = Daemon::configured(json!({}), json!({ SITE: site })).started();
+    let command = daemon.command("archive", remote);
+    server.stop();
+    server.configure(&format!("archive_mode=on\narchive_command='{command}'"));
+    server.up();
+    (server, daemon)
+}
+
+/// Writes rows and ends the segment: its name.
+fn segment(server: &Server, rows: u32) -> String {
+    server.sql(&format!(
+        "insert into rows select generate_series(1, {rows})"
+    ));
+    server.one("select pg_walfile_name(pg_switch_wal())")
+}
+
+fn wait_archived(daemon: &mut Daemon, server: &Server, name: &str) {
+    let sql = format!("select coalesce(last_archived_wal, '') >= '{name}' from pg_stat_archiver");
+    wait_until(&format!("{name} to be archived"), PATIENCE, || {
+        daemon.assert_alive();
+        server.one(&sql) == "t"
+    });
+    let stored = daemon.store().join(format!("{SITE}/xlog/{name}"));
+    assert!(stored.exists(), "{name} was archived and is not stored");
+}
+
+#[test]
+fn s17_archive_command_says_yes_when_the_segment_is_stored() {
+    for install in [12, 18].into_iter().filter_map(install) {
+        let (mut server, mut daemon) = archiving(install, json!({}));
+        daemon.wait_backups(1);
+        let first = segment(&server, 100);
+        wait_archived(&mut daemon, &server, &first);
+        // A backlog, and a daemon that dies in the middle of it.
+        daemon.kill9();
+        let names: Vec<String> = (0..12).map(|_| segment(&server, 100)).collect();
+        daemon.up();
+        wait_archived(&mut daemon, &server, &names[5]);
+        daemon.restart();
+        wait_archived(&mut daemon, &server, &names[11]);
+        // A promotion ends its timeline in the middle of a segment.
+        server.stop();
+        fs::write(server.data.join("standby.signal"), "").unwrap();
+        server.up();
+        server.promote();
+        let last = segment(&server, 100);
+        wait_archived(&mut daemon, &server, &last);
+        let history = daemon
+            .store()
+            .join(format!("{SITE}/timeline/00000002.history"));
+        assert!(history.exists());
+        let streams = "select count(*) from pg_stat_replication";
+        assert_eq!(server.one(streams), "0", "nothing is streamed");
+        daemon.verify_events();
+        server.kill9();
+        server.destroy_data();
+        let mut restored = daemon.restore(install, &["--restore-to-primary"]);
+        restored.up();
+        restored.wait_primary();
+        assert_eq!(restored.one("select count(*) from rows"), "1400");
+    }
+}
+
+/// Nothing is shared but the network: WAL travels in requests and answers.
+#[test]
+fn a_daemon_on_another_machine_gets_and_gives_wal_over_http() {
+    let Some(install) = install(16) else { return };
+    let (mut server, mut daemon) = archiving(install, json!({ "pg_data_directory": null }));
+    daemon.wait_backups(1);
+    let names: Vec<String> = (0..4).map(|_| segment(&server, 100)).collect();
+    wait_archived(&mut daemon, &server, &names[3]);
+    server.kill9();
+    server.destroy_data();
+    let mut restored = daemon.restore(install, &["--restore-to-primary"]);
+    restored.overrule(&format!(
+        "restore_command='{}'",
+        daemon.command("restore", true)
+    ));
+    restored.up();
+    restored.wait_primary();
+    assert_eq!(restored.one("select count(*) from rows"), "400");
+}
