@@ -21,7 +21,7 @@ fn known(event: &Value) -> bool {
 }
 
 /// Every kind ever released, as the log spells it.
-pub const KINDS: [&str; 44] = [
+pub const KINDS: [&str; 45] = [
     "started",
     "stopped",
     "config_loaded",
@@ -66,4 +66,5 @@ pub const KINDS: [&str; 44] = [
     "compacted",
     "carried",
     "compaction_refused",
+    "deletion_refused",
 ];

@@ -12,9 +12,10 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use machine::event::Range;
+use machine::projection::attempts::refused::REST_MS;
 use machine::rule::clock::doubtful;
 use machine::rule::retention::{self, Fate, Keep, Plan};
-use machine::{Millis, SegmentSize, SiteState, State};
+use machine::{BackupName, Millis, SegmentSize, SiteState, State};
 use serde_json::{Value, json};
 
 use super::screen;
@@ -23,6 +24,7 @@ use crate::config::Config;
 use crate::daemon::site::site_policy;
 use crate::failure::Outcome;
 use crate::journal::log;
+use crate::publish::facts;
 use crate::publish::text::{iso, pretty, size, utc};
 
 pub mod hold;
@@ -125,7 +127,7 @@ impl View<'_> {
             } else {
                 "cannot be restored now; "
             };
-            let line = format!("{known}{}", fate(&verdict.fate));
+            let line = format!("{known}{}{}", fate(&verdict.fate), self.refused(&verdict.backup));
             let head = format!("  {:<19}  ", verdict.backup.0);
             out.push_str(&screen::wrap(&head, &line));
         }
@@ -141,7 +143,27 @@ impl View<'_> {
                 }
             }
         }
+        if let Some(refused) = &self.site.attempts.refused {
+            let told = format!(
+                "{} WAL segments and {} basebackups since {}: {}; asked again {}",
+                refused.segments(),
+                refused.backups.len(),
+                utc(refused.since),
+                refused.message,
+                utc(refused.next())
+            );
+            out.push_str(&screen::wrap("the store REFUSES to delete ", &told));
+        }
         out
+    }
+
+    fn refused(&self, backup: &BackupName) -> String {
+        let refused = self.site.attempts.refused.as_ref();
+        let kept = refused.and_then(|refused| refused.backups.get(backup));
+        kept.map_or_else(String::new, |kept| {
+            let (asked, again) = (utc(kept.asked_at), utc(kept.asked_at.plus(REST_MS)));
+            format!("; the store REFUSED it {asked}, asked again {again}")
+        })
     }
 
     fn json(&self) -> Value {
@@ -153,6 +175,7 @@ impl View<'_> {
             json!({
                 "goes": goes,
                 "name": verdict.backup.0,
+                "refused": !self.refused(&verdict.backup).is_empty(),
                 "restorable": verdict.restorable,
                 "rules": rules,
             })
@@ -170,6 +193,7 @@ impl View<'_> {
             "at": iso(self.now),
             "backups": backups.collect::<Vec<_>>(),
             "listed": self.site.ledger.reconciled_at.map(iso),
+            "refused": self.site.attempts.refused.as_ref().map(facts::refused),
             "wal": wal.collect::<Vec<_>>(),
         })
     }

@@ -151,6 +151,19 @@ fn render_site(out: &mut String, name: &str, site: &View<'_>) {
     for key in site.list("conflicts").iter().filter_map(Value::as_str) {
         row(out, "CONFLICT", key);
     }
+    if let Some(refused) = site.0.get("refused").filter(|refused| refused.is_object()) {
+        let refused = View(refused);
+        let told = format!(
+            "{} basebackups, {} WAL segments and {} marks stay though they should go: {}; asked \
+             again {}",
+            refused.list("backups").len(),
+            refused.number("wal_segments"),
+            refused.number("marks"),
+            refused.text("message"),
+            refused.time("next"),
+        );
+        row(out, "REFUSED", &told);
+    }
     for attempt in site.list("attempts") {
         let attempt = View(attempt);
         let failed = format!(
