@@ -127,7 +127,11 @@ impl View<'_> {
             } else {
                 "cannot be restored now; "
             };
-            let line = format!("{known}{}{}", fate(&verdict.fate), self.refused(&verdict.backup));
+            let line = format!(
+                "{known}{}{}",
+                fate(&verdict.fate),
+                self.refused(&verdict.backup)
+            );
             let head = format!("  {:<19}  ", verdict.backup.0);
             out.push_str(&screen::wrap(&head, &line));
         }

@@ -59,12 +59,11 @@ pub fn backup(
         return Ok(());
     }
     let mut refused = Refusals::default();
-    if object.is_some() || holds(Rule::MainRemovedBlindly) {
-        if !refused.delete(place, &key)? {
-            refused.files.push(main);
-            refused.tell(emit);
-            return Ok(());
-        }
+    let blindly = object.is_some() || holds(Rule::MainRemovedBlindly);
+    if blindly && !refused.delete(place, &key)? {
+        refused.files.push(main);
+        refused.tell(emit);
+        return Ok(());
     }
     let folder = place.key(&format!("basebackup_chunk/{name}"));
     let mut keys = Vec::new();
@@ -206,7 +205,9 @@ fn ranges(
                     break;
                 }
             }
-            first = last.saturating_add(1).max(kept.last().map_or(0, |n| n.saturating_add(1)));
+            first = last
+                .saturating_add(1)
+                .max(kept.last().map_or(0, |n| n.saturating_add(1)));
             refused.wal = kept.ranges(range.timeline).collect();
             let wal: Vec<Range> = gone.ranges(range.timeline).collect();
             if !wal.is_empty() {

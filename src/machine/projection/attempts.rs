@@ -51,7 +51,7 @@ const BACKUP_CAP_MS: u64 = 3_600_000;
 impl Attempts {
     pub fn apply(&mut self, site: &Site, event: &Event, at: Millis) {
         refused::apply(&mut self.refused, event, at);
-        if streamed(event).is_some() {
+        if streamed(event).is_some() && !self.failed.is_empty() {
             self.failed.remove(&TaskId::Receive(site.clone()));
         }
         match event {
@@ -94,6 +94,8 @@ impl Attempts {
             }
             // A new configuration or a restart is a reason to try everything at once.
             Event::Started { .. } => self.failed.clear(),
+            // Mostly nothing has failed, and no name is made for nothing.
+            _ if self.failed.is_empty() => {}
             _ => {
                 if let Some(task) = succeeded(site, event) {
                     self.failed.remove(&task);

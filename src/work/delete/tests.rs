@@ -269,7 +269,10 @@ fn s66_locked_chunks_are_told_and_the_others_go() {
     let kept = refusal(&[], &[of(2)], &[], Class::Denied);
     assert_eq!(told, [gone(&[File::Main(name()), of(1), of(3)]), kept]);
     bed.store.locked.lock().unwrap().clear();
-    assert_eq!(delete(&bed, None).unwrap(), [gone(&[File::Main(name()), of(2)])]);
+    assert_eq!(
+        delete(&bed, None).unwrap(),
+        [gone(&[File::Main(name()), of(2)])]
+    );
     assert_eq!(bed.keys().len(), 2);
 }
 
@@ -288,7 +291,9 @@ fn wal_beside_locks(last: u64, locked: impl Fn(u64) -> bool) -> (Vec<Event>, usi
     let (size, timeline) = (SegmentSize::DEFAULT, Timeline(1));
     let bed = Bed::make();
     for number in 1..=last {
-        let key = bed.place.key(&File::Wal(Segment::new(timeline, number)).key(size));
+        let key = bed
+            .place
+            .key(&File::Wal(Segment::new(timeline, number)).key(size));
         bed.put(&key, &[]);
         if locked(number) {
             lock(&bed, &key, Class::Denied);
@@ -314,16 +319,28 @@ fn wal_beside_locks(last: u64, locked: impl Fn(u64) -> bool) -> (Vec<Event>, usi
 
 #[test]
 fn s66_locked_wal_is_passed_over() {
-    type Locked = fn(u64) -> bool;
-    // The locked ones; what is deleted, what is kept, in vain asked.
-    let rows: [(u64, Locked, &[(u64, u64)], &[(u64, u64)], usize); 5] = [
+    // Up to which there are segments, the locked ones; what goes, what stays, in vain asked.
+    type Row<'a> = (
+        u64,
+        fn(u64) -> bool,
+        &'a [(u64, u64)],
+        &'a [(u64, u64)],
+        usize,
+    );
+    let rows: [Row<'_>; 5] = [
         (5, |_| false, &[(1, 5)], &[], 0),
         (5, |n| n == 3, &[(1, 2), (4, 5)], &[(3, 3)], 1),
         // Locked by age: the newer the longer.
         (50, |n| n > 10, &[(1, 10)], &[(11, 50)], 17),
         // Held one by one, however many: the others still go.
         (50, |n| n <= 40, &[(41, 50)], &[(1, 40)], 40),
-        (1_100, |n| n == 999 || n == 1_100, &[(1, 998), (1_000, 1_099)], &[(999, 999), (1_100, 1_100)], 2),
+        (
+            1_100,
+            |n| n == 999 || n == 1_100,
+            &[(1, 998), (1_000, 1_099)],
+            &[(999, 999), (1_100, 1_100)],
+            2,
+        ),
     ];
     let range = |(first, last): &(u64, u64)| Range {
         timeline: Timeline(1),
@@ -348,8 +365,16 @@ fn s66_locked_wal_is_passed_over() {
             }
             touches
         });
-        assert_eq!(deleted, gone.iter().map(range).collect::<Vec<_>>(), "{last}");
-        assert_eq!(refused, kept.iter().map(range).collect::<Vec<_>>(), "{last}");
+        assert_eq!(
+            deleted,
+            gone.iter().map(range).collect::<Vec<_>>(),
+            "{last}"
+        );
+        assert_eq!(
+            refused,
+            kept.iter().map(range).collect::<Vec<_>>(),
+            "{last}"
+        );
         assert_eq!(asked, vain, "{last}");
         let left: u64 = kept.iter().map(|(first, last)| last - first + 1).sum();
         assert_eq!(u64::try_from(bed.keys().len()).unwrap(), left);

@@ -52,7 +52,6 @@ fn main() {
         "events",
         "append/s",
         "plain/s",
-        "open s",
         "fold s",
         "decide ms",
         "compact s",
@@ -92,17 +91,12 @@ fn one(count: u64, exported: &mut String) -> [String; 9] {
     let mut state = State::default();
     let fold = timed(|| appended.iter().for_each(|envelope| state.apply(envelope)));
     drop(appended);
-    let mut folded = State::default();
-    let mut log = None;
-    let open = timed(|| {
-        log = Some(Log::open(&path, &mut |envelope| folded.apply(envelope)).unwrap());
-    });
-    assert_eq!(folded, state);
-    drop(log);
-    let opened = open::split(&path, &lines, open, fold);
+    let opened = open::split(&path, &lines);
     *exported = open::exported(&site(0), &lines);
     drop(lines);
-    let mut log = Log::open(&path, &mut |_| ()).unwrap();
+    let mut folded = State::default();
+    let mut log = Log::open(&path, &mut |envelope| folded.apply(envelope)).unwrap();
+    assert_eq!(folded, state);
     let round = rounds(&state);
     let full = size(&path);
     let compact = timed(|| {
@@ -119,7 +113,6 @@ fn one(count: u64, exported: &mut String) -> [String; 9] {
         format!("{count}"),
         format!("{:.0}", rate(append)),
         format!("{:.0}", rate(plain)),
-        format!("{:.3}", open.as_secs_f64()),
         format!("{:.3}", fold.as_secs_f64()),
         format!("{:.3}", round.as_secs_f64() * 1e3),
         format!("{:.3}", compact.as_secs_f64()),
@@ -130,7 +123,7 @@ fn one(count: u64, exported: &mut String) -> [String; 9] {
     opened
 }
 
-fn row(columns: &[&str; 9]) {
+fn row(columns: &[&str]) {
     let line: Vec<String> = columns.iter().map(|text| format!("{text:>10}")).collect();
     println!("{}", line.concat());
 }

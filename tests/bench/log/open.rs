@@ -1,4 +1,4 @@
-//! What opening a log is made of, step by step, and what the opened log's state weighs.
+//! What opening a log is made of, step by step, and what a process that has opened one weighs.
 
 use std::fs;
 use std::io::Write;
@@ -19,11 +19,11 @@ use super::{mib, timed};
 pub const COLUMNS: [&str; 9] = [
     "events",
     "open s",
+    "CPU s",
     "check s",
     "scan s",
     "chain s",
     "decode s",
-    "fold s",
     "state MiB",
     "peak MiB",
 ];
@@ -34,18 +34,17 @@ const EVENTS: TableDefinition<u64, &[u8]> = TableDefinition::new("events");
 const DIGEST_BYTES: usize = 32;
 
 /// Each step of opening by itself, over the same log.
-pub fn split(
-    path: &Path,
-    lines: &[(u64, Vec<u8>)],
-    open: Duration,
-    fold: Duration,
-) -> [String; 9] {
+pub fn split(path: &Path, lines: &[(u64, Vec<u8>)]) -> [String; 9] {
     let check = timed(|| drop(builder().set_check_integrity_on_open(true).create(path)));
     let database = builder().create(path).unwrap();
     let scan = timed(|| {
         let read = database.begin_read().unwrap();
         let table = read.open_table(EVENTS).unwrap();
-        let bytes: usize = table.iter().unwrap().map(|l| l.unwrap().1.value().len()).sum();
+        let bytes: usize = table
+            .iter()
+            .unwrap()
+            .map(|l| l.unwrap().1.value().len())
+            .sum();
         assert!(bytes > 0);
     });
     drop(database);
@@ -65,21 +64,21 @@ pub fn split(
         .output()
         .unwrap();
     let told = String::from_utf8(told.stdout).unwrap();
-    let [before, after, peak]: [u64; 3] = told
+    let [wall, cpu, before, after, peak]: [u64; 5] = told
         .split_whitespace()
-        .map(|bytes| bytes.parse().unwrap())
+        .map(|number| number.parse().unwrap())
         .collect::<Vec<_>>()
         .try_into()
         .unwrap();
     let seconds = |time: Duration| format!("{:.3}", time.as_secs_f64());
     [
         format!("{}", lines.len()),
-        seconds(open),
+        format!("{:.3}", wall as f64 / 1e3),
+        format!("{:.3}", cpu as f64 / 1e3),
         seconds(check),
         seconds(scan),
         seconds(chain),
         seconds(decode),
-        seconds(fold),
         format!("{:.1}", mib(after - before)),
         format!("{:.1}", mib(peak)),
     ]
@@ -100,19 +99,40 @@ pub fn exported(site: &Site, lines: &[(u64, Vec<u8>)]) -> String {
         let (bytes, _) = encoder.finish().unwrap();
         bytes.len() as f64 / sealed.events as f64
     };
-    let (snappy, zstd) = (encoded(Compression::Snappy, 0), encoded(Compression::Zstd, 3));
+    let (snappy, zstd) = (
+        encoded(Compression::Snappy, 0),
+        encoded(Compression::Zstd, 3),
+    );
     let plain = sealed.content.len() as f64 / sealed.events as f64;
     format!("exported, bytes an event: {plain:.0} plain, {snappy:.0} snappy, {zstd:.0} zstd")
 }
 
-/// Resident bytes before the log is opened and folded, after it, with both still held, and at most.
+/// Milliseconds of opening and folding, on the clock and of the processors; resident bytes before
+/// it, after it with log and state still held, and at most.
 pub fn weigh(path: &Path) {
-    let before = memory("VmRSS:");
+    let (before, spent) = (memory("VmRSS:"), cpu_ms());
     let mut state = State::default();
-    let log = Log::open(path, &mut |envelope| state.apply(envelope)).unwrap();
+    let mut log = None;
+    let wall = timed(|| {
+        log = Some(Log::open(path, &mut |envelope| state.apply(envelope)).unwrap());
+    });
     let (after, peak) = (memory("VmRSS:"), memory("VmHWM:"));
-    println!("{before} {after} {peak}");
+    let (wall, cpu) = (wall.as_millis(), cpu_ms() - spent);
+    println!("{wall} {cpu} {before} {after} {peak}");
     std::hint::black_box((log, state));
+}
+
+/// Of this process so far: user and system time, in hundredths of a second (proc_pid_stat(5)).
+fn cpu_ms() -> u64 {
+    let stat = fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<&str> = stat
+        .rsplit_once(')')
+        .unwrap()
+        .1
+        .split_whitespace()
+        .collect();
+    let ticks = |field: usize| fields[field].parse::<u64>().unwrap();
+    (ticks(11) + ticks(12)) * 10
 }
 
 fn memory(what: &str) -> u64 {

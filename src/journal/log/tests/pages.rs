@@ -31,7 +31,7 @@ fn used() -> Place {
     let place = Place::new();
     let (mut log, _) = place.open().unwrap();
     let mut state = State::default();
-    let mut add = |log: &mut Log, state: &mut State, count| {
+    let add = |log: &mut Log, state: &mut State, count| {
         for envelope in log.append(Millis(1), 1, some(count)).unwrap() {
             state.apply(&envelope);
         }
@@ -83,12 +83,19 @@ fn check(whole: &[u8], seed: u64) {
         };
         // The header names one of two commits: at worst it is the one before, as after a crash.
         let kept = found.iter().eq(expected.iter().take(found.len()));
-        assert!(kept && found.len() + 1 >= expected.len(), "at {at}: {}", found.len());
+        assert!(
+            kept && found.len() + 1 >= expected.len(),
+            "at {at}: {}",
+            found.len()
+        );
         found.extend(log.append(Millis(2), 1, some(400)).unwrap());
         found.extend(log.append(Millis(3), 1, some(1)).unwrap());
         drop(log);
         let again = place.open().map(|(_, found)| found);
-        assert!(again.is_ok_and(|again| again == found), "at {at}: lost later");
+        assert!(
+            again.is_ok_and(|again| again == found),
+            "at {at}: lost later"
+        );
         harmless += 1;
     }
     assert!(refused > 20 && harmless > 20, "{refused} {harmless}");

@@ -29,7 +29,12 @@ fn s66_what_is_locked_is_passed_over_and_asked_for_again_in_a_day() {
     assert_eq!(site.decide(0), "delete b");
     site.tell(0, &[deleted(&[], vec![main("b")])]);
     assert_eq!(site.decide(0), "expire 1-9 11-24");
-    site.tell(0, &[Event::WalExpired { wal: vec![range(1, 9), range(11, 24)] }]);
+    site.tell(
+        0,
+        &[Event::WalExpired {
+            wal: vec![range(1, 9), range(11, 24)],
+        }],
+    );
     assert_eq!(site.decide(0), "delete 1-9 11-24");
     let locked = [
         deleted(&[(1, 4), (11, 24)], Vec::new()),
@@ -50,7 +55,12 @@ fn s66_what_is_locked_is_passed_over_and_asked_for_again_in_a_day() {
     assert_eq!(site.decide(2 * day), "delete a");
     site.tell(2 * day, &[deleted(&[], vec![main("a"), part("a", 1)])]);
     assert_eq!(site.decide(2 * day), "expire 10-10");
-    site.tell(2 * day, &[Event::WalExpired { wal: vec![range(10, 10)] }]);
+    site.tell(
+        2 * day,
+        &[Event::WalExpired {
+            wal: vec![range(10, 10)],
+        }],
+    );
     assert_eq!(site.decide(2 * day), "delete 5-10");
     site.tell(2 * day, &[deleted(&[(5, 10)], Vec::new())]);
     assert_eq!(site.decide(2 * day), "");
@@ -76,9 +86,17 @@ fn s66_chunks_that_were_locked_when_their_backup_went_are_not_forgotten() {
 #[test]
 fn s66_stragglers_do_not_put_off_what_rests_and_a_hold_ends_the_asking() {
     let mut site = Bed::new();
-    site.tell(0, &[expired("a"), expired("b"), refused(&[], vec![main("a")])]);
+    site.tell(
+        0,
+        &[expired("a"), expired("b"), refused(&[], vec![main("a")])],
+    );
     site.tell(0, &[deleted(&[], vec![main("b")])]);
-    site.tell(0, &[Event::WalExpired { wal: vec![range(1, 9), range(11, 24)] }]);
+    site.tell(
+        0,
+        &[Event::WalExpired {
+            wal: vec![range(1, 9), range(11, 24)],
+        }],
+    );
     site.tell(0, &[refused(&[(1, 9)], Vec::new())]);
     assert_eq!(site.decide(0), "delete 11-24");
     site.tell(REST_MS - 5, &[refused(&[(11, 24)], Vec::new())]);
@@ -202,13 +220,19 @@ fn expired(name: &str) -> Event {
 }
 
 fn deleted(wal: &[(u64, u64)], files: Vec<File>) -> Event {
-    let wal = wal.iter().map(|(first, last)| range(*first, *last)).collect();
+    let wal = wal
+        .iter()
+        .map(|(first, last)| range(*first, *last))
+        .collect();
     Event::Deleted { wal, files }
 }
 
 fn refused(wal: &[(u64, u64)], files: Vec<File>) -> Event {
     Event::DeletionRefused {
-        wal: wal.iter().map(|(first, last)| range(*first, *last)).collect(),
+        wal: wal
+            .iter()
+            .map(|(first, last)| range(*first, *last))
+            .collect(),
         files,
         marks: Vec::new(),
         class: Class::Denied,

@@ -157,6 +157,10 @@ impl Refused {
         let others = !(self.wal.is_empty() && self.marks.is_empty());
         let others = others.then_some(self.asked_at);
         let backups = self.backups.values().map(|kept| kept.asked_at);
-        backups.chain(others).min().unwrap_or_default().plus(REST_MS)
+        backups
+            .chain(others)
+            .min()
+            .unwrap_or_default()
+            .plus(REST_MS)
     }
 }

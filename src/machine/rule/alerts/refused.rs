@@ -18,7 +18,10 @@ impl View<'_> {
         let mut what: Vec<String> = names.by_ref().take(NAMED).collect();
         for (count, of) in [
             (names.count(), "more basebackups"),
-            (usize::try_from(refused.segments()).unwrap_or(usize::MAX), "WAL segments"),
+            (
+                usize::try_from(refused.segments()).unwrap_or(usize::MAX),
+                "WAL segments",
+            ),
             (refused.marks.len(), "marks"),
         ] {
             if count > 0 {
