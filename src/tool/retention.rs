@@ -271,4 +271,42 @@ mod tests {
         assert_eq!(told["backups"][0]["rules"][0], "newest");
         assert_eq!(told["wal"][0]["first"], "000000010000000000000001");
     }
+
+    #[test]
+    fn s66_what_the_store_refuses_is_shown_with_the_next_try() {
+        let mut state = testing::state("main");
+        let name = testing::site("main");
+        let backup = machine::BackupName("2026-11-22_09-29_0".into());
+        let refused = Event::DeletionRefused {
+            wal: vec![Range {
+                timeline: machine::Timeline(1),
+                first: 1,
+                last: 2,
+            }],
+            files: vec![machine::File::Main(backup)],
+            marks: Vec::new(),
+            class: machine::Class::Denied,
+            message: "the object is locked".into(),
+        };
+        let site = state.sites.get_mut(&name).unwrap();
+        site.attempts.apply(&name, &refused, NOW);
+        let policy = testing::policy("main").sites[&name].clone();
+        let plan = retention::plan(site, &policy, NOW, false);
+        let view = View::new(site, plan, NOW);
+        let text = view
+            .text("main")
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ");
+        for told in [
+            "; the store REFUSED it 2026-11-22 09:33:20, asked again 2026-11-23 09:33:20",
+            "the store REFUSES to delete 2 WAL segments and 1 basebackups since 2026-11-22 \
+             09:33:20: the object is locked; asked again 2026-11-23 09:33:20",
+        ] {
+            assert!(text.contains(told), "{text}");
+        }
+        let told = view.json();
+        assert_eq!(told["backups"][0]["refused"], true);
+        assert_eq!(told["refused"]["wal_segments"], 2);
+    }
 }

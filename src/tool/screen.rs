@@ -358,6 +358,31 @@ Alerts
     }
 
     #[test]
+    fn s66_what_the_store_refuses_to_delete_is_shown() {
+        let (mut state, policy, busy) = (state("main"), policy("main"), busy("main"));
+        let refused = machine::Event::DeletionRefused {
+            wal: Vec::new(),
+            files: vec![machine::File::Main(machine::BackupName("old".into()))],
+            marks: vec!["mark/a".into()],
+            class: Class::Denied,
+            message: "the object is locked".into(),
+        };
+        for (name, site) in &mut state.sites {
+            site.attempts.apply(name, &refused, NOW);
+        }
+        let text = render(&facts::facts(&state, &policy, &busy, &live(), NOW), NOW);
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        for told in [
+            "REFUSED 1 basebackups, 0 WAL segments and 1 marks stay though they should go: the \
+             object is locked; asked again 2026-11-23 09:33:20",
+            "deletion_refused, since 2026-11-22 09:33:20 site 'main': the store refuses to delete \
+             old, 1 marks: the object is locked",
+        ] {
+            assert!(text.contains(told), "{text}");
+        }
+    }
+
+    #[test]
     fn an_empty_document_is_shown_as_well() {
         let text = render(&json!({ "sites": { "a": {} } }), NOW);
         assert!(text.contains("Site a (cluster not seen yet)"), "{text}");
