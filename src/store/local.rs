@@ -224,7 +224,7 @@ impl Store for Local {
         let path = self.path(key)?;
         self.confirm_root()?;
         match path.parent().is_some_and(Path::is_dir) {
-            true => durable::remove(&sidecar_path(&path)).and_then(|()| durable::remove(&path)),
+            true => remove(&path),
             false => self.confirm_absent(&path),
         }
     }
@@ -432,6 +432,18 @@ fn check_key(key: &str) -> Outcome<()> {
     Ok(())
 }
 
+/// The sidecar goes first. Where the file then cannot go (`chattr +i`) the sidecar comes back: what
+/// somebody locked must not vanish from every listing.
+fn remove(path: &Path) -> Outcome<()> {
+    let sidecar = sidecar_path(path);
+    let shown = fs::read(&sidecar).ok();
+    durable::remove(&sidecar)?;
+    durable::remove(path).or_else(|failure| {
+        shown.map_or(Ok(()), |shown| durable::write(&sidecar, &shown))?;
+        Err(failure)
+    })
+}
+
 fn sidecar_path(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(SIDECAR_END);
@@ -513,6 +525,22 @@ mod tests {
             .unwrap();
         let (_, mut body) = store.get("x").unwrap();
         assert_eq!(io::read_to_string(&mut body).unwrap(), "new");
+    }
+
+    #[test]
+    fn s66_what_cannot_be_removed_keeps_its_sidecar() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Local::create(folder.path()).unwrap();
+        store
+            .put("x", Body::Bytes(b"12345"), &Metadata::new(), Put::Create)
+            .unwrap();
+        let (data, sidecar) = (folder.path().join("x"), folder.path().join("x.metadata"));
+        let before = fs::read(&sidecar).unwrap();
+        // A folder in its place cannot be removed as a file either.
+        fs::remove_file(&data).unwrap();
+        fs::create_dir(&data).unwrap();
+        assert!(store.delete("x").is_err());
+        assert_eq!(fs::read(&sidecar).unwrap(), before);
     }
 
     #[test]
