@@ -556,6 +556,7 @@ fn level(event: &Event) -> ::log::Level {
         | Event::Unverified { .. }
         | Event::FoundDamaged { .. }
         | Event::CompactionRefused { .. }
+        | Event::DeletionRefused { .. }
         | Event::ClockJumped { .. } => ::log::Level::Warn,
         Event::LeaseSeen(lease) if !lease.ours => ::log::Level::Warn,
         Event::StreamEnded { class, .. } if *class != Class::Interrupted => ::log::Level::Warn,

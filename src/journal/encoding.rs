@@ -57,13 +57,19 @@ pub fn encode(envelope: &Envelope, before: &Chain) -> Outcome<(Vec<u8>, Chain)> 
 /// The line that a stored value holds, if its digest continues `before`. `None` for a line of a
 /// kind we do not know that says of itself that it may be skipped.
 pub fn decode(value: &[u8], before: &Chain) -> Outcome<(Option<Envelope>, Chain)> {
+    let (cbor, digest) = prove(value, before)?;
+    Ok((parse(cbor)?, digest))
+}
+
+/// A stored value's line and its digest, if that continues `before`.
+pub fn prove<'a>(value: &'a [u8], before: &Chain) -> Outcome<(&'a [u8], Chain)> {
     let Some((digest, cbor)) = value.split_first_chunk::<32>() else {
         return Err(corrupt("a line is shorter than its digest"));
     };
     if link(before, cbor) != *digest {
         return Err(corrupt("a line does not continue the digest chain"));
     }
-    Ok((parse(cbor)?, *digest))
+    Ok((cbor, *digest))
 }
 
 /// A line without its digest. Today's form is read straight; anything else by way of upcasts.

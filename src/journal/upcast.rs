@@ -21,7 +21,7 @@ fn known(event: &Value) -> bool {
 }
 
 /// Every kind ever released, as the log spells it.
-pub const KINDS: [&str; 45] = [
+pub const KINDS: [&str; 46] = [
     "started",
     "stopped",
     "config_loaded",
@@ -67,4 +67,5 @@ pub const KINDS: [&str; 45] = [
     "compacted",
     "carried",
     "compaction_refused",
+    "deletion_refused",
 ];

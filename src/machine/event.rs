@@ -281,6 +281,15 @@ pub enum Event {
     CompactionRefused {
         reason: String,
     },
+    /// The store would not delete these: locked, held there, or not ours to delete. `marks` are
+    /// keys below the site's prefix.
+    DeletionRefused {
+        wal: Vec<Range>,
+        files: Vec<File>,
+        marks: Vec<String>,
+        class: Class,
+        message: String,
+    },
 }
 
 /// How the run before this one ended.
@@ -470,6 +479,7 @@ impl Event {
                 | Event::FoundDamaged { .. }
                 | Event::Exported { .. }
                 | Event::CompactionRefused { .. }
+                | Event::DeletionRefused { .. }
                 | Event::HoleOpened { .. }
                 | Event::HoleClosed { .. }
                 | Event::HoleSought { .. }

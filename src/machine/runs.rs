@@ -73,6 +73,13 @@ impl Runs {
         if first > last {
             return;
         }
+        // As nearly all WAL comes: right after the last.
+        if let Some(mut newest) = self.0.last_entry()
+            && newest.get().checked_add(1) == Some(first)
+        {
+            *newest.get_mut() = last;
+            return;
+        }
         // Swallow every interval that overlaps or touches the new one.
         let reach = last.saturating_add(1);
         let touching: Vec<(u64, u64)> = self

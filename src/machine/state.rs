@@ -96,10 +96,12 @@ impl State {
             _ => {}
         }
         if let Some(site) = site {
-            self.sites
-                .entry(site.clone())
-                .or_default()
-                .apply(site, event, *at, *run);
+            // Nearly always there: no name is copied for nothing.
+            let state = match self.sites.get_mut(site) {
+                Some(state) => state,
+                None => self.sites.entry(site.clone()).or_default(),
+            };
+            state.apply(site, event, *at, *run);
         }
     }
 }

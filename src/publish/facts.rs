@@ -10,6 +10,7 @@ use machine::decide::Busy;
 use machine::event::{Slot, Why};
 use machine::policy::{Policy, SitePolicy};
 use machine::projection::attempts::Failed;
+use machine::projection::attempts::refused::Refused;
 use machine::projection::backups::{Backup, Phase};
 use machine::projection::clock::Clock;
 use machine::projection::marks::Mark;
@@ -75,6 +76,18 @@ fn told(alert: &Alert) -> Value {
     })
 }
 
+/// What the store would not delete.
+pub fn refused(refused: &Refused) -> Value {
+    json!({
+        "backups": refused.backups.keys().map(|name| name.0.as_str()).collect::<Vec<_>>(),
+        "marks": refused.marks.len(),
+        "message": refused.message,
+        "next": iso(refused.next()),
+        "since": iso(refused.since),
+        "wal_segments": refused.segments(),
+    })
+}
+
 struct View<'a> {
     name: &'a Site,
     site: &'a SiteState,
@@ -128,6 +141,7 @@ impl View<'_> {
             NOW: self.moment(&coverage),
             "received_lsn": positions.received.map(|lsn| lsn.to_string()),
             "reconciled_at": ledger.reconciled_at.map(iso),
+            "refused": self.site.attempts.refused.as_ref().map(refused),
             "segment_size": ledger.segment_size.map(SegmentSize::bytes),
             "servers": nodes.collect::<Vec<_>>(),
             "spool": {

@@ -64,6 +64,7 @@ impl Names {
             | Event::Found { .. }
             | Event::Missing { .. }
             | Event::Deleted { .. }
+            | Event::DeletionRefused { .. }
             | Event::WalExpired { .. } => self.file(event),
             Event::BackupRequested { .. }
             | Event::BackupStarted { .. }
@@ -276,6 +277,17 @@ impl Names {
             Event::Found { wal, files, .. } => format!("found {}", self.all(wal, files)),
             Event::Missing { wal, files } => format!("MISSING {}", self.all(wal, files)),
             Event::Deleted { wal, files } => format!("deleted {}", self.all(wal, files)),
+            Event::DeletionRefused {
+                wal,
+                files,
+                marks,
+                class,
+                message,
+            } => {
+                let marks: String = marks.iter().map(|key| format!(", {key}")).collect();
+                let all = self.all(wal, files);
+                format!("the store REFUSES to delete {all}{marks}, {class}: {message}")
+            }
             Event::WalExpired { wal } => format!("no backup needs {}", self.all(wal, &[])),
             _ => String::new(),
         }

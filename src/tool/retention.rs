@@ -12,9 +12,10 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use machine::event::Range;
+use machine::projection::attempts::refused::REST_MS;
 use machine::rule::clock::doubtful;
 use machine::rule::retention::{self, Fate, Keep, Plan};
-use machine::{Millis, SegmentSize, SiteState, State};
+use machine::{BackupName, Millis, SegmentSize, SiteState, State};
 use serde_json::{Value, json};
 
 use super::screen;
@@ -23,6 +24,7 @@ use crate::config::Config;
 use crate::daemon::site::site_policy;
 use crate::failure::Outcome;
 use crate::journal::log;
+use crate::publish::facts;
 use crate::publish::text::{iso, pretty, size, utc};
 
 pub mod hold;
@@ -125,7 +127,11 @@ impl View<'_> {
             } else {
                 "cannot be restored now; "
             };
-            let line = format!("{known}{}", fate(&verdict.fate));
+            let line = format!(
+                "{known}{}{}",
+                fate(&verdict.fate),
+                self.refused(&verdict.backup)
+            );
             let head = format!("  {:<19}  ", verdict.backup.0);
             out.push_str(&screen::wrap(&head, &line));
         }
@@ -141,7 +147,27 @@ impl View<'_> {
                 }
             }
         }
+        if let Some(refused) = &self.site.attempts.refused {
+            let told = format!(
+                "{} WAL segments and {} basebackups since {}: {}; asked again {}",
+                refused.segments(),
+                refused.backups.len(),
+                utc(refused.since),
+                refused.message,
+                utc(refused.next())
+            );
+            out.push_str(&screen::wrap("the store REFUSES to delete ", &told));
+        }
         out
+    }
+
+    fn refused(&self, backup: &BackupName) -> String {
+        let refused = self.site.attempts.refused.as_ref();
+        let kept = refused.and_then(|refused| refused.backups.get(backup));
+        kept.map_or_else(String::new, |kept| {
+            let (asked, again) = (utc(kept.asked_at), utc(kept.asked_at.plus(REST_MS)));
+            format!("; the store REFUSED it {asked}, asked again {again}")
+        })
     }
 
     fn json(&self) -> Value {
@@ -153,6 +179,7 @@ impl View<'_> {
             json!({
                 "goes": goes,
                 "name": verdict.backup.0,
+                "refused": !self.refused(&verdict.backup).is_empty(),
                 "restorable": verdict.restorable,
                 "rules": rules,
             })
@@ -170,6 +197,7 @@ impl View<'_> {
             "at": iso(self.now),
             "backups": backups.collect::<Vec<_>>(),
             "listed": self.site.ledger.reconciled_at.map(iso),
+            "refused": self.site.attempts.refused.as_ref().map(facts::refused),
             "wal": wal.collect::<Vec<_>>(),
         })
     }
@@ -242,5 +270,43 @@ mod tests {
         assert_eq!(told["backups"][0]["goes"], false);
         assert_eq!(told["backups"][0]["rules"][0], "newest");
         assert_eq!(told["wal"][0]["first"], "000000010000000000000001");
+    }
+
+    #[test]
+    fn s66_what_the_store_refuses_is_shown_with_the_next_try() {
+        let mut state = testing::state("main");
+        let name = testing::site("main");
+        let backup = machine::BackupName("2026-11-22_09-29_0".into());
+        let refused = Event::DeletionRefused {
+            wal: vec![Range {
+                timeline: machine::Timeline(1),
+                first: 1,
+                last: 2,
+            }],
+            files: vec![machine::File::Main(backup)],
+            marks: Vec::new(),
+            class: machine::Class::Denied,
+            message: "the object is locked".into(),
+        };
+        let site = state.sites.get_mut(&name).unwrap();
+        site.attempts.apply(&name, &refused, NOW);
+        let policy = testing::policy("main").sites[&name].clone();
+        let plan = retention::plan(site, &policy, NOW, false);
+        let view = View::new(site, plan, NOW);
+        let text = view
+            .text("main")
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ");
+        for told in [
+            "; the store REFUSED it 2026-11-22 09:33:20, asked again 2026-11-23 09:33:20",
+            "the store REFUSES to delete 2 WAL segments and 1 basebackups since 2026-11-22 \
+             09:33:20: the object is locked; asked again 2026-11-23 09:33:20",
+        ] {
+            assert!(text.contains(told), "{text}");
+        }
+        let told = view.json();
+        assert_eq!(told["backups"][0]["refused"], true);
+        assert_eq!(told["refused"]["wal_segments"], 2);
     }
 }

@@ -151,6 +151,19 @@ fn render_site(out: &mut String, name: &str, site: &View<'_>) {
     for key in site.list("conflicts").iter().filter_map(Value::as_str) {
         row(out, "CONFLICT", key);
     }
+    if let Some(refused) = site.0.get("refused").filter(|refused| refused.is_object()) {
+        let refused = View(refused);
+        let told = format!(
+            "{} basebackups, {} WAL segments and {} marks stay though they should go: {}; asked \
+             again {}",
+            refused.list("backups").len(),
+            refused.number("wal_segments"),
+            refused.number("marks"),
+            refused.text("message"),
+            refused.time("next"),
+        );
+        row(out, "REFUSED", &told);
+    }
     for attempt in site.list("attempts") {
         let attempt = View(attempt);
         let failed = format!(
@@ -342,6 +355,31 @@ Alerts
             "pghoard DOES NOT RUN: last heard of 2026-11-22 09:33:20 UTC, 2 h 0 min ago; what\n";
         assert!(text.starts_with(head), "{text}");
         assert!(text.lines().all(|line| line.len() <= COLUMNS));
+    }
+
+    #[test]
+    fn s66_what_the_store_refuses_to_delete_is_shown() {
+        let (mut state, policy, busy) = (state("main"), policy("main"), busy("main"));
+        let refused = machine::Event::DeletionRefused {
+            wal: Vec::new(),
+            files: vec![machine::File::Main(machine::BackupName("old".into()))],
+            marks: vec!["mark/a".into()],
+            class: Class::Denied,
+            message: "the object is locked".into(),
+        };
+        for (name, site) in &mut state.sites {
+            site.attempts.apply(name, &refused, NOW);
+        }
+        let text = render(&facts::facts(&state, &policy, &busy, &live(), NOW), NOW);
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        for told in [
+            "REFUSED 1 basebackups, 0 WAL segments and 1 marks stay though they should go: the \
+             object is locked; asked again 2026-11-23 09:33:20",
+            "deletion_refused, since 2026-11-22 09:33:20 site 'main': the store refuses to delete \
+             old, 1 marks: the object is locked",
+        ] {
+            assert!(text.contains(told), "{text}");
+        }
     }
 
     #[test]

@@ -4,17 +4,24 @@
 //! parts; and blindly, because a put that failed may be there. Deleting nothing is fine. Right
 //! before that the holds in the store are read: another program may have written one just now.
 //! No key is needed for any of it.
+//!
+//! What the store refuses to delete (object lock, immutability, a legal hold there) is told and
+//! passed over (S-66). A backup whose main object is refused stays whole.
 
 use machine::breaks::{Rule, holds};
 use machine::event::Range;
 use machine::projection::marks::Mark;
-use machine::{BackupName, Event, File, Millis, Segment, SegmentSize};
+use machine::runs::Runs;
+use machine::{BackupName, Class, Event, File, Millis, Segment, SegmentSize};
 
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use crate::work::{Place, marks};
 
 /// Progress of a long deletion is recorded every so many segments.
 const STEP: u64 = 1_000;
+/// After so many refusals in a row the last of the range is asked for: what is locked by age is
+/// locked to the end, and nobody wants to ask for 400,000 segments every day.
+const REFUSED_MAX: u64 = 16;
 
 /// What to remove.
 #[derive(Clone, Copy, Debug)]
@@ -51,8 +58,12 @@ pub fn backup(
         emit(hold);
         return Ok(());
     }
-    if object.is_some() || holds(Rule::MainRemovedBlindly) {
-        place.store.delete(&key)?;
+    let mut refused = Refusals::default();
+    let blindly = object.is_some() || holds(Rule::MainRemovedBlindly);
+    if blindly && !refused.delete(place, &key)? {
+        refused.files.push(main);
+        refused.tell(emit);
+        return Ok(());
     }
     let folder = place.key(&format!("basebackup_chunk/{name}"));
     let mut keys = Vec::new();
@@ -62,17 +73,58 @@ pub fn backup(
     })?;
     let mut files = vec![main];
     for key in keys {
-        place.store.delete(&key)?;
-        files.extend(part_number(&key, name).map(|number| File::Part {
+        let gone = refused.delete(place, &key)?;
+        let part = part_number(&key, name).map(|number| File::Part {
             backup: name.clone(),
             number,
-        }));
+        });
+        match gone {
+            true => files.extend(part),
+            false => refused.files.extend(part),
+        }
     }
+    // In this order: with its main object gone, what is left of the backup is told anew.
     emit(Event::Deleted {
         wal: Vec::new(),
         files,
     });
+    refused.tell(emit);
     Ok(())
+}
+
+/// What the store would not delete.
+#[derive(Default)]
+struct Refusals {
+    wal: Vec<Range>,
+    files: Vec<File>,
+    marks: Vec<String>,
+    why: Option<Failure>,
+}
+
+impl Refusals {
+    /// `false` if the store refuses; anything else that goes wrong ends the task.
+    fn delete(&mut self, place: &Place, key: &str) -> Outcome<bool> {
+        match place.store.delete(key) {
+            Ok(()) => Ok(true),
+            Err(failure) if matches!(failure.class, Class::Denied | Class::Conflict) => {
+                self.why.get_or_insert(failure);
+                Ok(false)
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    fn tell(self, emit: &mut dyn FnMut(Event)) {
+        if let Some(why) = self.why {
+            emit(Event::DeletionRefused {
+                wal: self.wal,
+                files: self.files,
+                marks: self.marks,
+                class: why.class,
+                message: why.to_string(),
+            });
+        }
+    }
 }
 
 /// The number in `.../BACKUP/BACKUP.00000003.pghoard`.
@@ -104,9 +156,14 @@ pub fn wal(
         emit(marks::write(place, mark, size)?);
     }
     ranges(place, wal.ranges, size, emit)?;
+    let mut refused = Refusals::default();
     for key in wal.forget {
-        emit(marks::remove(place, key)?);
+        match refused.delete(place, &place.key(key))? {
+            true => emit(Event::Unmarked { key: key.clone() }),
+            false => refused.marks.push(key.clone()),
+        }
     }
+    refused.tell(emit);
     if wal.ranges.is_empty() {
         // The task is done; nothing else says so.
         emit(Event::Deleted {
@@ -125,22 +182,39 @@ fn ranges(
 ) -> Outcome<()> {
     for range in ranges {
         let mut first = range.first;
+        let mut row = 0;
         while first <= range.last {
             let last = range.last.min(first.saturating_add(STEP - 1));
-            for number in first..=last {
+            let mut gone = Runs::default();
+            let mut kept = Runs::default();
+            let mut refused = Refusals::default();
+            let mut delete = |number| {
                 let file = File::Wal(Segment::new(range.timeline, number));
-                place.store.delete(&place.key(&file.key(size)))?;
-            }
-            let done = Range {
-                timeline: range.timeline,
-                first,
-                last,
+                refused.delete(place, &place.key(&file.key(size)))
             };
-            emit(Event::Deleted {
-                wal: vec![done],
-                files: Vec::new(),
-            });
-            first = last.saturating_add(1);
+            for number in first..=last {
+                if delete(number)? {
+                    gone.insert(number);
+                    row = 0;
+                    continue;
+                }
+                kept.insert(number);
+                row += 1;
+                if row == REFUSED_MAX && !delete(range.last)? {
+                    kept.insert_range(number, range.last);
+                    break;
+                }
+            }
+            first = last
+                .saturating_add(1)
+                .max(kept.last().map_or(0, |n| n.saturating_add(1)));
+            refused.wal = kept.ranges(range.timeline).collect();
+            let wal: Vec<Range> = gone.ranges(range.timeline).collect();
+            if !wal.is_empty() {
+                let files = Vec::new();
+                emit(Event::Deleted { wal, files });
+            }
+            refused.tell(emit);
         }
     }
     Ok(())

@@ -1,5 +1,6 @@
 //! A local store that notes what it is asked and fails once when told, for the tests of the tasks.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::sync::{Arc, Mutex};
 
@@ -30,6 +31,7 @@ impl Bed {
             asked: Mutex::default(),
             fault: Mutex::default(),
             unlisted: Mutex::default(),
+            locked: Mutex::default(),
         });
         let shared: Arc<dyn Store> = store.clone();
         let place = Place {
@@ -96,6 +98,8 @@ pub struct Fickle {
     pub fault: Mutex<Option<(u32, Fault)>>,
     /// A key that listings forget.
     pub unlisted: Mutex<Option<String>>,
+    /// What may not be deleted, and how that is told.
+    pub locked: Mutex<BTreeMap<String, Class>>,
 }
 
 impl Fickle {
@@ -161,6 +165,10 @@ impl Store for Fickle {
     }
 
     fn delete(&self, key: &str) -> Outcome<()> {
+        if let Some(class) = self.locked.lock().unwrap().get(key) {
+            self.asked.lock().unwrap().push(format!("refuse {key}"));
+            return Err(Failure::new(*class, "the object is locked"));
+        }
         self.change(format!("delete {key}"), || self.inner.delete(key))
     }
 }

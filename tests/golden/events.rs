@@ -270,6 +270,13 @@ fn plain_samples() -> Vec<Event> {
         Event::CompactionRefused {
             reason: text("its summary is not faithful"),
         },
+        Event::DeletionRefused {
+            wal: vec![range],
+            files: vec![File::History(Timeline(2))],
+            marks: vec![text("mark/hole_00000002.history")],
+            class: Class::Denied,
+            message: text("locked"),
+        },
     ]
 }
 

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use super::*;
 
 mod compaction;
+mod pages;
 
 #[test]
 fn what_was_appended_is_there_again_and_time_never_runs_backwards() {

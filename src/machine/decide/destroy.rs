@@ -36,6 +36,17 @@ impl Turn<'_> {
         lately || !holds(Rule::ReconcileFirst)
     }
 
+    /// Whether a backup or WAL would go, but for what the store refused lately.
+    pub(super) fn takes_something(&self) -> bool {
+        let plan = self.plan();
+        let refused = self.site.attempts.refused.as_ref();
+        let free = |now: &Vec<Range>| match refused {
+            Some(refused) => !refused.due(now.clone(), self.now).is_empty(),
+            None => !now.is_empty(),
+        };
+        plan.expired().next().is_some() || free(&plan.wal.now)
+    }
+
     pub(super) fn plan(&self) -> &Plan {
         let plan = || retention::plan(self.site, self.policy, self.now, self.doubtful);
         self.plan.get_or_init(plan)
@@ -91,6 +102,7 @@ impl Turn<'_> {
             return;
         }
         let wal = &plan.wal;
+        let refused = self.site.attempts.refused.as_ref();
         let recorded = &self.site.ledger.expired;
         let mut fresh = Vec::new();
         let mut ranges = Vec::new();
@@ -116,13 +128,18 @@ impl Turn<'_> {
             self.record(out, Event::WalExpired { wal: fresh });
             return;
         }
-        let idle = ranges.is_empty() && wal.forget.is_empty();
+        let mut forget = wal.forget.clone();
+        if let Some(refused) = refused {
+            ranges = refused.due(ranges, self.now);
+            forget.retain(|key| !refused.mark_rests(key, self.now));
+        }
+        let idle = ranges.is_empty() && forget.is_empty();
         if !idle && !self.storing_within(out, &ranges) {
             let task = Task::DeleteWal {
                 site: self.name.clone(),
                 ranges,
                 retire: wal.retire.clone(),
-                forget: wal.forget.clone(),
+                forget,
             };
             self.start(out, task);
         }
@@ -161,10 +178,27 @@ impl Turn<'_> {
         // What lies under a name in conflict is not ours to remove.
         let main = |name: &BackupName| File::Main(name.clone());
         let ours = |name: &BackupName| !self.site.ledger.conflicts.contains_key(&main(name));
-        let dead = self.site.backups.all.iter().find(|(name, backup)| {
-            backup.phase == Phase::Dead && ours(name) && !self.is_busy(&storing(name))
-        });
-        let (name, backup) = dead?;
+        let refused = self.site.attempts.refused.as_ref();
+        let rests = |name| refused.is_some_and(|refused| refused.backup_rests(name, self.now));
+        let free = |name| ours(name) && !self.is_busy(&storing(name)) && !rests(name);
+        let mut all = self.site.backups.all.iter();
+        let dead = all.find(|(name, backup)| backup.phase == Phase::Dead && free(name));
+        let Some((name, backup)) = dead else {
+            // Chunks that were locked when the rest of their backup went.
+            let mut left = refused?.backups.keys();
+            let known = |name: &BackupName| {
+                let exists = self.site.ledger.exists(&main(name));
+                exists || self.site.backups.all.contains_key(name)
+            };
+            return left
+                .find(|name| !known(name) && free(name))
+                .map(|name| Task::DeleteBackup {
+                    site: site.clone(),
+                    backup: name.clone(),
+                    object: None,
+                    expired: false,
+                });
+        };
         let content = backup.content.as_ref();
         Some(Task::DeleteBackup {
             site: self.name.clone(),
@@ -174,3 +208,6 @@ impl Turn<'_> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

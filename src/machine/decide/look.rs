@@ -54,7 +54,7 @@ impl Turn<'_> {
             && holds(Rule::DeleteApartFromReconcile);
         let at = self.site.ledger.reconciled_at;
         let stale = at.is_none_or(|at| self.now.since(at) >= self.policy.reconcile_interval_ms);
-        let asked = || !self.listed_lately() && self.plan().takes_something();
+        let asked = || !self.listed_lately() && self.takes_something();
         if (stale || asked()) && !deleting {
             self.start(
                 out,

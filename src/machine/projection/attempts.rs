@@ -12,12 +12,19 @@ use crate::file::Site;
 use crate::projection::ledger::streamed;
 use crate::task::TaskId;
 
+pub mod refused;
+
+use refused::Refused;
+
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Attempts {
     #[serde(with = "crate::state::pairs")]
     failed: BTreeMap<TaskId, Failed>,
     streaming_since: Option<Millis>,
+    /// What the store would not delete.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<Refused>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,7 +50,8 @@ const BACKUP_CAP_MS: u64 = 3_600_000;
 
 impl Attempts {
     pub fn apply(&mut self, site: &Site, event: &Event, at: Millis) {
-        if streamed(event).is_some() {
+        refused::apply(&mut self.refused, event, at);
+        if streamed(event).is_some() && !self.failed.is_empty() {
             self.failed.remove(&TaskId::Receive(site.clone()));
         }
         match event {
@@ -86,6 +94,8 @@ impl Attempts {
             }
             // A new configuration or a restart is a reason to try everything at once.
             Event::Started { .. } => self.failed.clear(),
+            // Mostly nothing has failed, and no name is made for nothing.
+            _ if self.failed.is_empty() => {}
             _ => {
                 if let Some(task) = succeeded(site, event) {
                     self.failed.remove(&task);
@@ -138,7 +148,7 @@ fn succeeded(site: &Site, event: &Event) -> Option<TaskId> {
             TaskId::Store(site(), file.clone())
         }
         Event::BackupFinished(_) => TaskId::Take(site()),
-        Event::Deleted { .. } => TaskId::Delete(site()),
+        Event::Deleted { .. } | Event::DeletionRefused { .. } => TaskId::Delete(site()),
         Event::Switched { .. } => TaskId::Switch(site()),
         Event::Reconciled { .. } => TaskId::Reconcile(site()),
         Event::Exported { .. } => TaskId::Export(site()),

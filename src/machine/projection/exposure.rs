@@ -151,8 +151,11 @@ impl Exposure {
 
     fn came(&mut self, bytes: u64, at: Millis) {
         let hour = at.0 / HOUR_MS;
-        let sum = self.hours.entry(hour).or_default();
-        *sum = sum.saturating_add(bytes);
+        if let Some(sum) = self.hours.get_mut(&hour) {
+            *sum = sum.saturating_add(bytes);
+            return;
+        }
+        self.hours.insert(hour, bytes);
         self.hours = self.hours.split_off(&hour.saturating_sub(HOURS));
     }
 

@@ -149,7 +149,8 @@ impl Ledger {
             | Event::Exported { .. }
             | Event::Compacted { .. }
             | Event::Carried(_)
-            | Event::CompactionRefused { .. } => {}
+            | Event::CompactionRefused { .. }
+            | Event::DeletionRefused { .. } => {}
         }
         self.advance(timelines);
     }

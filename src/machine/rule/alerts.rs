@@ -25,6 +25,7 @@ mod absence;
 mod around;
 mod damage;
 mod log;
+mod refused;
 
 use around::clock_jumped;
 
@@ -66,9 +67,10 @@ pub const STICKY: [&str; 5] = [
 ];
 
 /// The names that are ours.
-pub const OURS: [&str; 13] = [
+pub const OURS: [&str; 14] = [
     "backup_overdue",
     "clock_doubtful",
+    "deletion_refused",
     "event_log_growing",
     "event_log_rebuilt",
     "object_missing",
@@ -129,6 +131,7 @@ pub fn alerts(
         view.daemons(&mut list);
         view.space(&mut list);
         view.damage(&mut list);
+        view.refused(&mut list);
     }
     for (name, alert) in &mut list.0 {
         let noted = state.acknowledged.get(*name);

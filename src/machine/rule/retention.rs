@@ -124,11 +124,6 @@ impl fmt::Display for Go {
 }
 
 impl Plan {
-    /// Whether a backup or WAL would go.
-    pub fn takes_something(&self) -> bool {
-        self.expired().next().is_some() || !self.wal.now.is_empty()
-    }
-
     /// The backups to expire, oldest first, each with its rule.
     pub fn expired(&self) -> impl Iterator<Item = (&BackupName, String)> {
         self.backups.iter().filter_map(|v| match &v.fate {

@@ -223,3 +223,181 @@ fn wal_between_backups_is_marked_before_it_goes() {
         }
     }
 }
+
+fn lock(bed: &Bed, key: &str, class: Class) {
+    bed.store.locked.lock().unwrap().insert(key.into(), class);
+}
+
+fn refusal(wal: &[Range], files: &[File], marks: &[&str], class: Class) -> Event {
+    Event::DeletionRefused {
+        wal: wal.to_vec(),
+        files: files.to_vec(),
+        marks: marks.iter().map(|key| (*key).to_owned()).collect(),
+        class,
+        message: "the object is locked".into(),
+    }
+}
+
+#[test]
+fn s66_a_backup_whose_main_object_is_locked_stays_whole() {
+    for class in [Class::Denied, Class::Conflict] {
+        let bed = bed();
+        let before = bed.keys();
+        lock(&bed, MAIN, class);
+        let told = delete(&bed, None).unwrap();
+        assert_eq!(told, [refusal(&[], &[File::Main(name())], &[], class)]);
+        assert_eq!(bed.keys(), before);
+        bed.store.locked.lock().unwrap().clear();
+        assert_eq!(delete(&bed, None).unwrap().len(), 1);
+        assert_eq!(bed.keys().len(), 2);
+    }
+}
+
+#[test]
+fn s66_locked_chunks_are_told_and_the_others_go() {
+    let bed = bed();
+    lock(&bed, &part(2), Class::Denied);
+    let of = |number| File::Part {
+        backup: name(),
+        number,
+    };
+    let gone = |files: &[File]| Event::Deleted {
+        wal: Vec::new(),
+        files: files.to_vec(),
+    };
+    let told = delete(&bed, None).unwrap();
+    let kept = refusal(&[], &[of(2)], &[], Class::Denied);
+    assert_eq!(told, [gone(&[File::Main(name()), of(1), of(3)]), kept]);
+    bed.store.locked.lock().unwrap().clear();
+    assert_eq!(
+        delete(&bed, None).unwrap(),
+        [gone(&[File::Main(name()), of(2)])]
+    );
+    assert_eq!(bed.keys().len(), 2);
+}
+
+#[test]
+fn s66_what_does_not_answer_is_no_refusal() {
+    for class in [Class::Network, Class::Auth, Class::Timeout, Class::Quota] {
+        let bed = bed();
+        lock(&bed, MAIN, class);
+        assert_eq!(delete(&bed, None).unwrap_err().class, class);
+    }
+}
+
+/// Segments `first..=last` are stored, `locked` of them refused; what is told, and how often the
+/// store was asked in vain.
+fn wal_beside_locks(last: u64, locked: impl Fn(u64) -> bool) -> (Vec<Event>, usize, Bed) {
+    let (size, timeline) = (SegmentSize::DEFAULT, Timeline(1));
+    let bed = Bed::make();
+    for number in 1..=last {
+        let key = bed
+            .place
+            .key(&File::Wal(Segment::new(timeline, number)).key(size));
+        bed.put(&key, &[]);
+        if locked(number) {
+            lock(&bed, &key, Class::Denied);
+        }
+    }
+    let mut events = Vec::new();
+    let range = Range {
+        timeline,
+        first: 1,
+        last,
+    };
+    let going = Wal {
+        ranges: &[range],
+        retire: &[],
+        forget: &[],
+    };
+    wal(&bed.place, going, size, &mut |event| events.push(event)).unwrap();
+    let asked = bed.store.asked.lock().unwrap();
+    let vain = asked.iter().filter(|a| a.starts_with("refuse")).count();
+    drop(asked);
+    (events, vain, bed)
+}
+
+#[test]
+fn s66_locked_wal_is_passed_over() {
+    // Up to which there are segments, the locked ones; what goes, what stays, in vain asked.
+    type Row<'a> = (
+        u64,
+        fn(u64) -> bool,
+        &'a [(u64, u64)],
+        &'a [(u64, u64)],
+        usize,
+    );
+    let rows: [Row<'_>; 5] = [
+        (5, |_| false, &[(1, 5)], &[], 0),
+        (5, |n| n == 3, &[(1, 2), (4, 5)], &[(3, 3)], 1),
+        // Locked by age: the newer the longer.
+        (50, |n| n > 10, &[(1, 10)], &[(11, 50)], 17),
+        // Held one by one, however many: the others still go.
+        (50, |n| n <= 40, &[(41, 50)], &[(1, 40)], 40),
+        (
+            1_100,
+            |n| n == 999 || n == 1_100,
+            &[(1, 998), (1_000, 1_099)],
+            &[(999, 999), (1_100, 1_100)],
+            2,
+        ),
+    ];
+    let range = |(first, last): &(u64, u64)| Range {
+        timeline: Timeline(1),
+        first: *first,
+        last: *last,
+    };
+    for (last, locked, gone, kept, vain) in rows {
+        let (events, asked, bed) = wal_beside_locks(last, locked);
+        let (mut deleted, mut refused) = (Vec::new(), Vec::new());
+        for event in &events {
+            match event {
+                Event::Deleted { wal, .. } => deleted.extend(wal.clone()),
+                Event::DeletionRefused { wal, .. } => refused.extend(wal.clone()),
+                other => panic!("{other:?}"),
+            }
+        }
+        // Steps of a thousand may split what belongs together.
+        deleted.dedup_by(|next, range| {
+            let touches = range.last + 1 == next.first;
+            if touches {
+                range.last = next.last;
+            }
+            touches
+        });
+        assert_eq!(
+            deleted,
+            gone.iter().map(range).collect::<Vec<_>>(),
+            "{last}"
+        );
+        assert_eq!(
+            refused,
+            kept.iter().map(range).collect::<Vec<_>>(),
+            "{last}"
+        );
+        assert_eq!(asked, vain, "{last}");
+        let left: u64 = kept.iter().map(|(first, last)| last - first + 1).sum();
+        assert_eq!(u64::try_from(bed.keys().len()).unwrap(), left);
+    }
+}
+
+#[test]
+fn s66_a_locked_mark_does_not_keep_wal_and_other_marks() {
+    let (bed, size) = (Bed::make(), SegmentSize::DEFAULT);
+    let keys = ["mark/retired_one".to_owned(), "mark/retired_two".to_owned()];
+    for key in &keys {
+        bed.put(&bed.place.key(key), &[]);
+    }
+    lock(&bed, &bed.place.key(&keys[0]), Class::Conflict);
+    let going = Wal {
+        ranges: &[],
+        retire: &[],
+        forget: &keys,
+    };
+    let mut events = Vec::new();
+    wal(&bed.place, going, size, &mut |event| events.push(event)).unwrap();
+    let [one, two] = &keys;
+    assert_eq!(events[0], Event::Unmarked { key: two.clone() });
+    assert_eq!(events[1], refusal(&[], &[], &[one], Class::Conflict));
+    assert_eq!(bed.keys(), [bed.place.key(one)]);
+}

@@ -1,8 +1,9 @@
 //! The log over years, in figures: how each step grows with the number of events.
 //!
 //! `cargo run --release --example log-bench [-- EVENTS...]`. 100 sites, each with ten basebackups,
-//! the rest WAL segments, two events each; the same bytes go into a plain redb table beside it. It
-//! is a benchmark, not a test: it judges nothing.
+//! the rest WAL segments, two events each; the same bytes go into a plain redb table beside it.
+//! A second table tells what opening is made of, and what a process that does nothing else takes.
+//! It is a benchmark, not a test: it judges nothing.
 
 #![allow(
     clippy::unwrap_used,
@@ -24,7 +25,7 @@ use machine::{
     BackupName, Command, Event, File, Lsn, Millis, Segment, SegmentSize, Site, State, Timeline,
 };
 use pghoard::journal::log::{self, Log};
-use redb::{ConcurrencyMode, Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{ConcurrencyMode, Database, TableDefinition};
 
 const SITES: u64 = 100;
 const BACKUPS: u64 = 10;
@@ -32,36 +33,46 @@ const GROUP: usize = 256;
 const START: Millis = Millis(1_795_339_646_717);
 const PLAIN: TableDefinition<u64, &[u8]> = TableDefinition::new("plain");
 
+mod open;
+
 type Told = (Option<Site>, Event);
 
 fn main() {
-    let asked: Vec<u64> = std::env::args()
-        .skip(1)
-        .map(|n| n.parse().unwrap())
-        .collect();
-    let sizes = match asked.is_empty() {
+    let asked: Vec<String> = std::env::args().skip(1).collect();
+    if let [flag, path] = asked.as_slice()
+        && flag == open::WEIGH
+    {
+        return open::weigh(Path::new(path));
+    }
+    let sizes: Vec<u64> = match asked.is_empty() {
         true => vec![10_000, 100_000, 1_000_000],
-        false => asked,
+        false => asked.iter().map(|n| n.parse().unwrap()).collect(),
     };
     row(&[
         "events",
         "append/s",
         "plain/s",
-        "open s",
-        "scan s",
         "fold s",
         "decide ms",
         "compact s",
         "file MiB",
         "after MiB",
-        "state MiB",
     ]);
-    for events in sizes {
-        one(events);
+    let mut exported = String::new();
+    let opened: Vec<_> = sizes
+        .into_iter()
+        .map(|size| one(size, &mut exported))
+        .collect();
+    println!();
+    row(&open::COLUMNS);
+    for columns in &opened {
+        row(&columns.each_ref().map(String::as_str));
     }
+    println!("\n{exported}");
 }
 
-fn one(count: u64) {
+/// One row of the first table; the second table's is returned.
+fn one(count: u64, exported: &mut String) -> [String; 9] {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(log::FILE_NAME);
     let mut all = events(count).into_iter().peekable();
@@ -76,22 +87,18 @@ fn one(count: u64) {
     let count = appended.last().unwrap().seq;
     let lines = log.lines(1, count).unwrap();
     drop(log);
-    let (plain, scan) = raw(folder.path(), &lines);
-    drop(lines);
-    let before = resident();
+    let plain = raw(folder.path(), &lines);
     let mut state = State::default();
     let fold = timed(|| appended.iter().for_each(|envelope| state.apply(envelope)));
-    let weight = resident().saturating_sub(before);
     drop(appended);
+    let opened = open::split(&path, &lines);
+    *exported = open::exported(&site(0), &lines);
+    drop(lines);
     let mut folded = State::default();
-    let mut log = None;
-    let open = timed(|| {
-        log = Some(Log::open(&path, &mut |envelope| folded.apply(envelope)).unwrap());
-    });
+    let mut log = Log::open(&path, &mut |envelope| folded.apply(envelope)).unwrap();
     assert_eq!(folded, state);
     let round = rounds(&state);
     let full = size(&path);
-    let mut log = log.unwrap();
     let compact = timed(|| {
         log.compact(count - count / 10, 1, &mut |removed| {
             let events = summary(&state, removed);
@@ -106,30 +113,28 @@ fn one(count: u64) {
         format!("{count}"),
         format!("{:.0}", rate(append)),
         format!("{:.0}", rate(plain)),
-        format!("{:.3}", open.as_secs_f64()),
-        format!("{:.3}", scan.as_secs_f64()),
         format!("{:.3}", fold.as_secs_f64()),
         format!("{:.3}", round.as_secs_f64() * 1e3),
         format!("{:.3}", compact.as_secs_f64()),
         format!("{:.1}", mib(full)),
         format!("{:.1}", mib(size(&path))),
-        format!("{:.1}", mib(weight)),
     ];
     row(&columns.each_ref().map(String::as_str));
+    opened
 }
 
-fn row(columns: &[&str; 11]) {
+fn row(columns: &[&str]) {
     let line: Vec<String> = columns.iter().map(|text| format!("{text:>10}")).collect();
     println!("{}", line.concat());
 }
 
-/// The same bytes in groups into a table of redb's own, as durable; then all of them read.
-fn raw(folder: &Path, lines: &[(u64, Vec<u8>)]) -> (Duration, Duration) {
+/// The same bytes in groups into a table of redb's own, as durable.
+fn raw(folder: &Path, lines: &[(u64, Vec<u8>)]) -> Duration {
     let mut builder = Database::builder();
     builder.set_cache_size(2 << 20);
     builder.set_concurrency_mode(ConcurrencyMode::SingleWriter);
     let database = builder.create(folder.join("plain.redb")).unwrap();
-    let insert = timed(|| {
+    timed(|| {
         for group in lines.chunks(GROUP) {
             let mut write = database.begin_write().unwrap();
             write.set_quick_repair(true);
@@ -141,15 +146,7 @@ fn raw(folder: &Path, lines: &[(u64, Vec<u8>)]) -> (Duration, Duration) {
             }
             write.commit().unwrap();
         }
-    });
-    let scan = timed(|| {
-        let read = database.begin_read().unwrap();
-        let table = read.open_table(PLAIN).unwrap();
-        let lines = table.iter().unwrap();
-        let bytes: usize = lines.map(|line| line.unwrap().1.value().len()).sum();
-        assert!(bytes > 0);
-    });
-    (insert, scan)
+    })
 }
 
 /// One round of decide, on average, with as much running as may.
@@ -182,17 +179,6 @@ fn size(path: &Path) -> u64 {
 
 fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
-}
-
-/// Of this process, now.
-fn resident() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmRSS:"))
-        .unwrap();
-    let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
-    kib << 10
 }
 
 fn site(number: u64) -> Site {
