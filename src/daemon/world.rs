@@ -288,7 +288,7 @@ impl RealWorld {
         let Task::DeleteBackup {
             backup,
             object,
-            expired,
+            unless_held_at,
             ..
         } = task.clone()
         else {
@@ -297,7 +297,6 @@ impl RealWorld {
                 format!("not to be deleted: {task:?}"),
             ));
         };
-        let unless_held_at = expired.then(clock::now);
         let job = task.clone();
         self.spawn(task, move |_| {
             let doomed = Doomed {

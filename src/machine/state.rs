@@ -118,11 +118,11 @@ impl SiteState {
         self.judge(event);
         self.ledger.apply(event, at, &self.timelines);
         self.backups.apply(event, at, run);
+        // Whether it has ended is the plan's to say, which knows what the clock is worth.
         if let Event::Marked {
-            mark: Mark::Hold { backup, until, .. },
+            mark: Mark::Hold { backup, .. },
             ..
         } = event
-            && until.is_none_or(|until| until > at)
             && self.ledger.mains.contains(backup)
         {
             self.backups.revive(backup);

@@ -8,7 +8,7 @@ use core::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::class::Class;
-use crate::event::{Event, Range};
+use crate::event::{Event, Millis, Range};
 use crate::file::{BackupName, File, Site};
 use crate::projection::marks::Hole;
 use crate::runs::Runs;
@@ -31,12 +31,12 @@ pub enum Task {
     /// Ask the primary to finish its segment.
     Switch { site: Site, node: u32 },
     /// Remove a dead backup's objects: main, then parts. One that expired stays if the store says
-    /// that it is held.
+    /// that it is held at this moment; while the clock is in doubt, that is every moment (S-76).
     DeleteBackup {
         site: Site,
         backup: BackupName,
         object: Option<String>,
-        expired: bool,
+        unless_held_at: Option<Millis>,
     },
     /// Mark what goes between backups, remove WAL that no backup needs, and marks that say
     /// nothing any more.

@@ -43,6 +43,18 @@ impl Node {
         self.down = turns;
         self.falls += 1;
     }
+
+    /// Made anew as a standby of that one.
+    fn anew(&self, leader: &Node) -> Node {
+        Node {
+            in_recovery: true,
+            slot: None,
+            falls: self.falls + 1,
+            // From its last checkpoint on.
+            floor: (leader.at / UNITS).saturating_sub(1),
+            ..leader.clone()
+        }
+    }
 }
 
 /// What a walsender has at a position.
@@ -169,14 +181,7 @@ impl Cluster {
                     node.timeline = leader.timeline;
                 }
             } else {
-                *node = Node {
-                    in_recovery: true,
-                    slot: None,
-                    falls: node.falls + 1,
-                    // From its last checkpoint on.
-                    floor: (leader.at / UNITS).saturating_sub(1),
-                    ..leader.clone()
-                };
+                *node = node.anew(&leader);
             }
         }
     }
@@ -241,6 +246,13 @@ impl Cluster {
         self.rewritten.push((timeline, at));
         self.fate
             .say(|| format!("  node {primary} is rolled back to unit {at}"));
+        // A standby that has what was taken back cannot follow any more, now or later.
+        let leader = self.nodes[primary].clone();
+        for (index, node) in self.nodes.iter_mut().enumerate() {
+            if index != primary && node.timeline == timeline && node.at > at {
+                *node = node.anew(&leader);
+            }
+        }
     }
 
     /// Where a timeline begins.

@@ -195,7 +195,7 @@ fn effect(world: &mut World, running: &mut Running, emit: &mut dyn FnMut(Event))
             Task::DeleteBackup {
                 backup,
                 object,
-                expired,
+                unless_held_at,
                 ..
             },
             _,
@@ -203,7 +203,7 @@ fn effect(world: &mut World, running: &mut Running, emit: &mut dyn FnMut(Event))
             let doomed = Doomed {
                 name: backup,
                 object: object.as_deref(),
-                unless_held_at: expired.then(|| world.now()),
+                unless_held_at: *unless_held_at,
             };
             delete::backup(place, doomed, SIZE, emit)
         }

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use super::Turn;
 use super::look::MARKS_AGE_MS;
 use crate::breaks::{Rule, holds};
-use crate::event::{Event, Range};
+use crate::event::{Event, Millis, Range};
 use crate::file::{BackupName, File};
 use crate::projection::backups::Phase;
 use crate::rule::retention::{self, Plan};
@@ -196,15 +196,16 @@ impl Turn<'_> {
                     site: site.clone(),
                     backup: name.clone(),
                     object: None,
-                    expired: false,
+                    unless_held_at: None,
                 });
         };
         let content = backup.content.as_ref();
+        let now = if self.doubtful { Millis(0) } else { self.now };
         Some(Task::DeleteBackup {
             site: self.name.clone(),
             backup: name.clone(),
             object: content.and_then(|content| content.object.clone()),
-            expired: backup.expired.is_some(),
+            unless_held_at: backup.expired.is_some().then_some(now),
         })
     }
 }

@@ -379,13 +379,13 @@ impl Life {
             Task::DeleteBackup {
                 backup,
                 object,
-                expired,
+                unless_held_at,
                 ..
             } => {
                 let doomed = Doomed {
                     name: backup,
                     object: object.as_deref(),
-                    unless_held_at: expired.then(|| self.clock()),
+                    unless_held_at: *unless_held_at,
                 };
                 delete::backup(&self.place, doomed, SIZE, emit)?;
             }

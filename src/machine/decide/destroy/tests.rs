@@ -7,7 +7,7 @@ use alloc::vec;
 use super::*;
 use crate::class::Class;
 use crate::decide::{Busy, decide};
-use crate::event::{Adopted, Envelope, Millis, Why};
+use crate::event::{Adopted, Envelope, Why};
 use crate::file::Site;
 use crate::policy::Policy;
 use crate::projection::attempts::refused::REST_MS;
@@ -112,6 +112,39 @@ fn s66_stragglers_do_not_put_off_what_rests_and_a_hold_ends_the_asking() {
     };
     site.tell(REST_MS - 1, &[hold]);
     assert_eq!(site.decide(REST_MS), "delete 1-9");
+}
+
+/// A hold that comes at the last moment ends by a clock that may be wrong: it counts.
+#[test]
+fn s76_while_the_clock_is_in_doubt_a_last_look_takes_every_hold_for_standing() {
+    for (skew_ms, expect) in [(0, NOW), (400 * 86_400_000, Millis(0))] {
+        let mut site = Bed::new();
+        let mut server = seen(0);
+        server.clock_skew_ms = Some(skew_ms);
+        site.tell(0, &[expired("a"), Event::ServerSeen(server)]);
+        site.tell(0, &[reconciled(), Event::MarksRead { marks: 0 }]);
+        let commands = decide(&site.state, &site.policy, &Busy::new(), NOW);
+        let until = commands.iter().find_map(|command| match command {
+            Command::Start(Task::DeleteBackup { unless_held_at, .. }) => *unless_held_at,
+            _ => None,
+        });
+        assert_eq!(until, Some(expect), "{skew_ms}");
+        // And it lives again, whatever the clock says of the end.
+        let mark = crate::projection::marks::Mark::Hold {
+            backup: BackupName("a".into()),
+            reason: "an audit".into(),
+            by: "ada".into(),
+            until: Some(Millis(NOW.0 - 1)),
+        };
+        let key = "x".into();
+        site.tell(0, &[Event::Marked { key, mark }]);
+        let again = if skew_ms == 0 {
+            "expire a, expire b"
+        } else {
+            ""
+        };
+        assert_eq!(site.decide(0), again, "{skew_ms}");
+    }
 }
 
 struct Bed {
