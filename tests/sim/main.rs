@@ -188,7 +188,7 @@ fn histories() {
     let _rules = RULES.read().unwrap();
     let long = std::env::var("PGHOARD_TEST_SCALE").is_ok_and(|scale| scale == "long");
     let all: Vec<u64> = (0..if long { 20_000 } else { HISTORIES }).collect();
-    let failed = failures(&all, 5, history::run);
+    let failed = failures(&all, 40, history::run);
     let told: Vec<_> = failed
         .iter()
         .map(|(seed, what)| {
