@@ -3,7 +3,7 @@
 use machine::event::Why;
 use machine::projection::marks::Mark;
 use machine::rule::holes;
-use machine::{BackupName, Event, Millis, State};
+use machine::{BackupName, Event, File, Millis, State, Task};
 use pghoard::work::marks;
 
 use super::answers::Answers;
@@ -226,7 +226,11 @@ impl Life {
             let ours = self.ours();
             let waits = !ours.ledger.spool.is_empty() || !ours.ledger.conflicts.is_empty();
             let mut live = ours.backups.all.values();
-            let busy = live.any(|b| b.phase != machine::projection::backups::Phase::Complete);
+            // A damaged history comes again with the next look at the server.
+            let histories = |file: &File| matches!(file, File::History(_));
+            let mends = ours.ledger.damaged.keys().any(histories);
+            let busy =
+                mends || live.any(|b| b.phase != machine::projection::backups::Phase::Complete);
             // One that saw another cluster first waits for that one.
             let ours = ours.servers.system_id == Some(7) && self.cluster.system_id == 7;
             if ours && !(waits || busy || self.unlisted || self.unread) {
@@ -239,8 +243,8 @@ impl Life {
 
     fn relist(&mut self) {
         for task in [
-            machine::Task::Reconcile { site: site() },
-            machine::Task::ReadMarks { site: site() },
+            Task::Reconcile { site: site() },
+            Task::ReadMarks { site: site() },
         ] {
             self.perform(&task);
         }
@@ -249,9 +253,9 @@ impl Life {
     /// The first tasks of a new log, in any order: nothing was decided on them yet.
     fn look_around(&mut self) {
         let mut tasks = [
-            machine::Task::Reconcile { site: site() },
-            machine::Task::ReadMarks { site: site() },
-            machine::Task::Probe {
+            Task::Reconcile { site: site() },
+            Task::ReadMarks { site: site() },
+            Task::Probe {
                 site: site(),
                 node: 0,
             },
