@@ -149,6 +149,8 @@ impl Life {
     }
 
     fn take(&mut self, backup: BackupName) {
+        // Without its log a site may take the other one for its own; that WAL never comes.
+        self.is_foreign();
         let start = Segment::new(self.cluster.timeline, self.cluster.at);
         let begun = self.clock();
         let parts = u32::try_from(self.fate.between(1, 3)).unwrap();

@@ -10,23 +10,23 @@ use super::shelf::SIZE;
 use super::{Life, site};
 
 /// Whether the site knows its cluster without its log. Once it does, a log may be lost in the very
-/// moment at which another cluster answers, and that one sends whatever it is asked for.
+/// moment at which another cluster answers, and that one gives whatever it is asked for.
 pub const CLUSTER_OUTLIVES_LOG: bool = false;
 
 impl Life {
-    /// Whether the server refuses to send because it is another cluster. One that does not must
-    /// not be asked in the first place (I14).
-    fn refuses(&self) -> bool {
+    /// Whether another cluster answers. A site that knows its own asks it for nothing (I14).
+    pub fn is_foreign(&self) -> bool {
         let foreign = self.cluster.system_id != 7;
         if foreign && CLUSTER_OUTLIVES_LOG {
-            self.fate.violated("WAL of another cluster entered");
+            self.fate
+                .violated("another cluster was asked for WAL or a basebackup");
         }
         foreign
     }
 
     /// What of a hole the server still has.
     pub fn fetch(&mut self, means: Means, hole: &Hole, emit: &mut dyn FnMut(Event)) -> Outcome<()> {
-        if self.refuses() {
+        if self.is_foreign() {
             return Err(Failure::new(Class::Conflict, "another cluster"));
         }
         let files: Vec<File> = match hole {
@@ -116,7 +116,7 @@ impl Life {
             return false;
         };
         // After a failover it may stand on a timeline that was left.
-        if self.cluster.segment(next.number) != next || self.refuses() {
+        if self.cluster.segment(next.number) != next || self.is_foreign() {
             self.end(Class::Network);
             return true;
         }
