@@ -459,6 +459,9 @@ pub struct Adopted {
     pub bytes_out: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Millis>,
+    /// Where it is consistent, to the byte.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end_lsn: Option<Lsn>,
 }
 
 impl Event {

@@ -93,6 +93,7 @@ pub fn read(
             .or(number("Content-Length"))
             .unwrap_or(0),
         ended_at: text("end-time").and_then(millis),
+        end_lsn: text("end-lsn").and_then(|lsn| lsn.parse().ok()),
     })
 }
 
@@ -175,5 +176,58 @@ mod tests {
             assert_eq!(iso(Millis(ms)), back);
         }
         assert_eq!(millis("yesterday"), None);
+    }
+
+    #[test]
+    fn a_listing_tells_all_that_was_known_of_a_backup_when_it_was_taken() {
+        let segment = |number| Segment::new(machine::Timeline(2), number);
+        let content = Content {
+            object: None,
+            format: "pghoard-bb-v2".into(),
+            start: segment(7),
+            end: Some(segment(9)),
+            end_lsn: Some(machine::Lsn(0x0900_0128)),
+            started_at: Millis(1_795_339_646_717),
+            ended_at: Some(Millis(1_795_339_698_467)),
+            parts: 3,
+            bytes_in: 5,
+            bytes_out: 4,
+        };
+        let backup = Backup {
+            phase: machine::projection::backups::Phase::Finished,
+            run: 1,
+            node: Some(0),
+            decided_at: Millis(1_795_339_646_001),
+            normalized_at: Some(Millis(1_795_339_620_000)),
+            reason: Why::Operator,
+            content: None,
+            progress: (0, 0),
+            expired: None,
+        };
+        let modes = Modes {
+            active_backup: "walreceiver",
+            basebackup: "stream",
+        };
+        let size = SegmentSize::DEFAULT;
+        let metadata = write("main", &modes, &backup, &content, Some(180_000), size);
+        let name = "2026-11-22_09-27_0";
+        let found = read(name, &metadata, 0, size, Millis(1));
+        let expect = Adopted {
+            backup: BackupName(name.into()),
+            object: name.into(),
+            format: content.format,
+            start: content.start,
+            end: content.end,
+            started_at: content.started_at,
+            decided_at: backup.decided_at,
+            normalized_at: backup.normalized_at,
+            reason: backup.reason,
+            parts: content.parts,
+            bytes_in: content.bytes_in,
+            bytes_out: content.bytes_out,
+            ended_at: content.ended_at,
+            end_lsn: content.end_lsn,
+        };
+        assert_eq!(found, Some(expect));
     }
 }

@@ -72,7 +72,7 @@ pub fn run(place: &Place, known: &Known, emit: &mut dyn FnMut(Event)) -> Outcome
         match adopt(place, known, &listing, entry, size)? {
             Adopt::New(event) => {
                 found = found.saturating_add(1);
-                emit(event);
+                emit(*event);
             }
             Adopt::Known => {}
             Adopt::Unreadable => unknown += 1,
@@ -325,7 +325,7 @@ fn confirmed(
 }
 
 enum Adopt {
-    New(Event),
+    New(Box<Event>),
     Known,
     Unreadable,
 }
@@ -355,7 +355,7 @@ fn adopt(
     let modified = Millis(u64::try_from(entry.modified_ms).unwrap_or(0));
     Ok(
         match label::read(object, &metadata, parts, size, modified) {
-            Some(adopted) => Adopt::New(Event::BackupFound(adopted)),
+            Some(adopted) => Adopt::New(Box::new(Event::BackupFound(adopted))),
             None => Adopt::Unreadable,
         },
     )

@@ -183,6 +183,7 @@ fn plain_samples() -> Vec<Event> {
             bytes_in: 5_662_720,
             bytes_out: 403_606,
             ended_at: None,
+            end_lsn: None,
         }),
         Event::WalExpired {
             wal: vec![Range {

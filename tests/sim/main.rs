@@ -78,7 +78,7 @@ const HISTORIES: u64 = 2_000;
 /// Without a rule a seed below this one fails.
 const BROKEN_MAX: u64 = 2_000;
 /// Rules that show in a history: time has to pass for them to matter.
-const LATE: [(Rule, u64); 2] = [(Rule::RestorableCounts, 46), (Rule::ReconcileFirst, 207)];
+const LATE: [(Rule, u64); 2] = [(Rule::RestorableCounts, 1), (Rule::ReconcileFirst, 9)];
 /// No seed meets the moment; `decide/store.rs` has a test of its own.
 const UNSEEN: Rule = Rule::StoreApartFromDelete;
 

@@ -185,7 +185,7 @@ impl Backups {
             format: adopted.format.clone(),
             start: adopted.start,
             end: adopted.end,
-            end_lsn: None,
+            end_lsn: adopted.end_lsn,
             started_at: adopted.started_at,
             ended_at: adopted.ended_at,
             parts: adopted.parts,

@@ -45,14 +45,20 @@ impl Timelines {
         self.ancestors.get(&timeline).map(Vec::as_slice)
     }
 
-    /// The ancestors of every timeline whose history was read.
-    pub fn all(&self) -> impl Iterator<Item = &[Branch]> {
-        self.ancestors.values().map(Vec::as_slice)
+    /// The same as its history says, or that of a timeline which came after it: a log that is new
+    /// reads only the newest.
+    pub fn way(&self, timeline: Timeline) -> Option<&[Branch]> {
+        self.ancestors(timeline).or_else(|| {
+            self.ancestors.values().find_map(|path| {
+                let place = path.iter().position(|b| b.timeline == timeline)?;
+                path.get(..place)
+            })
+        })
     }
 
     /// Where `ancestor` was left on the way to `timeline`; `None` if it is not an ancestor.
     pub fn left_at(&self, ancestor: Timeline, timeline: Timeline) -> Option<Lsn> {
-        let path = self.ancestors.get(&timeline)?;
+        let path = self.way(timeline)?;
         path.iter()
             .find(|b| b.timeline == ancestor)
             .map(|b| b.switch)
@@ -70,11 +76,10 @@ impl Timelines {
         if from.timeline == timeline {
             return vec![open(from.number)];
         }
-        let none = Vec::new();
-        let ancestors = self.ancestors.get(&timeline).unwrap_or(&none);
+        let ancestors = self.way(timeline).unwrap_or_default();
         let shared = |t| t == timeline || ancestors.iter().any(|b| b.timeline == t);
         if !shared(from.timeline) {
-            let mut ours = self.ancestors.get(&from.timeline).into_iter().flatten();
+            let mut ours = self.way(from.timeline).into_iter().flatten();
             return match ours.rfind(|branch| shared(branch.timeline)) {
                 Some(left) => {
                     let from = Segment::at(left.timeline, left.switch, size);
@@ -157,5 +162,28 @@ mod tests {
         assert_eq!(legs(2, 12, 1), [(1, 10, u64::MAX)]);
         assert_eq!(legs(1, 4, 9), []);
         assert_eq!(legs(9, 4, 1), []);
+    }
+
+    #[test]
+    fn the_newest_history_tells_of_all_that_it_came_by() {
+        let size = SegmentSize::new(1 << 20).unwrap();
+        let mut whole = Timelines::default();
+        whole.apply(&learned(2, &[(1, 10)]));
+        whole.apply(&learned(4, &[(1, 10), (2, 15)]));
+        let mut newest = Timelines::default();
+        newest.apply(&learned(4, &[(1, 10), (2, 15)]));
+        assert!(!newest.knows(Timeline(2)), "its own was not read");
+        for (from, to) in [(1, 2), (1, 4), (2, 4), (4, 2), (2, 1)] {
+            let (from, to) = (Timeline(from), Timeline(to));
+            assert_eq!(newest.left_at(from, to), whole.left_at(from, to));
+            let start = Segment::new(from, 4);
+            let path = whole.path(start, to, size);
+            assert_eq!(newest.path(start, to, size), path, "{from:?} to {to:?}");
+        }
+        assert_eq!(
+            newest.way(Timeline(3)),
+            None,
+            "a branch that it did not come by"
+        );
     }
 }

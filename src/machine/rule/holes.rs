@@ -8,7 +8,7 @@
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
-use crate::event::{Branch, Millis, Range};
+use crate::event::{Millis, Range};
 use crate::file::{BackupName, File};
 use crate::projection::backups::{Content, Phase};
 use crate::projection::marks::{Hole, Mark};
@@ -86,8 +86,19 @@ pub fn leads(site: &SiteState, content: &Content) -> bool {
         return true;
     };
     let end = Segment::new(frontier.timeline, u64::MAX);
-    let unknown = frontier.timeline > Timeline(1) && ancestors(site, frontier.timeline).is_none();
+    let unknown =
+        frontier.timeline > Timeline(1) && site.timelines.way(frontier.timeline).is_none();
     unknown || legs(site, content, end, size).is_some()
+}
+
+/// Whether a backup's way goes on to all that is received, for certain.
+pub fn leads_on(site: &SiteState, content: &Content) -> bool {
+    let Some(size) = site.ledger.segment_size else {
+        return true;
+    };
+    let frontier = site.ledger.frontier.map(|frontier| frontier.timeline);
+    let mut goals = frontier.into_iter().chain(site.ledger.toward);
+    goals.all(|goal| legs(site, content, Segment::new(goal, u64::MAX), size).is_some())
 }
 
 /// Whether a person took note of the whole of it.
@@ -275,7 +286,7 @@ impl Walk<'_> {
         if start.timeline == place.timeline {
             return start.number >= place.number;
         }
-        let path = ancestors(self.site, start.timeline).unwrap_or_default();
+        let path = self.site.timelines.way(start.timeline).unwrap_or_default();
         let left = path.iter().find(|b| b.timeline == place.timeline);
         left.is_some_and(|b| Segment::at(b.timeline, b.switch, self.size).number >= place.number)
     }
@@ -301,7 +312,7 @@ fn legs(
     let mut legs = Vec::new();
     let mut first = start.number;
     if start.timeline != target.timeline {
-        let path = ancestors(site, target.timeline)?;
+        let path = site.timelines.way(target.timeline)?;
         let mine = path.iter().position(|b| b.timeline == start.timeline)?;
         let path = path.get(mine..)?;
         for (place, branch) in path.iter().enumerate() {
@@ -328,17 +339,6 @@ fn legs(
         end: last.saturating_add(1),
     });
     (first <= last).then_some(legs)
-}
-
-/// As its history says, or that of a timeline which came after it.
-fn ancestors(site: &SiteState, timeline: Timeline) -> Option<&[Branch]> {
-    let timelines = &site.timelines;
-    timelines.ancestors(timeline).or_else(|| {
-        timelines.all().find_map(|path| {
-            let place = path.iter().position(|b| b.timeline == timeline)?;
-            path.get(..place)
-        })
-    })
 }
 
 #[cfg(test)]

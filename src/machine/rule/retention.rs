@@ -25,6 +25,7 @@ mod order;
 #[cfg(test)]
 mod tests;
 mod wal;
+mod window;
 
 use order::Member;
 pub use wal::Wal;
@@ -199,7 +200,7 @@ impl<'a> Judge<'a> {
             tiers: tiers(policy, members),
             window: policy
                 .window_ms
-                .map(|window| anchor(members, window, now).unwrap_or(0)),
+                .map(|window| window::anchor(site, members, window, now).unwrap_or(0)),
         }
     }
 
@@ -281,16 +282,6 @@ impl<'a> Judge<'a> {
         let interval = self.policy.interval_ms.unwrap_or(0);
         self.now.since(member.at.plus(interval))
     }
-}
-
-/// The newest restorable backup that had ended when the window begins; `None` if none is so old.
-fn anchor(members: &[Member<'_>], window_ms: u64, now: Millis) -> Option<usize> {
-    let last = members.iter().rfind(|member| member.good)?;
-    let seen = last.ended.min(now);
-    let begins = Millis(seen.0.checked_sub(window_ms)?);
-    members
-        .iter()
-        .rposition(|member| member.good && member.ended <= begins)
 }
 
 fn tiers(policy: &SitePolicy, members: &[Member<'_>]) -> BTreeMap<usize, Vec<Keep>> {

@@ -46,11 +46,14 @@ pub fn learn(
 }
 
 fn system_id(place: &Place, key: &str) -> Outcome<u64> {
-    let (Object { entry, metadata }, body) = place.store.get(key)?;
-    let told = metadata.get(label::SYSTEM_ID);
+    let object = place.store.look(key)?;
+    let told = object
+        .as_ref()
+        .and_then(|o| o.metadata.get(label::SYSTEM_ID));
     if let Some(id) = told.and_then(|id| id.parse().ok()) {
         return Ok(id);
     }
+    let (Object { entry, metadata }, body) = place.store.get(key)?;
     let plain = decoder(body, entry.size_bytes, &metadata, &place.keys)?;
     let mut head = Vec::new();
     let wanted = u64::try_from(WAL_HEADER_BYTES).unwrap_or(u64::MAX);

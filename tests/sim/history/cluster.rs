@@ -1,4 +1,4 @@
-//! The cluster of a history: timelines and segment numbers, nothing else.
+//! The cluster of a history: timelines, segment numbers and when each was full, nothing else.
 
 use std::collections::BTreeMap;
 
@@ -15,6 +15,8 @@ pub struct Cluster {
     /// Segments below this number are recycled.
     pub floor: u64,
     pub histories: BTreeMap<Timeline, Vec<Branch>>,
+    /// When the last moment of each segment passed, by the true time.
+    pub written: BTreeMap<Segment, u64>,
 }
 
 impl Cluster {
@@ -25,6 +27,16 @@ impl Cluster {
             at: 3,
             floor: 1,
             histories: BTreeMap::new(),
+            written: BTreeMap::new(),
+        }
+    }
+
+    /// So many segments become full, now.
+    pub fn write(&mut self, segments: u64, now_ms: u64) {
+        for _ in 0..segments {
+            let full = self.segment(self.at);
+            self.written.insert(full, now_ms);
+            self.at += 1;
         }
     }
 

@@ -1,40 +1,42 @@
 //! Histories: years in the life of a site, in one thread and without crashes inside a step.
 //!
 //! The simulator of this folder's parent looks at moments; this looks at what time, people and
-//! disasters make of a site: failovers, rollbacks, holes, holds, other policies, lost objects,
-//! lost logs, clocks that jump, a foreign cluster at the old address. The machine and the tasks
-//! that list and delete are the real ones; [`oracle`] says what must hold, from the objects alone.
+//! disasters make of a site ([`happen`]): failovers, rollbacks, holes, holds, other policies, lost
+//! and damaged objects, lost logs, lost keys, clocks that jump, a foreign cluster at the old
+//! address. The machine and the tasks that list, delete and verify are the real ones; [`oracle`]
+//! says what must hold, from the objects alone, and [`answers`] what a lost log must not change.
 //!
 //! `PGHOARD_HISTORY_SEED=N cargo test --test sim one_history -- --nocapture` replays one.
 
+mod answers;
 mod cluster;
+mod effects;
+mod eyes;
+mod happen;
 mod oracle;
 mod shelf;
 mod stream;
+mod window;
 
 use std::sync::Arc;
 
 use machine::decide::{Busy, decide};
-use machine::event::{Finished, How, Lease, Origin, Previous, Why};
+use machine::event::{Lease, Origin, Previous};
 use machine::policy::{Policy, SitePolicy, Tiers};
-use machine::projection::marks::Mark;
 use machine::{
-    BackupName, Class, Command, Envelope, Event, File, Millis, Segment, Site, SiteState, State,
-    Task, TaskId, Timeline,
+    Class, Command, Envelope, Event, File, Millis, Segment, Site, SiteState, State, Task, TaskId,
+    Timeline,
 };
+use pghoard::Failure;
 use pghoard::codec::digest::Algorithm;
 use pghoard::codec::keys::Keyring;
 use pghoard::codec::{Compression, Encoding};
-use pghoard::store::Metadata;
-use pghoard::work::delete::Doomed;
-use pghoard::work::reconcile::Known;
-use pghoard::work::{Place, delete, marks, reconcile};
-use pghoard::{Failure, Outcome};
+use pghoard::work::Place;
 
 use crate::fate::Fate;
-use crate::tasks::main_metadata;
 use cluster::Cluster;
-use shelf::{Needs, PREFIX, SIZE, Shelf};
+use eyes::{Keys, Spoilt};
+use shelf::{PREFIX, SIZE, Shelf};
 
 const HOUR_MS: u64 = 3_600_000;
 const DAY_MS: u64 = 24 * HOUR_MS;
@@ -61,11 +63,12 @@ pub fn site() -> Site {
 pub struct Life {
     pub fate: Fate,
     pub shelf: Shelf,
-    place: Place,
+    pub place: Place,
     pub state: State,
     pub policy: Policy,
     busy: Busy,
     pub cluster: Cluster,
+    pub keys: Keys,
     /// Where the stream goes on, while one runs.
     next: Option<Segment>,
     /// True time, and how far our clock is from it.
@@ -75,6 +78,10 @@ pub struct Life {
     entries: u64,
     /// Objects went that no listing has shown yet.
     pub unlisted: bool,
+    /// Marks are in the store that were not read yet.
+    pub unread: bool,
+    /// Damage that a person or the disk has done, and how long it went unnoticed.
+    pub spoilt: Spoilt,
 }
 
 impl Life {
@@ -115,6 +122,9 @@ impl Life {
             clock_ms: 1_790_000_000_000,
             entries: 0,
             unlisted: false,
+            unread: false,
+            keys: Keys::default(),
+            spoilt: Spoilt::new(),
         }
     }
 
@@ -158,8 +168,10 @@ impl Life {
     }
 
     fn tell(&mut self, event: Event) {
-        if matches!(event, Event::Reconciled { .. }) {
-            self.unlisted = false;
+        match event {
+            Event::Reconciled { .. } => self.unlisted = false,
+            Event::MarksRead { .. } => self.unread = false,
+            _ => {}
         }
         self.log(Some(site()), event);
     }
@@ -172,120 +184,15 @@ impl Life {
         for _ in 0..self.fate.below(4) {
             self.happen();
         }
+        self.turn();
+        self.notice();
+    }
+
+    /// What the daemon makes of it, and whether that was right.
+    fn turn(&mut self) {
         let before = oracle::Before::of(self);
         self.settle();
         before.check(self);
-    }
-
-    /// Something happens to the site.
-    fn happen(&mut self) {
-        let what = self.fate.below(100);
-        self.fate.say(|| format!("  happens: {what}"));
-        match what {
-            0..45 => self.cluster.at += self.fate.between(1, 5),
-            45..50 => self.cluster.branch(self.cluster.at),
-            50..53 => {
-                let back = self.fate.below(4);
-                let begin = self.cluster.segment(self.cluster.at).number;
-                self.cluster
-                    .branch(begin.saturating_sub(back).max(self.cluster.floor));
-            }
-            53..60 => self.recycle(),
-            60..66 => self.lose(),
-            66..70 => self.hold(),
-            70..74 => self.release(),
-            74..78 => self.ask(),
-            78..82 => *self.site_policy() = site_policy(&self.fate),
-            82..86 => self.restart(),
-            86..90 => self.lose_log(),
-            90..93 => self.set_clock(0),
-            93..96 => {
-                let days = i64::try_from(self.fate.below(800)).unwrap() - 400;
-                self.set_clock(days * i64::try_from(DAY_MS).unwrap());
-            }
-            _ => self.cluster.system_id = if self.fate.chance(500) { 7 } else { 8 },
-        }
-    }
-
-    fn set_clock(&mut self, skew_ms: i64) {
-        let by_ms = skew_ms - self.skew_ms;
-        self.skew_ms = skew_ms;
-        if by_ms != 0 {
-            self.log(None, Event::ClockJumped { by_ms });
-        }
-    }
-
-    fn site_policy(&mut self) -> &mut SitePolicy {
-        self.policy.sites.get_mut(&site()).unwrap()
-    }
-
-    fn recycle(&mut self) {
-        let frontier = self.ours().ledger.frontier;
-        let promised = self.fate.chance(800);
-        let keep = frontier
-            .filter(|_| promised)
-            .map_or(self.cluster.at, |f| f.number + 1);
-        self.cluster.floor = self.cluster.floor.max(keep.min(self.cluster.at));
-    }
-
-    fn lose(&mut self) {
-        let mut truth = self.shelf.truth();
-        let keys: Vec<_> = truth.objects.keys().cloned().collect();
-        let place = self.fate.below(u64::try_from(keys.len()).unwrap());
-        if let Some(key) = keys.get(usize::try_from(place).unwrap()) {
-            self.fate.say(|| format!("    the store loses {key}"));
-            truth.objects.remove(key);
-            self.unlisted = true;
-        }
-    }
-
-    /// By another program: the daemon has to read it from the store.
-    fn hold(&mut self) {
-        let names: Vec<_> = self.shelf.truth().needs.keys().cloned().collect();
-        let place = self.fate.below(u64::try_from(names.len()).unwrap());
-        let Some(backup) = names.get(usize::try_from(place).unwrap()) else {
-            return;
-        };
-        let forever = self.fate.chance(500);
-        let days = self.fate.between(1, 60);
-        let mark = Mark::Hold {
-            backup: backup.clone(),
-            reason: "an audit".into(),
-            by: "ada".into(),
-            until: (!forever).then(|| Millis(self.now_ms + days * DAY_MS)),
-        };
-        self.fate.say(|| format!("    {mark:?}"));
-        drop(marks::write(&self.place, mark, SIZE));
-    }
-
-    fn release(&mut self) {
-        let mut truth = self.shelf.truth();
-        truth
-            .objects
-            .retain(|key, _| !key.contains("/preservation_request/"));
-    }
-
-    fn ask(&mut self) {
-        let reason = Why::Operator;
-        self.tell(Event::BackupRequested { reason });
-    }
-
-    fn restart(&mut self) {
-        self.busy.clear();
-        self.next = None;
-        let started = self.started();
-        self.log(None, started);
-    }
-
-    fn lose_log(&mut self) {
-        let before = oracle::Answers::of(self);
-        self.state = State {
-            at: self.state.at,
-            ..State::default()
-        };
-        self.restart();
-        self.settle();
-        before.compare(self);
     }
 
     /// Turns until decide has nothing more to say.
@@ -356,136 +263,12 @@ impl Life {
             other => other,
         };
         if let Err(failure) = done {
+            // What it marked all the same is in the store.
+            self.unread |= matches!(task, Task::Verify { .. });
             let failed = task.failed(failure.class, failure.to_string());
             events = vec![failed];
         }
         events.into_iter().for_each(|event| self.tell(event));
-    }
-
-    fn effect(&mut self, task: &Task, emit: &mut dyn FnMut(Event)) -> Outcome<()> {
-        let ours = self.ours();
-        match task {
-            Task::Probe { .. } => self.probe(&ours),
-            Task::Take { backup, .. } => self.take(backup.clone()),
-            Task::Store { file, entry, .. } => {
-                self.store(&ours, file);
-                emit(stored(file.clone(), Some(*entry)));
-            }
-            Task::Switch { node, .. } => {
-                self.cluster.at += 1;
-                let at = Segment::new(self.cluster.timeline, self.cluster.at).start(SIZE);
-                emit(Event::Switched { node: *node, at });
-            }
-            Task::DeleteBackup {
-                backup,
-                object,
-                unless_held_at,
-                ..
-            } => {
-                let doomed = Doomed {
-                    name: backup,
-                    object: object.as_deref(),
-                    unless_held_at: *unless_held_at,
-                };
-                delete::backup(&self.place, doomed, SIZE, emit)?;
-            }
-            Task::DeleteWal {
-                ranges,
-                retire,
-                forget,
-                ..
-            } => {
-                let wal = delete::Wal {
-                    ranges,
-                    retire,
-                    forget,
-                };
-                delete::wal(&self.place, wal, SIZE, emit)?;
-            }
-            Task::Reconcile { .. } => {
-                let known = Known {
-                    ledger: ours.ledger,
-                    backups: ours.backups,
-                };
-                reconcile::run(&self.place, &known, emit)?;
-            }
-            Task::ReadMarks { .. } => marks::read(&self.place, &ours.marks, emit)?,
-            Task::Fetch { means, hole, .. } => self.fetch(*means, hole, emit)?,
-            // Verification has nothing to read here; the rest is not asked for.
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn probe(&mut self, ours: &SiteState) {
-        let known: Vec<_> = self.cluster.histories.clone().into_iter().collect();
-        for (timeline, ancestors) in known {
-            self.tell(Event::TimelineLearned {
-                timeline,
-                ancestors,
-            });
-            let file = File::History(timeline);
-            let ledger = &ours.ledger;
-            if !ledger.histories.contains(&timeline) && !ledger.spool.contains_key(&file) {
-                self.spool(file, Origin::Stream);
-            }
-        }
-        let ahead = i64::try_from(self.clock_ms).unwrap() - i64::try_from(self.now_ms).unwrap();
-        self.tell(self.cluster.seen(-ahead));
-    }
-
-    fn store(&self, ours: &SiteState, file: &File) {
-        let metadata = match file {
-            File::Main(name) => main_metadata(ours, name),
-            _ => Metadata::from([("original-file-size".into(), SIZE.bytes().to_string())]),
-        };
-        self.shelf.truth().add(file, metadata);
-    }
-
-    fn take(&mut self, backup: BackupName) {
-        let start = Segment::new(self.cluster.timeline, self.cluster.at);
-        let begun = self.clock();
-        let parts = u32::try_from(self.fate.between(1, 3)).unwrap();
-        for number in 1..=parts {
-            let file = File::Part {
-                backup: backup.clone(),
-                number,
-            };
-            self.shelf.truth().add(&file, Metadata::new());
-            self.tell(stored(file, None));
-        }
-        let hours = self.fate.below(3);
-        self.pass(hours * HOUR_MS);
-        self.cluster.at += self.fate.below(3);
-        let end = Segment::new(self.cluster.timeline, self.cluster.at);
-        let needs = Needs { parts, start, end };
-        self.shelf.truth().needs.insert(backup.clone(), needs);
-        self.spool(File::Main(backup.clone()), Origin::Backup);
-        self.tell(Event::BackupFinished(Finished {
-            backup,
-            start,
-            end,
-            start_lsn: start.start(SIZE),
-            end_lsn: end.start(SIZE),
-            started_at: begun,
-            ended_at: self.clock(),
-            parts,
-            bytes_in: 1,
-            bytes_out: 1,
-            from_standby: false,
-        }));
-    }
-}
-
-fn stored(file: File, entry: Option<u64>) -> Event {
-    Event::Stored {
-        file,
-        entry,
-        bytes_in: 1,
-        bytes_out: 1,
-        digest: String::new(),
-        millis: 0,
-        how: How::Written,
     }
 }
 
@@ -500,6 +283,7 @@ fn site_policy(fate: &Fate) -> SitePolicy {
         count_min: usize::try_from(fate.below(4)).unwrap(),
         age_max_ms: maybe(300, fate.between(1, 30) * DAY_MS),
         window_ms: maybe(300, fate.between(1, 30) * DAY_MS),
+        verify_interval_ms: maybe(700, fate.between(3, 30) * DAY_MS),
         tiers: match fate.chance(300) {
             true => Tiers {
                 weekly: u32::try_from(fate.below(5)).unwrap(),

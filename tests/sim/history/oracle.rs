@@ -1,16 +1,20 @@
 //! What must hold in every history, judged from the objects alone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
+use machine::BackupName;
 use machine::policy::SitePolicy;
-use machine::{BackupName, Segment};
 
-use super::shelf::Truth;
+use super::shelf::{Marked, Truth};
+use super::window::Moments;
 use super::{Life, named};
 
 /// The store before the daemon's turn: what goes in that turn, the daemon deleted.
 pub struct Before {
+    /// In truth; of what is left in their place it counts what could be known before the turn.
     restorable: BTreeSet<BackupName>,
+    moments: Option<Moments>,
+    marked: Marked,
     believed: BTreeSet<BackupName>,
     held: BTreeSet<BackupName>,
     wal: BTreeSet<String>,
@@ -19,8 +23,12 @@ pub struct Before {
 impl Before {
     pub fn of(life: &Life) -> Before {
         let truth = life.shelf.truth();
+        let damaged = truth.all_damaged();
+        let windowed = policy(life).window_ms.is_some();
         Before {
-            restorable: truth.all_restorable(),
+            restorable: truth.all_restorable(&damaged),
+            moments: windowed.then(|| Moments::of(&truth, &life.cluster, &damaged)),
+            marked: truth.marked(),
             believed: believed(life),
             held: held(&truth, life.now_ms),
             wal: wal(&truth),
@@ -29,10 +37,26 @@ impl Before {
 
     pub fn check(&self, life: &Life) {
         let truth = life.shelf.truth();
-        let after = truth.all_restorable();
-        let gone: BTreeSet<_> = self.restorable.difference(&after).collect();
+        let after = truth.all_restorable(&self.marked);
+        self.kept_backups(life, &truth, &after);
+        self.kept_wal(life, &truth, &after);
+        self.kept_moments(life, &truth);
+        if !life.unlisted && !life.unread {
+            let restorable = truth.all_restorable(&truth.marked());
+            let believed = believed(life);
+            let hollow: Vec<_> = believed.difference(&restorable).collect();
+            if !hollow.is_empty() {
+                let what = format!("{hollow:?} are called restorable and are not");
+                life.fate.violated(what);
+            }
+        }
+    }
+
+    fn kept_backups(&self, life: &Life, truth: &Truth, after: &BTreeSet<BackupName>) {
+        let gone: BTreeSet<_> = self.restorable.difference(after).collect();
         let bad = |what: String| life.fate.violated(what);
-        if let Some(name) = gone.iter().find(|name| self.held.contains(**name)) {
+        let main = |name: &BackupName| truth.has(&machine::File::Main(name.clone()));
+        if let Some(name) = self.held.iter().find(|name| !main(name)) {
             bad(format!("'{name}' is held and was deleted"));
         }
         // Retention may have counted only what the daemon knew of.
@@ -53,8 +77,7 @@ impl Before {
                 ));
             }
         }
-        let policy = life.policy.sites.values().next().unwrap();
-        let floor = promised(policy);
+        let floor = promised(policy(life));
         if !gone_known.is_empty() && after.len() < floor.min(self.restorable.len()) {
             let (left, was) = (after.len(), self.restorable.len());
             bad(format!(
@@ -62,16 +85,8 @@ impl Before {
             ));
         }
         // A backup whose main object stays keeps what it needs (I5).
-        let main = |name: &BackupName| truth.has(&machine::File::Main(name.clone()));
         if let Some(name) = gone.iter().find(|name| main(name)) {
             bad(format!("'{name}' stays, and lost something it needs"));
-        }
-        self.kept_wal(life, &truth, &after);
-        if !life.unlisted {
-            let hollow: Vec<_> = believed(life).difference(&after).cloned().collect();
-            if !hollow.is_empty() {
-                bad(format!("{hollow:?} are called restorable and are not"));
-            }
         }
     }
 
@@ -81,7 +96,7 @@ impl Before {
         let mut starts: Vec<_> = needs.map(|needs| needs.start).collect();
         starts.sort();
         // One that only a tier keeps promises no WAL behind itself.
-        let policy = life.policy.sites.values().next().unwrap();
+        let policy = policy(life);
         let promising = match policy.tiers.any() {
             true => promised(policy),
             false => usize::MAX,
@@ -101,6 +116,25 @@ impl Before {
             }
         }
     }
+
+    /// Every moment of the promised window that could be restored still can.
+    fn kept_moments(&self, life: &Life, truth: &Truth) {
+        let Some((before, window_ms)) = self.moments.as_ref().zip(policy(life).window_ms) else {
+            return;
+        };
+        let after = Moments::of(truth, &life.cluster, &self.marked);
+        let begins = life.now_ms.saturating_sub(window_ms);
+        if let Some((first, last)) = before.beyond(&after, begins) {
+            life.fate.violated(format!(
+                "the moments from {first} to {last} could be restored and lie in the window, \
+                 which begins at {begins}"
+            ));
+        }
+    }
+}
+
+fn policy(life: &Life) -> &SitePolicy {
+    life.policy.sites.values().next().unwrap()
 }
 
 /// So many of the newest restorable backups stay whatever time it is.
@@ -120,54 +154,21 @@ fn wal(truth: &Truth) -> BTreeSet<String> {
     names.map(str::to_owned).collect()
 }
 
-fn believed(life: &Life) -> BTreeSet<BackupName> {
+pub fn believed(life: &Life) -> BTreeSet<BackupName> {
     let ours = life.ours();
     let all = ours.backups.restorable(&ours.ledger);
     all.into_iter().map(|(name, ..)| name.clone()).collect()
 }
 
-/// As the objects say: PGHoard's keys.
+/// What exists and is held, as the objects say: PGHoard's keys.
 fn held(truth: &Truth, now_ms: u64) -> BTreeSet<BackupName> {
     let holds = truth.objects.iter();
     let holds = holds.filter(|(key, _)| key.contains("/preservation_request/"));
     let holds = holds.filter_map(|(_, (_, metadata))| {
         let until = pghoard::work::label::millis(metadata.get("preserve-until")?)?;
         let name = pghoard::work::label::backup_name(metadata.get("preserve-backup")?);
-        (until.0 > now_ms + super::DAY_MS).then_some(name)
+        let there = truth.has(&machine::File::Main(name.clone()));
+        (there && until.0 > now_ms + super::DAY_MS).then_some(name)
     });
     holds.collect()
-}
-
-/// What people ask the log.
-#[derive(Debug, PartialEq)]
-pub struct Answers {
-    restorable: BTreeMap<BackupName, (Segment, Option<Segment>)>,
-    sure: bool,
-}
-
-impl Answers {
-    pub fn of(life: &Life) -> Answers {
-        let ours = life.ours();
-        let all = ours.backups.restorable(&ours.ledger);
-        let all = all.into_iter();
-        let all = all.map(|(name, _, content)| (name.clone(), (content.start, content.end)));
-        Answers {
-            restorable: all.collect(),
-            sure: !life.unlisted && ours.ledger.reconciled_at.is_some(),
-        }
-    }
-
-    /// A log that was lost and rebuilt gives no other answer (I11).
-    pub fn compare(&self, life: &Life) {
-        let now = Answers::of(life);
-        let lost: Vec<_> = self
-            .restorable
-            .iter()
-            .filter(|(name, _)| life.shelf.truth().restorable(name))
-            .filter(|(name, about)| now.restorable.get(*name) != Some(about))
-            .collect();
-        if self.sure && now.sure && !lost.is_empty() {
-            life.fate.violated(format!("with the log went {lost:?}"));
-        }
-    }
 }

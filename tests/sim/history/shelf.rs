@@ -13,18 +13,26 @@ use crate::store::entry;
 pub const SIZE: SegmentSize = SegmentSize::DEFAULT;
 pub const PREFIX: &str = "main";
 
+/// What every object holds, and what is left of it once it is damaged.
+const WHOLE: &[u8] = b"x";
+const DAMAGED: &[u8] = b"y";
+
 /// What a backup needs, whatever anybody believes of it.
 #[derive(Clone, Debug)]
 pub struct Needs {
     pub parts: u32,
     pub start: Segment,
     pub end: Segment,
+    /// By the true time.
+    pub ended_ms: u64,
 }
 
 #[derive(Default)]
 pub struct Truth {
     pub objects: BTreeMap<String, (Vec<u8>, Metadata)>,
     pub needs: BTreeMap<BackupName, Needs>,
+    /// How often the content of an object was asked for.
+    pub reads: u64,
 }
 
 #[derive(Clone, Default)]
@@ -34,40 +42,92 @@ pub fn key(file: &File) -> String {
     format!("{PREFIX}/{}", file.key(SIZE))
 }
 
+/// Keys of objects whose damage is known: a mark in the store says so.
+pub type Marked = BTreeSet<String>;
+
 impl Truth {
     pub fn has(&self, file: &File) -> bool {
         self.objects.contains_key(&key(file))
     }
 
-    pub fn wal(&self, segment: Segment) -> bool {
-        self.has(&File::Wal(segment))
+    pub fn has_wal(&self) -> bool {
+        let folder = format!("{PREFIX}/xlog/");
+        self.objects.keys().any(|key| key.starts_with(&folder))
     }
 
     pub fn add(&mut self, file: &File, metadata: Metadata) {
-        self.objects.insert(key(file), (b"x".to_vec(), metadata));
+        self.objects.insert(key(file), (WHOLE.to_vec(), metadata));
     }
 
-    /// A restore of this backup to its own end would find everything.
-    pub fn restorable(&self, name: &BackupName) -> bool {
+    /// Whether there was something whole to damage.
+    pub fn damage(&mut self, key: &str) -> bool {
+        let object = self.objects.get_mut(key);
+        let whole = object.filter(|(bytes, _)| bytes == WHOLE);
+        whole.is_some_and(|(bytes, _)| {
+            *bytes = DAMAGED.to_vec();
+            true
+        })
+    }
+
+    pub fn damaged(&self, key: &str) -> bool {
+        let object = self.objects.get(key);
+        object.is_some_and(|(bytes, _)| bytes == DAMAGED)
+    }
+
+    /// All damage, whoever knows of it.
+    pub fn all_damaged(&self) -> Marked {
+        let keys = self.objects.keys();
+        keys.filter(|key| self.damaged(key)).cloned().collect()
+    }
+
+    pub fn marked(&self) -> Marked {
+        let noted = |key: &str| {
+            let below = key.strip_prefix("main/").unwrap_or(key);
+            let mark = format!("{PREFIX}/mark/damaged_{}", below.replace('/', "_"));
+            self.objects.contains_key(&mark)
+        };
+        let keys = self.objects.keys();
+        let damaged = keys.filter(|key| self.damaged(key) && noted(key));
+        damaged.cloned().collect()
+    }
+
+    /// It is there, and nobody can know that it is damaged.
+    pub fn good(&self, file: &File, marked: &Marked) -> bool {
+        let key = key(file);
+        self.objects.contains_key(&key) && !(self.damaged(&key) && marked.contains(&key))
+    }
+
+    /// Every object that a restore of this backup to its own end reads.
+    pub fn files(&self, name: &BackupName) -> Vec<File> {
         let Some(needs) = self.needs.get(name) else {
-            return false;
+            return Vec::new();
         };
         let part = |number| File::Part {
             backup: name.clone(),
             number,
         };
         let wal = needs.start.number..=needs.end.number;
-        self.has(&File::Main(name.clone()))
-            && (1..=needs.parts).all(|number| self.has(&part(number)))
-            && wal
-                .map(|number| Segment::new(needs.start.timeline, number))
-                .all(|segment| self.wal(segment))
+        let wal = wal.map(|number| File::Wal(Segment::new(needs.start.timeline, number)));
+        let parts = (1..=needs.parts).map(part);
+        [File::Main(name.clone())]
+            .into_iter()
+            .chain(parts)
+            .chain(wal)
+            .collect()
     }
 
-    pub fn all_restorable(&self) -> BTreeSet<BackupName> {
+    /// A restore of this backup to its own end would find everything.
+    pub fn restorable(&self, name: &BackupName, marked: &Marked) -> bool {
+        // The main object first: most backups that were ever taken lack it.
+        self.needs.contains_key(name)
+            && self.has(&File::Main(name.clone()))
+            && self.files(name).iter().all(|file| self.good(file, marked))
+    }
+
+    pub fn all_restorable(&self, marked: &Marked) -> BTreeSet<BackupName> {
         let names = self.needs.keys();
         names
-            .filter(|name| self.restorable(name))
+            .filter(|name| self.restorable(name, marked))
             .cloned()
             .collect()
     }
@@ -100,7 +160,8 @@ impl Store for Shelf {
     fn get(&self, key: &str) -> Outcome<(Object, Box<dyn Read + Send>)> {
         let absent = || Failure::new(Class::NotFound, format!("'{key}' does not exist"));
         let object = self.look(key)?.ok_or_else(absent)?;
-        let truth = self.truth();
+        let mut truth = self.truth();
+        truth.reads += 1;
         let (bytes, _) = truth.objects.get(key).ok_or_else(absent)?;
         Ok((object, Box::new(Cursor::new(bytes.clone()))))
     }

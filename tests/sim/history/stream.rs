@@ -10,9 +10,20 @@ use super::shelf::SIZE;
 use super::{Life, site};
 
 impl Life {
+    /// Whether another cluster answers. A site that has WAL knows its own, even without its log,
+    /// and asks the other for nothing (I14).
+    pub fn is_foreign(&self) -> bool {
+        let foreign = self.cluster.system_id != 7;
+        if foreign && self.shelf.truth().has_wal() {
+            self.fate
+                .violated("another cluster was asked for WAL or a basebackup");
+        }
+        foreign
+    }
+
     /// What of a hole the server still has.
     pub fn fetch(&mut self, means: Means, hole: &Hole, emit: &mut dyn FnMut(Event)) -> Outcome<()> {
-        if self.cluster.system_id != 7 {
+        if self.is_foreign() {
             return Err(Failure::new(Class::Conflict, "another cluster"));
         }
         let files: Vec<File> = match hole {
@@ -101,8 +112,8 @@ impl Life {
         else {
             return false;
         };
-        // After a failover it may stand on a timeline that was left; and nobody sends foreign WAL.
-        if self.cluster.segment(next.number) != next || self.cluster.system_id != 7 {
+        // After a failover it may stand on a timeline that was left.
+        if self.cluster.segment(next.number) != next || self.is_foreign() {
             self.end(Class::Network);
             return true;
         }

@@ -141,7 +141,7 @@ fn s76_while_the_clock_is_in_doubt_a_last_look_takes_every_hold_for_standing() {
         let again = if skew_ms == 0 {
             "expire a, expire b"
         } else {
-            ""
+            "expire b"
         };
         assert_eq!(site.decide(0), again, "{skew_ms}");
     }
@@ -289,5 +289,6 @@ fn backup(name: &str, start: u64) -> Event {
         bytes_in: 0,
         bytes_out: 0,
         ended_at: None,
+        end_lsn: None,
     })
 }

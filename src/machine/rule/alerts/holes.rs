@@ -98,6 +98,7 @@ mod tests {
             end: Some(first),
             started_at: Millis(1),
             ended_at: None,
+            end_lsn: None,
             decided_at: Millis(1),
             normalized_at: None,
             reason: Why::Schedule,

@@ -9,7 +9,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 
 use super::*;
-use crate::event::{Event, Sought, Why};
+use crate::event::{Branch, Event, Sought, Why};
 use crate::testing;
 
 fn number(text: &str) -> u64 {

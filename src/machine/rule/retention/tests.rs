@@ -12,7 +12,7 @@ use crate::testing::{backup, site_policy};
 use crate::wal::{Segment, SegmentSize, Timeline};
 
 /// Friday, 2024-10-04 at noon.
-const NOW: Millis = Millis(20_000 * DAY_MS + DAY_MS / 2);
+pub(super) const NOW: Millis = Millis(20_000 * DAY_MS + DAY_MS / 2);
 
 /// Hundredths of a day.
 fn ago(age: i64) -> Millis {
@@ -24,7 +24,7 @@ fn hundredths(age: &str) -> i64 {
     format!("{whole}{part:0<2}").parse().unwrap()
 }
 
-fn site(backups: &str) -> SiteState {
+pub(super) fn site(backups: &str) -> SiteState {
     let mut site = SiteState::default();
     for token in backups.split_whitespace() {
         add(&mut site, token);
@@ -89,7 +89,7 @@ fn add(site: &mut SiteState, token: &str) {
 }
 
 /// `count=2 min=2 age=5 window=7 w=4 m=3 y=2 hours=24 doubt`; what is not said is not set.
-fn policy(text: &str) -> (SitePolicy, bool) {
+pub(super) fn policy(text: &str) -> (SitePolicy, bool) {
     let mut policy = site_policy();
     (policy.count, policy.count_min) = (None, 0);
     policy.tiers = Tiers::default();
@@ -115,7 +115,7 @@ fn policy(text: &str) -> (SitePolicy, bool) {
     (policy, doubtful)
 }
 
-fn told(plan: &Plan) -> String {
+pub(super) fn told(plan: &Plan) -> String {
     let short = |verdict: &Verdict| {
         let name = &verdict.backup;
         match &verdict.fate {
