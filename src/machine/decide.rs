@@ -59,7 +59,7 @@ pub fn decide(state: &State, policy: &Policy, busy: &Busy, now: Millis) -> Vec<C
             started_at: state.started_at,
             busy,
             now,
-            doubtful: clock::doubtful(&state.clock, site).is_some(),
+            doubtful: clock::uncertain(&state.clock, site, site_policy.nodes),
             plan: OnceCell::new(),
             holes: OnceCell::new(),
         };

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use clap::Parser;
 use machine::event::Range;
 use machine::projection::attempts::refused::REST_MS;
-use machine::rule::clock::doubtful;
+use machine::rule::clock::uncertain;
 use machine::rule::retention::{self, Fate, Keep, Plan};
 use machine::{BackupName, Millis, SegmentSize, SiteState, State};
 use serde_json::{Value, json};
@@ -74,7 +74,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> i32 {
         let unknown = SiteState::default();
         let known = state.sites.get(&name).unwrap_or(&unknown);
         let policy = site_policy(site, &[], 0);
-        let doubtful = doubtful(&state.clock, known).is_some();
+        let nodes = u32::try_from(site.nodes.len()).unwrap_or(u32::MAX);
+        let doubtful = uncertain(&state.clock, known, nodes);
         let plan = retention::plan(known, &policy, clock::now(), doubtful);
         let view = View::new(known, plan, clock::now());
         match flags.json {

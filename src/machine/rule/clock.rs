@@ -15,6 +15,14 @@ pub fn doubtful(clock: &Clock, site: &SiteState) -> Option<(Millis, String)> {
     jumped(clock).or_else(|| skewed(clock, site))
 }
 
+/// Whether nothing may go by age: the clock is in doubt, or no server of the site was heard since
+/// the start. A log that was lost knows nothing of a jump before it, and a site whose servers are
+/// silent needs its backups more than ever.
+pub fn uncertain(clock: &Clock, site: &SiteState, nodes: u32) -> bool {
+    let heard = || site.servers.nodes.values().any(|node| node.seen.is_some());
+    (nodes > 0 && !heard()) || doubtful(clock, site).is_some()
+}
+
 /// The clock moved far, and no server has agreed with it since.
 pub fn jumped(clock: &Clock) -> Option<(Millis, String)> {
     let jump = clock.jumped?;

@@ -18,7 +18,7 @@ impl Life {
         let ours = self.ours();
         match task {
             Task::Probe { .. } => self.probe(&ours),
-            Task::Take { backup, .. } => self.take(backup.clone()),
+            Task::Take { backup, .. } => self.take(backup.clone())?,
             Task::Store { file, entry, .. } => self.store(&ours, file, *entry, emit)?,
             Task::Switch { node, .. } => {
                 self.cluster.write(1, self.now_ms);
@@ -151,9 +151,10 @@ impl Life {
         Ok(())
     }
 
-    fn take(&mut self, backup: BackupName) {
-        // Without its log a site may take the other one for its own; that WAL never comes.
-        self.is_foreign();
+    fn take(&mut self, backup: BackupName) -> Outcome<()> {
+        if self.is_foreign() {
+            return Err(Failure::new(Class::Conflict, "another cluster"));
+        }
         let start = Segment::new(self.cluster.timeline, self.cluster.at);
         let begun = self.clock();
         let parts = u32::try_from(self.fate.between(1, 3)).unwrap();
@@ -192,6 +193,7 @@ impl Life {
             bytes_out: 1,
             from_standby: false,
         }));
+        Ok(())
     }
 }
 

@@ -9,7 +9,7 @@ use pghoard::work::marks;
 use super::answers::Answers;
 use super::oracle::Before;
 use super::shelf::{PREFIX, SIZE};
-use super::{DAY_MS, Life, site, site_policy};
+use super::{DAY_MS, HOUR_MS, Life, site, site_policy};
 
 impl Life {
     pub fn happen(&mut self) {
@@ -96,6 +96,8 @@ impl Life {
         self.fate.say(|| format!("    {how} {key}"));
         self.shelf.truth().objects.remove(key);
         (self.unlisted, self.unread) = (true, true);
+        // What is lost within an hour of a listing is still counted on; that much is promised.
+        self.pass(HOUR_MS);
     }
 
     /// A person removes a backup by the bucket's own tools, or not quite all of it.
@@ -230,8 +232,10 @@ impl Life {
             let mends = ours.ledger.damaged.keys().any(histories);
             let busy =
                 mends || live.any(|b| b.phase != machine::projection::backups::Phase::Complete);
-            // One that saw another cluster first waits for that one.
-            let ours = ours.servers.system_id == Some(7) && self.cluster.system_id == 7;
+            // One that saw another cluster first waits for that one, and what the server cannot
+            // send any more shows only to a stream.
+            let streams = ours.servers.stream.is_some();
+            let ours = ours.servers.system_id == Some(7) && self.cluster.system_id == 7 && streams;
             if ours && !(waits || busy || self.unlisted || self.unread) {
                 return true;
             }
