@@ -8,6 +8,7 @@
 )]
 
 mod bad_input;
+mod commands;
 mod crash;
 mod hold;
 mod holes;
