@@ -40,7 +40,8 @@
 //! - [`daemon`]: the real world around the loop: threads, signals, what a configuration means.
 //! - [`publish`]: state into alert files and the state file. [`serve`]: the HTTP API.
 //! - [`restore`]: the way back, from the store alone.
-//! - [`config`]: JSON into checked types. [`tool`]: one file a command.
+//! - [`config`]: JSON into checked types. [`tool`]: one file or folder a command; two that share
+//!   their beginning are in `archive/`.
 //! - [`durable`] writes every file that must survive, [`clock`] asks for the time, [`failure`] is
 //!   the one error, [`report`] the log lines.
 //!
@@ -67,7 +68,7 @@
 //! restore:   codec config pg store
 //! serve:     config journal publish restore source spool store work
 //! daemon:    codec config journal pg publish serve source spool store work
-//! tool:      codec config daemon journal publish restore serve spool store work
+//! tool:      codec config daemon journal pg publish restore serve spool store work
 //! ```
 //!
 //! Facts come to `source` and `work` as arguments. `journal` alone names redb and serde_cbor, each

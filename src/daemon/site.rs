@@ -104,7 +104,8 @@ fn open(config: &Config, site: &config::Site, root: &Path) -> Outcome<SiteContex
     })
 }
 
-fn conninfo(node: &Node, site: &config::Site) -> Outcome<Conninfo> {
+/// How a node is reached, under the site's `application_name`.
+pub fn conninfo(node: &Node, site: &config::Site) -> Outcome<Conninfo> {
     let defaults = Defaults::of_process();
     let mut info = match node {
         Node::Text(text) => Conninfo::from_text(text.reveal(), &defaults)?,

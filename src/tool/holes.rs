@@ -200,7 +200,7 @@ fn acknowledge(flags: &Flags, config: &Config, site: &Site) -> Outcome<i32> {
     // As the daemon will see it: what it would refuse is refused without it, too.
     let ask = Ask::parse(&ask.body()).map_err(|why| Failure::new(Class::Config, why))?;
     let path = format!("/{}/holes/acknowledge", site.name);
-    match daemon(config).send("PUT", &path, &[], &ask.body()) {
+    match Daemon::of(config).send("PUT", &path, &[], &ask.body()) {
         Ok(reply) if reply.status == 201 => {
             super::say(&format!("{}\n", String::from_utf8_lossy(&reply.body)));
             Ok(NONE)
@@ -215,19 +215,6 @@ fn acknowledge(flags: &Flags, config: &Config, site: &Site) -> Outcome<i32> {
         )),
         Err(failure) if failure.class == Class::Network => without_a_daemon(config, site, &ask),
         Err(failure) => Err(failure),
-    }
-}
-
-fn daemon(config: &Config) -> Daemon {
-    let host = match config.http_address.as_str() {
-        "" | "0.0.0.0" | "::" => "127.0.0.1",
-        host => host,
-    };
-    let webserver = config.webserver.as_ref();
-    Daemon {
-        host: host.to_owned(),
-        port: config.http_port,
-        login: webserver.map(|login| (login.username.clone(), login.password.clone())),
     }
 }
 

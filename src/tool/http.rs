@@ -13,7 +13,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use machine::Class;
 
-use crate::config::Secret;
+use crate::config::{Config, Secret};
 use crate::failure::{Failure, Outcome};
 
 #[derive(Clone, Debug)]
@@ -50,6 +50,20 @@ const REPLY_HEAD_BYTES_MAX: usize = 64 << 10;
 const REPLY_BYTES_MAX: u64 = 64 << 20;
 
 impl Daemon {
+    /// The daemon of this configuration, on this machine.
+    pub fn of(config: &Config) -> Daemon {
+        let host = match config.http_address.as_str() {
+            "" | "0.0.0.0" | "::" => "127.0.0.1",
+            host => host,
+        };
+        let login = config.webserver.as_ref();
+        Daemon {
+            host: host.to_owned(),
+            port: config.http_port,
+            login: login.map(|login| (login.username.clone(), login.password.clone())),
+        }
+    }
+
     pub fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Outcome<Reply> {
         self.send(method, path, headers, &[])
     }
@@ -213,6 +227,8 @@ fn parse(reply: &[u8]) -> Option<Reply> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -227,6 +243,28 @@ mod tests {
             "HTTP/1.1 x\r\n\r\n",
         ] {
             assert_eq!(parse(bad.as_bytes()), None);
+        }
+    }
+
+    #[test]
+    fn differs_the_login_of_the_configuration_is_used() {
+        for (more, host, login) in [
+            (json!({}), "127.0.0.1", None),
+            (json!({ "http_address": "" }), "127.0.0.1", None),
+            (json!({ "http_address": "::" }), "127.0.0.1", None),
+            (json!({ "http_address": "::1" }), "::1", None),
+            (
+                json!({ "webserver_username": "ada", "webserver_password": "hush" }),
+                "127.0.0.1",
+                Some(("ada", "hush")),
+            ),
+        ] {
+            let (config, _) = crate::config::parse(&more).unwrap();
+            let daemon = Daemon::of(&config);
+            assert_eq!((daemon.host.as_str(), daemon.port), (host, 16_000));
+            let found = daemon.login.as_ref();
+            let found = found.map(|(name, password)| (name.as_str(), password.reveal()));
+            assert_eq!(found, login, "{more}");
         }
     }
 

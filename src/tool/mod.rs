@@ -8,29 +8,39 @@ use std::fmt;
 use std::io::{self, Write};
 use std::path::Path;
 
+use clap::error::ErrorKind;
+
 use crate::failure::{Failure, Outcome};
 
+pub mod archive;
 pub mod create_keys;
 pub mod events;
+pub mod gnutaremu;
 pub mod holes;
 mod http;
+pub mod links;
 pub mod pghoard;
 pub mod postgres_command;
 pub mod restore;
 pub mod retention;
 mod screen;
 pub mod status;
+
 pub mod verify;
 
 type Tool = fn(Vec<OsString>) -> i32;
 
 /// By the part after `pghoard_`; as a command a hyphen does for the underscore.
 const TOOLS: &[(&str, Tool)] = &[
+    ("archive_cleanup", |args| archive::cleanup::run(args)),
+    ("archive_sync", |args| archive::sync::run(args)),
     ("create_keys", |args| create_keys::run(args)),
     ("events", |args| events::run(args)),
+    ("gnutaremu", |args| gnutaremu::run(args)),
     ("hold", |args| retention::hold::hold(args)),
     ("holds", |args| retention::hold::holds(args)),
     ("holes", |args| holes::run(args)),
+    ("install_links", |args| links::run(args)),
     ("postgres_command", |args| postgres_command::run(args)),
     ("release", |args| retention::hold::release(args)),
     ("restore", |args| restore::run(args)),
@@ -71,14 +81,28 @@ fn tool(name: &str) -> Option<Tool> {
 }
 
 /// The command line as the tool wants it, or the exit code of one that was refused or only asked
-/// for help.
+/// for help or the version, which is printed alone.
 fn flags<F: clap::Parser>(args: impl IntoIterator<Item = OsString>) -> Result<F, i32> {
     F::try_parse_from(args).map_err(|refused| {
-        // Nothing is left to do if this cannot be printed.
-        let _unsaid = refused.print();
+        if refused.kind() == ErrorKind::DisplayVersion {
+            say(VERSION);
+            return 0;
+        }
+        let text = refused.render().to_string();
+        if !refused.use_stderr() {
+            say(&text);
+            return refused.exit_code();
+        }
+        // A refused value alone would be told without the usage.
+        if !text.contains("Usage:") {
+            warn(F::command().render_usage());
+        }
+        warn(text.trim_end());
         refused.exit_code()
     })
 }
+
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\n");
 
 fn unknown(word: &str) -> i32 {
     let names: Vec<String> = TOOLS
@@ -133,6 +157,14 @@ mod tests {
             (&["pghoard", "--version"], 0),
             (&["pghoard", "/nowhere/pghoard.json"], 1),
             (&["pghoard", "create-keys"], 2),
+            (&["pghoard_create_keys", "--version"], 0),
+            (&["pghoard_archive_cleanup", "--version"], 0),
+            (&["pghoard_archive_sync", "--vers"], 0),
+            (&["pghoard_archive_sync", "--max-hash-checks", "many"], 2),
+            (&["pghoard", "archive-sync", "--unknown"], 2),
+            (&["pghoard_gnutaremu", "--version"], 0),
+            (&["pghoard_gnutaremu", "-f", "-"], 2),
+            (&["pghoard", "install-links"], 2),
             (&["pghoard", "status", "--help"], 0),
             (&["pghoard_events", "--verify", "--follow"], 2),
             (&["pghoard", "staus"], 2),

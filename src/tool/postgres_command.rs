@@ -15,7 +15,6 @@
 //! PGHoard's 5 is 255 here. A standby would stop at 255, so it retries and then says 1, which only
 //! makes it ask again. With `--config` the store is read directly, without a daemon.
 
-use std::env;
 use std::ffi::OsString;
 use std::net::IpAddr;
 use std::panic::{self, UnwindSafe};
@@ -67,6 +66,14 @@ struct Flags {
     /// Seconds for which a standby's request is repeated
     #[arg(long, default_value_t = 60)]
     retry_deadline: u64,
+    /// Seconds between two of three tries to reach the daemon, in a recovery
+    #[arg(long, default_value = "5", value_parser = seconds)]
+    retry_interval: Duration,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "expected seconds".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -98,7 +105,7 @@ fn guarded(args: &[OsString], work: impl FnOnce() -> i32 + UnwindSafe) -> i32 {
 
 fn command(args: &[OsString]) -> i32 {
     if args.iter().skip(1).any(|arg| arg == "--version") {
-        super::say(concat!(env!("CARGO_PKG_VERSION"), "\n"));
+        super::say(super::VERSION);
         return DONE;
     }
     let flags = match Flags::try_parse_from(args) {
@@ -192,6 +199,7 @@ fn restore(flags: &Flags) -> i32 {
     let standby = standby();
     let deadline = Instant::now() + Duration::from_secs(flags.retry_deadline);
     let mut pause = PAUSE_MIN;
+    let mut retries = RETRIES;
     loop {
         let failure = match fetch(flags, standby) {
             Ok(Answer::Here) => return DONE,
@@ -201,6 +209,17 @@ fn restore(flags: &Flags) -> i32 {
             }
             Err(failure) => failure,
         };
+        // Only what says nothing at all may be on its way up.
+        if !standby && failure.class == Class::Network && flags.config.is_none() && retries > 0 {
+            let pause = flags.retry_interval;
+            let seconds = pause.as_secs();
+            say(format_args!(
+                "{failure}; {retries} retries left, sleeping {seconds} seconds and retrying"
+            ));
+            retries -= 1;
+            thread::sleep(pause);
+            continue;
+        }
         say(&failure);
         if !standby {
             return ABORT;
@@ -213,6 +232,8 @@ fn restore(flags: &Flags) -> i32 {
     }
 }
 
+/// PGHoard's number; a recovery that ends now has to be begun again by a person.
+const RETRIES: u32 = 2;
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 
@@ -402,14 +423,83 @@ mod tests {
                 })
             });
             let what = ["--mode", mode, "--site", "s", "--xlog", file];
-            let words = [&what[..], &["--port", &port, "--output", out]].concat();
-            assert_eq!(code(&words), expected, "{mode} {reply}");
+            let place = ["--port", &port, "--output", out, "--retry-interval", "0"];
+            assert_eq!(
+                code(&[&what[..], &place].concat()),
+                expected,
+                "{mode} {reply}"
+            );
             if let Some(server) = server {
                 let request = server.join().unwrap();
                 let header = request.contains(&format!("x-pghoard-target-path: {out}\r\n"));
                 assert_eq!(header, mode == "restore");
                 assert!(request.contains(&format!(" /s/archive/{file} HTTP/1.0\r\n")));
+                assert!(!request.contains("Authorization"));
             }
+        }
+    }
+
+    /// Its listener is there, but it closes two connections without a word.
+    #[test]
+    fn a_daemon_that_does_not_answer_is_asked_three_times() {
+        for (silent, expected) in [(0, 4), (2, 4), (3, 255)] {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let port = listener.local_addr().unwrap().port().to_string();
+            let server = thread::spawn(move || {
+                for number in 0..=silent.min(2) {
+                    let (mut stream, _) = listener.accept().unwrap();
+                    let _count = stream.read(&mut [0; 4096]).unwrap();
+                    if number == silent {
+                        let answer = format!("HTTP/1.1 {ABSENT}\r\n\r\n");
+                        stream.write_all(answer.as_bytes()).unwrap();
+                    }
+                }
+            });
+            let what = "--mode restore --site s --xlog 000000010000000000000001 --port";
+            let words = what
+                .split(' ')
+                .chain([port.as_str(), "--retry-interval=0.0"]);
+            assert_eq!(code(&words.collect::<Vec<_>>()), expected, "{silent}");
+            server.join().unwrap();
+        }
+        let what = "--mode restore --site s --xlog x --retry-interval";
+        for wrong in ["-1", "soon", "nan"] {
+            let words: Vec<&str> = what.split(' ').chain([wrong]).collect();
+            assert_eq!(code(&words), 255, "{wrong}");
+        }
+    }
+
+    /// PGHoard parses them and never sends them.
+    #[test]
+    fn differs_username_and_password_are_sent() {
+        for (mode, reply, expected) in [
+            ("archive", "201 Created", 0),
+            ("restore", ABSENT, 4),
+            ("restore", "401 Unauthorized", 255),
+        ] {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let port = listener.local_addr().unwrap().port().to_string();
+            let answered = format!("HTTP/1.1 {reply}\r\n\r\n");
+            let server = thread::spawn(move || {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut request = [0; 4096];
+                let count = stream.read(&mut request).unwrap();
+                stream.write_all(answered.as_bytes()).unwrap();
+                String::from_utf8(request[..count].to_vec()).unwrap()
+            });
+            let words = [
+                "--mode",
+                mode,
+                "--site",
+                "s",
+                "--xlog",
+                "000000010000000000000001",
+            ];
+            let login = ["--port", &port, "--username", "ada", "--password", "hush"];
+            assert_eq!(code(&[words, login].concat()), expected, "{mode} {reply}");
+            let request = server.join().unwrap();
+            let sent = "Authorization: Basic YWRhOmh1c2g=\r\n";
+            assert!(request.contains(sent), "{request}");
         }
     }
 

@@ -40,7 +40,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> i32 {
         Err(code) => return code,
     };
     if flags.version {
-        say(concat!(env!("CARGO_PKG_VERSION"), "\n"));
+        say(super::VERSION);
         return 0;
     }
     if let Err(failure) = on_interrupt() {
@@ -66,7 +66,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> i32 {
 
 /// A person who presses Ctrl-C is told so in PGHoard's words. What was restored so far does not
 /// start: its `pg_control` has no name yet.
-fn on_interrupt() -> Outcome<()> {
+pub(super) fn on_interrupt() -> Outcome<()> {
     let mut signals =
         Signals::new([Signal::Int]).map_err(|e| Failure::io(&e, "watching signals"))?;
     let watch = move || {

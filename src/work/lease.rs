@@ -68,6 +68,15 @@ impl Identity {
             host: host.into(),
         })
     }
+
+    /// Of a program that only passes by: nobody was it before, nobody will be it again.
+    pub fn passing(host: &str) -> Outcome<Identity> {
+        Ok(Identity {
+            instance: random()?,
+            session: random()?,
+            host: host.into(),
+        })
+    }
 }
 
 fn random() -> Outcome<String> {
@@ -136,6 +145,16 @@ pub fn look(place: &Place, me: &Identity, watch: &mut Watch, now: Moment) -> Out
     }
     let message = "the lease comes and goes: more than one daemon is after it";
     Err(Failure::new(Class::Conflict, message).about(place.key(KEY)))
+}
+
+/// Gives the lease up, if this process was the last to write it.
+pub fn release(place: &Place, me: &Identity) -> Outcome<()> {
+    let written: Option<Written> =
+        read(place)?.and_then(|found| serde_json::from_slice(&found).ok());
+    match written.is_some_and(|written| written.session == me.session) {
+        true => place.store.delete(&place.key(KEY)),
+        false => Ok(()),
+    }
 }
 
 impl Watch {
@@ -274,6 +293,18 @@ mod tests {
         let again = daemon("a", "2").look(&bed, 0, 90_000);
         assert!(again.ours);
         assert_eq!(again.started_at, Millis(5_000));
+    }
+
+    #[test]
+    fn only_its_writer_gives_it_up() {
+        let bed = Bed::make();
+        let (mut first, second) = (daemon("a", "1"), daemon("a", "2"));
+        release(&bed.place, &first.me).unwrap();
+        assert!(first.holds(&bed, 0));
+        release(&bed.place, &second.me).unwrap();
+        assert_eq!(bed.keys(), ["main/daemon_lease"]);
+        release(&bed.place, &first.me).unwrap();
+        assert_eq!(bed.keys(), Vec::<String>::new());
     }
 
     #[test]

@@ -20,6 +20,7 @@ use pghoard::codec::keys::Keyring;
 use pghoard::store::Metadata;
 use serde_json::Value;
 
+mod commands;
 mod events;
 mod forged;
 mod restore;

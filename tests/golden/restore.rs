@@ -238,7 +238,7 @@ fn lists_are_pghoards_byte_for_byte() {
     }
 }
 
-fn digests(root: &Path, prefix: &str) -> BTreeMap<String, String> {
+pub fn digests(root: &Path, prefix: &str) -> BTreeMap<String, String> {
     files(root)
         .into_iter()
         .map(|file| {
@@ -260,7 +260,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-fn copy_tree(from: &Path, to: &Path) {
+pub fn copy_tree(from: &Path, to: &Path) {
     for file in files(from) {
         let copy = to.join(file.strip_prefix(from).unwrap());
         fs::create_dir_all(copy.parent().unwrap()).unwrap();

@@ -9,6 +9,7 @@
 
 mod archive;
 mod bad_input;
+mod commands;
 mod crash;
 mod hold;
 mod holes;

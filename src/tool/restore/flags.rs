@@ -326,6 +326,49 @@ mod tests {
         }
     }
 
+    /// Each option of PGHoard's, its value apart or behind an equals sign, shortened or not.
+    const KNOWN: &[&str] = &[
+        "list-basebackups-http --host h --port 1 --username u --password p --verbose",
+        "list-basebackups-http --host=h --port=1 --user u --pass p -v",
+        "list-basebackups -v",
+        "list-basebackups --verb",
+        "get-basebackup --target-dir /t --basebackup b --primary-conninfo c --overwrite",
+        "get-basebackup --target-dir=/t --base=b --primary=c --over -v",
+        "get-basebackup --target /t --tablespace-dir a=/a --tablespace-dir b=/b",
+        "get-basebackup --target /t --tablespace-base-dir /b --recovery-end-command c",
+        "get-basebackup --target /t --recovery-target-action pause --restore-to-primary",
+        "get-basebackup --target /t --recovery-target-action promote --verbose",
+        "get-basebackup --target /t --recovery-target-action shutdown --restore-to-master",
+        "get-basebackup --target /t --recovery-target-name n --preserve-until 2030-01-01",
+        "get-basebackup --target /t --recovery-target-time t --cancel-preserve-on-success",
+        "get-basebackup --target /t --recovery-target-xid 7 --no-cancel-preserve-on-success",
+        "get-basebackup --target /t --pghoard-postgres-command-bin /bin/x",
+    ];
+    const REFUSED: &[&str] = &[
+        "list-basebackups-http --config /c",
+        "list-basebackups --config /c --host h",
+        "get-basebackup --config /c",
+        "get-basebackup --config /c --target-dir /t --recovery-target-action sleep",
+        "get-basebackup --config /c --target-dir /t --recovery-target x",
+        "get-basebackup --config /c --target-dir /t --status-output-file /s",
+    ];
+
+    #[test]
+    fn every_flag_of_pghoard_is_known() {
+        let parse = |words: String| {
+            let words = format!("pghoard_restore {words}");
+            let parsed = Flags::try_parse_from(words.split(' '));
+            parsed.err().map(|refused| refused.exit_code())
+        };
+        for words in KNOWN {
+            let all = format!("-D --status-output-file /s {words} --config /c --site s");
+            assert_eq!(parse(all), None, "{words}");
+        }
+        for words in REFUSED {
+            assert_eq!(parse((*words).to_owned()), Some(2), "{words}");
+        }
+    }
+
     #[test]
     fn the_restored_server_needs_only_the_configuration() {
         let get = get(&[

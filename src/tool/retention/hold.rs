@@ -218,7 +218,7 @@ fn told(
     here: impl FnOnce(Shelf<'_>) -> Outcome<()>,
 ) -> Outcome<&'static str> {
     let path = format!("/{}/{what}", site.name);
-    let asked = daemon(config).send("PUT", &path, &[], body.to_string().as_bytes());
+    let asked = Daemon::of(config).send("PUT", &path, &[], body.to_string().as_bytes());
     match asked {
         Ok(reply) if reply.status == 201 => return Ok("the daemon knows\n"),
         Ok(reply) if ours(&reply) => {
@@ -245,20 +245,6 @@ fn told(
 fn ours(reply: &Reply) -> bool {
     let server = reply.header("server");
     server.is_some_and(|server| server.starts_with("pghoard/"))
-}
-
-/// The daemon of this configuration.
-fn daemon(config: &Config) -> Daemon {
-    let everywhere = matches!(config.http_address.as_str(), "" | "0.0.0.0" | "::");
-    let login = config.webserver.as_ref();
-    Daemon {
-        host: match everywhere {
-            true => "127.0.0.1".to_owned(),
-            false => config.http_address.clone(),
-        },
-        port: config.http_port,
-        login: login.map(|login| (login.username.clone(), login.password.clone())),
-    }
 }
 
 /// Who asks: `user@host`.
