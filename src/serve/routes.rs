@@ -27,6 +27,7 @@ use super::{Context, fetch, holes};
 use crate::config::Site;
 use crate::failure::{Failure, Outcome};
 use crate::journal::run::Report;
+use crate::publish::metrics::exposition::CONTENT_TYPE;
 use crate::publish::text::{iso, pretty};
 use crate::restore::Opened;
 use crate::store::Store;
@@ -132,6 +133,9 @@ impl Routes {
         let method = &asked.method;
         Ok(match (method, meaning) {
             (&Method::GET, Meaning::Status) => self.status(),
+            (&Method::GET, Meaning::Metrics) if self.context.config.prometheus.is_some() => {
+                self.metrics()
+            }
             (&Method::GET, Meaning::Basebackup(site)) => self.basebackups(self.site(site)?)?,
             (&Method::PUT, Meaning::Basebackup(site)) => self.request(site)?,
             (&Method::PUT, Meaning::Hold(site)) => self.hold(self.site(site)?, &asked.body)?,
@@ -171,6 +175,15 @@ impl Routes {
         let document = self.context.document.lock();
         let text = document.unwrap_or_else(PoisonError::into_inner).to_string();
         Answer::text(StatusCode::OK, text)
+    }
+
+    fn metrics(&self) -> Answer {
+        let metrics = self.context.metrics.lock();
+        let text = metrics.unwrap_or_else(PoisonError::into_inner).to_string();
+        Answer {
+            content_type: CONTENT_TYPE,
+            ..Answer::text(StatusCode::OK, text)
+        }
     }
 
     fn request(&self, site: &str) -> Outcome<Answer> {
