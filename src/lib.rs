@@ -38,7 +38,7 @@
 //! - [`store`]: object stores behind one contract; so far a local directory.
 //! - [`work`]: tasks that touch the store, once each: upload, delete, reconcile, verify, export.
 //! - [`daemon`]: the real world around the loop: threads, signals, what a configuration means.
-//! - [`publish`]: state into alert files and the state file. [`serve`]: the HTTP API.
+//! - [`publish`]: state into alert files, the state file and metrics. [`serve`]: the HTTP API.
 //! - [`restore`]: the way back, from the store alone.
 //! - [`config`]: JSON into checked types. [`tool`]: one file or folder a command; two that share
 //!   their beginning are in `archive/`.
@@ -64,7 +64,7 @@
 //! source:    codec pg spool store
 //! work:      codec pg restore spool store   (it judges objects as their readers do)
 //! journal:   spool
-//! publish:
+//! publish:   config                (where metrics go)
 //! restore:   codec config pg store
 //! serve:     config journal publish restore source spool store work
 //! daemon:    codec config journal pg publish serve source spool store work

@@ -149,9 +149,9 @@ const GLOBAL: &[Row] = &[
     later("restore_prefetch", "transfer.thread_count", "WAL segments fetched ahead; 0 for none"),
     key("event_log_events_max", "500000", "a longer event log is compacted; null or 0: never"),
     key("event_log_export", "true", "the event log goes to the stores, before it is compacted"),
-    later("statsd", "none", "metrics as datagrams"),
-    later("pushgateway", "none", "metrics to a Prometheus pushgateway"),
-    later("prometheus", "none", "metrics at /metrics"),
+    key("statsd", "none", "metrics as datagrams"),
+    key("pushgateway", "none", "metrics to a Prometheus pushgateway"),
+    key("prometheus", "none", "metrics at /metrics"),
     idle("tar_executable", "archives are read without a program"),
     idle("pg_basebackup_path", "no PostgreSQL programs are run"),
     idle("pg_receivexlog_path", "no PostgreSQL programs are run"),
@@ -172,23 +172,23 @@ const TRANSFER: &[Row] = &[
 
 #[rustfmt::skip]
 const STATSD: &[Row] = &[
-    later("host", "127.0.0.1", "where to send; null for nowhere"),
-    later("port", "8125", "where to send; null for nowhere"),
-    later("format", "telegraf", "telegraf or datadog"),
-    later("tags", "{}", "added to every metric"),
+    key("host", "127.0.0.1", "where to send; null for nowhere"),
+    key("port", "8125", "where to send; null for nowhere"),
+    key("format", "telegraf", "telegraf or datadog"),
+    key("tags", "{}", "added to every metric"),
 ];
 
 #[rustfmt::skip]
 const PUSHGATEWAY: &[Row] = &[
-    later("endpoint", "empty", "URL to push to; empty for nowhere"),
-    later("job", "pghoard", "job label"),
-    later("instance", "empty", "instance label"),
-    later("tags", "{}", "added to every metric"),
+    key("endpoint", "empty", "http URL to push to; empty for nowhere"),
+    key("job", "pghoard", "job label"),
+    key("instance", "empty", "instance label"),
+    key("tags", "{}", "added to every metric"),
 ];
 
 #[rustfmt::skip]
 const PROMETHEUS: &[Row] = &[
-    later("tags", "{}", "added to every metric"),
+    key("tags", "{}", "added to every metric"),
 ];
 
 #[rustfmt::skip]

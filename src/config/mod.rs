@@ -4,6 +4,7 @@
 //! ignores them; a value of the wrong kind is one error that names its path. The keys themselves
 //! are in [`keys`]. Error texts of the file and of site selection are PGHoard's own.
 
+mod endpoint;
 pub mod keys;
 mod read;
 mod site;
@@ -24,6 +25,7 @@ use crate::failure::{Failure, Outcome};
 use keys::Level;
 use read::{Found, Notes, Object, wrong};
 
+pub use endpoint::Endpoint;
 pub use read::Warning;
 pub use site::{
     Ack, ActiveBackupMode, Activity, BasebackupMode, KeyPair, Node, PreferredNode, Secret, Site,
@@ -118,8 +120,8 @@ pub struct Statsd {
 
 #[derive(Clone, Debug)]
 pub struct Pushgateway {
-    /// Empty pushes nowhere.
-    pub endpoint: String,
+    /// None pushes nowhere.
+    pub endpoint: Option<Endpoint>,
     pub job: String,
     pub instance: String,
     pub tags: Tags,
@@ -378,11 +380,23 @@ fn statsd(section: &Object<'_>) -> Outcome<Statsd> {
 
 fn pushgateway(section: &Object<'_>) -> Outcome<Pushgateway> {
     Ok(Pushgateway {
-        endpoint: section.text("endpoint")?.or(String::new()),
+        endpoint: endpoint(section)?,
         job: section.text("job")?.or("pghoard".to_owned()),
         instance: section.text("instance")?.or(String::new()),
         tags: tags(section)?,
     })
+}
+
+fn endpoint(section: &Object<'_>) -> Outcome<Option<Endpoint>> {
+    let url = section.text("endpoint")?.or(String::new());
+    if url.is_empty() {
+        return Ok(None);
+    }
+    let endpoint = Endpoint::parse(&url);
+    let expected = "a URL as http://HOST:PORT (https is not supported yet)";
+    endpoint
+        .map(Some)
+        .ok_or_else(|| section.wrong("endpoint", expected))
 }
 
 /// Labels; numbers and flags become text, as in PGHoard.

@@ -209,6 +209,49 @@ fn nodes_keep_their_form_and_hide_their_secrets() {
 }
 
 #[test]
+fn metrics_go_where_the_keys_say_and_by_default_where_pghoards_go() {
+    let parsed = |value: Value| parse(&value).unwrap().0;
+    let none = parsed(json!({}));
+    assert!(none.statsd.is_none() && none.pushgateway.is_none() && none.prometheus.is_none());
+    let bare = parsed(json!({"statsd": {}, "pushgateway": {}, "prometheus": {}}));
+    let statsd = bare.statsd.unwrap();
+    assert_eq!(statsd.address, Some(("127.0.0.1".to_owned(), 8125)));
+    assert_eq!(statsd.format, StatsdFormat::Telegraf);
+    let gate = bare.pushgateway.unwrap();
+    assert_eq!((gate.endpoint, gate.job.as_str()), (None, "pghoard"));
+    assert!(bare.prometheus.is_some_and(|tags| tags.is_empty()));
+    for key in ["host", "port"] {
+        let mut statsd = json!({"statsd": {}});
+        statsd["statsd"][key] = Value::Null;
+        assert_eq!(parsed(statsd).statsd.unwrap().address, None);
+    }
+    let tags = parsed(json!({"prometheus": {"tags": {"a": 1, "b": true, "c": "x"}}})).prometheus;
+    let tags: Vec<String> = tags.unwrap().into_values().collect();
+    assert_eq!(tags, ["1", "true", "x"]);
+}
+
+#[test]
+fn wrong_places_for_metrics_are_errors_with_their_path() {
+    for (config, expected) in [
+        (
+            json!({"pushgateway": {"endpoint": "https://gate"}}),
+            "pushgateway.endpoint: expected a URL as http://HOST:PORT (https is not supported \
+             yet), found a text",
+        ),
+        (
+            json!({"statsd": {"format": "etsy"}}),
+            "statsd.format: expected one of telegraf, datadog, found another text",
+        ),
+        (
+            json!({"prometheus": {"tags": {"env": ["a"]}}}),
+            "prometheus.tags.env: expected a text, found a list",
+        ),
+    ] {
+        assert_eq!(message(&config), expected);
+    }
+}
+
+#[test]
 fn the_parser_reads_every_key_of_the_table_and_no_other() {
     let storage = json!({"storage_type": "local", "directory": "/x"});
     let site = json!({"object_storage": storage, "pg_receivexlog": {},

@@ -4,6 +4,7 @@
 //! through one bounded channel; the loop alone writes the log and decides.
 //!
 //! - [`site`]: what a site's configuration amounts to: stores, spools, connections, policy.
+//! - `front`: what others see: alert files, the state file, metrics.
 //! - [`world`]: tasks as threads; `take` is the longest of them.
 
 use std::collections::BTreeMap;
@@ -29,6 +30,7 @@ use crate::journal::start;
 use crate::serve::{self, archive::Desk};
 use crate::work::lease::Identity;
 
+mod front;
 pub mod signals;
 pub mod site;
 mod take;
@@ -36,6 +38,7 @@ mod tenant;
 mod verify;
 pub mod world;
 
+use front::Front;
 use site::SiteContext;
 use world::RealWorld;
 
@@ -98,16 +101,16 @@ impl Daemon {
         let entries = Arc::new(AtomicU64::new(next_entry.saturating_add(1)));
         let signals = signals::watch(sender.clone())?;
         let doors = site::doors(config, &sites);
-        let desk = Desk::new(doors, Arc::clone(&entries), sender.clone());
-        let desk = Arc::new(desk);
-        let shared = (entries, identity, Arc::clone(&desk));
-        let mut world = RealWorld::new(config, sites, sender.clone(), shared)?;
+        let desk = Arc::new(Desk::new(doors, Arc::clone(&entries), sender.clone()));
+        let front = Front::new(config, &state, &policy, Arc::clone(&desk))?;
         let http = serve::start(serve::Context {
             config: Arc::clone(config),
-            document: Arc::clone(&world.document),
-            reports: sender,
+            document: Arc::clone(&front.document),
+            metrics: front.metrics.exposition(),
+            reports: sender.clone(),
             desk,
         })?;
+        let mut world = RealWorld::new(config, sites, sender, (entries, identity), front);
         let now = clock::not_before(state.at);
         for group in events.chunks(GROUP_MAX) {
             for envelope in log.append(now, run, group.to_vec())? {

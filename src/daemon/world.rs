@@ -3,16 +3,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use machine::decide::Busy;
 use machine::policy::{Ack, Policy};
 use machine::projection::marks::Hole;
-use machine::rule::alerts::alerts;
 use machine::rule::coverage::Live;
 use machine::task::{Means, Start};
 use machine::{
@@ -23,6 +22,7 @@ use machine::{
 use crate::clock;
 use crate::config::{self, Config};
 use crate::daemon::Sites;
+use crate::daemon::front::Front;
 use crate::daemon::site::{self, SiteContext};
 use crate::daemon::take::Take;
 use crate::daemon::tenant::{Room, Tenant};
@@ -31,10 +31,7 @@ use crate::failure::{Failure, Outcome};
 use crate::journal::run::{Report, World};
 use crate::journal::{chunk, log};
 use crate::pg::conninfo::Conninfo;
-use crate::publish::alerts::Alerts;
-use crate::publish::stats::{self, Stats};
 use crate::publish::story::Story;
-use crate::serve::archive::Desk;
 use crate::source::fetch::Fetch;
 use crate::source::probe::Probe;
 use crate::source::receive::{Marks, Receive};
@@ -54,15 +51,9 @@ pub struct RealWorld {
     marks: BTreeMap<TaskId, Arc<Marks>>,
     tenant: Tenant,
     room: Room,
-    alerts: Alerts,
-    stats: Stats,
+    front: Front,
     story: Story,
     published: Option<Instant>,
-    /// What publishing last failed with: said once, not at every turn.
-    complaint: Option<Failure>,
-    /// The state document, for HTTP.
-    pub document: Arc<Mutex<Arc<str>>>,
-    desk: Arc<Desk>,
 }
 
 /// Files are looked after at most this often: the loop may turn hundreds of times a second.
@@ -75,27 +66,21 @@ impl RealWorld {
         config: &Arc<Config>,
         sites: Sites,
         reports: SyncSender<Report>,
-        (entries, identity, desk): (Arc<AtomicU64>, Identity, Arc<Desk>),
-    ) -> Outcome<RealWorld> {
-        let config = Arc::clone(config);
-        let alerts = Alerts::new(&config.alert_file_dir);
-        let stats = Stats::new(&config.json_state_file_path);
-        Ok(RealWorld {
-            config,
+        (entries, identity): (Arc<AtomicU64>, Identity),
+        front: Front,
+    ) -> RealWorld {
+        RealWorld {
+            config: Arc::clone(config),
             sites,
             reports,
             entries,
             marks: BTreeMap::new(),
             tenant: Tenant::new(identity),
             room: Room::default(),
-            alerts,
-            stats,
+            front,
             story: Story::default(),
             published: None,
-            complaint: None,
-            document: Arc::new(Mutex::new(Arc::from("{}"))),
-            desk,
-        })
+        }
     }
 
     /// Runs `job` on a thread of its own; what it answers closes the task, and so does a panic.
@@ -359,31 +344,12 @@ impl RealWorld {
 }
 
 impl RealWorld {
-    /// Alert files and the state file; what fails here must not stop the loop.
+    /// Alert files, the state file, metrics.
     pub fn show(&mut self, state: &State, policy: &Policy, busy: &Busy) {
-        let now = clock::now();
-        let live = self.live(now);
-        let noted = self.alerts.publish(&alerts(state, policy, &live, now));
-        let document = stats::document(state, policy, busy, &live, now);
-        let written = self.stats.publish(document, now);
-        let complaint = noted.as_ref().err().or(written.as_ref().err()).cloned();
-        if let Some(failure) = complaint
-            .as_ref()
-            .filter(|new| Some(*new) != self.complaint.as_ref())
-        {
-            ::log::warn!("{failure}");
-        }
-        self.complaint = complaint;
-        for event in noted.unwrap_or_default() {
+        let live = self.live(clock::now());
+        for event in self.front.show(state, policy, busy, &live) {
             drop(self.reports.try_send(Report::outside(None, event)));
         }
-        if let Ok(Some(text)) = written {
-            self.serve(text);
-        }
-    }
-
-    fn serve(&self, text: Arc<str>) {
-        *self.document.lock().unwrap_or_else(PoisonError::into_inner) = text;
     }
 
     fn live(&mut self, now: Millis) -> Live {
@@ -508,7 +474,7 @@ impl World for RealWorld {
     }
 
     fn told(&mut self, envelope: &Envelope) {
-        self.desk.told(envelope);
+        self.front.desk.told(envelope);
         self.story.learn(envelope);
         let site = envelope
             .site
@@ -537,7 +503,7 @@ impl World for RealWorld {
             .is_none_or(|at| at.elapsed() >= PUBLISH_EVERY)
         {
             self.published = Some(Instant::now());
-            self.desk.know(state);
+            self.front.desk.know(state);
             self.show(state, policy, busy);
         }
     }

@@ -5,7 +5,7 @@ use alloc::string::String;
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::{Envelope, Event, Millis};
+use crate::event::{Envelope, Event, Millis, Previous};
 use crate::file::Site;
 use crate::projection::attempts::Attempts;
 use crate::projection::backups::Backups;
@@ -35,6 +35,8 @@ pub struct State {
     pub started_at: Millis,
     /// The last run said goodbye.
     pub stopped: bool,
+    /// Runs that ended without a goodbye.
+    pub crashes: u64,
     pub sites: BTreeMap<Site, SiteState>,
     /// Why the log before this one was set aside.
     pub rebuilt: Option<(Millis, String)>,
@@ -79,7 +81,9 @@ impl State {
         self.clock.apply(event, *at);
         self.log.apply(event, *at);
         match event {
-            Event::Started { .. } => {
+            Event::Started { previous, .. } => {
+                let crashed = *previous == Previous::Crashed;
+                self.crashes = self.crashes.saturating_add(crashed.into());
                 self.run = *run;
                 self.started_at = *at;
                 self.stopped = false;
@@ -131,7 +135,7 @@ impl SiteState {
         self.scrub.apply(event, at);
         self.holes.apply(event, at);
         self.attempts.apply(site, event, at);
-        self.tally.apply(event, at);
+        self.tally.apply(event, at, &self.ledger);
         self.tenure.apply(event, at);
         self.exposure
             .apply(event, at, &self.ledger, &self.servers, &self.timelines);

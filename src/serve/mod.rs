@@ -51,6 +51,7 @@ use smol_hyper::rt::{FuturesIo, SmolTimer};
 use crate::config::{Anonymous, Config, Credentials};
 use crate::failure::{Failure, Outcome};
 use crate::journal::run::Report;
+use crate::publish::metrics::send::Exposition;
 pub use fetch::{ABSENT_HEADER, BODY_HEADER};
 use routes::{Answer, Asked};
 
@@ -60,6 +61,8 @@ pub struct Context {
     pub config: Arc<Config>,
     /// The state document as it was last written.
     pub document: Arc<Mutex<Arc<str>>>,
+    /// The metrics as they were last looked at.
+    pub metrics: Exposition,
     /// To the loop.
     pub reports: SyncSender<Report>,
     pub desk: Arc<archive::Desk>,

@@ -29,6 +29,7 @@ use super::{Context, archive, fetch, holes};
 use crate::config::Site;
 use crate::failure::{Failure, Outcome};
 use crate::journal::run::Report;
+use crate::publish::metrics::exposition::CONTENT_TYPE;
 use crate::publish::text::{iso, pretty};
 use crate::restore::Opened;
 use crate::source::archive::Intake;
@@ -154,6 +155,9 @@ impl Routes {
         let method = &asked.method;
         Ok(match (method, meaning) {
             (&Method::GET, Meaning::Status) => self.status(),
+            (&Method::GET, Meaning::Metrics) if self.context.config.prometheus.is_some() => {
+                self.metrics()
+            }
             (&Method::GET, Meaning::Basebackup(site)) => self.basebackups(self.site(site)?)?,
             (&Method::PUT, Meaning::Basebackup(site)) => self.request(site)?,
             (&Method::PUT, Meaning::Hold(site)) => self.hold(self.site(site)?, &asked.body)?,
@@ -222,6 +226,15 @@ impl Routes {
         let document = self.context.document.lock();
         let text = document.unwrap_or_else(PoisonError::into_inner).to_string();
         Answer::text(StatusCode::OK, text)
+    }
+
+    fn metrics(&self) -> Answer {
+        let metrics = self.context.metrics.lock();
+        let text = metrics.unwrap_or_else(PoisonError::into_inner).to_string();
+        Answer {
+            content_type: CONTENT_TYPE,
+            ..Answer::text(StatusCode::OK, text)
+        }
     }
 
     fn request(&self, site: &str) -> Outcome<Answer> {

@@ -89,6 +89,7 @@ impl Api {
         let handle = start(Context {
             config: Arc::new(config),
             document: Arc::new(Mutex::new(Arc::from("{\"a\": 1}\n"))),
+            metrics: Arc::new(Mutex::new(Arc::from("a 1\n"))),
             reports: sender,
             desk: Arc::clone(&desk),
         });
@@ -359,6 +360,34 @@ fn a_password_is_asked_for_when_one_is_set() {
     for (login, status) in [("u:s3cret", 200), ("u:secret", 401), ("", 401)] {
         let header = format!("Authorization: Basic {}\r\n", STANDARD.encode(login));
         assert_eq!(api.ask("GET", "/status", &header).0, status, "{login}");
+    }
+}
+
+#[test]
+fn metrics_are_served_where_they_are_configured() {
+    let login = json!({
+        "prometheus": {},
+        "webserver_username": "u",
+        "webserver_password": "p",
+    });
+    let api = Api::new(login);
+    let authorization = "authorization: Basic dTpw\r\n";
+    for (method, path, headers, status, body) in [
+        ("GET", "/metrics", authorization, 200, "a 1\n"),
+        ("GET", "/metrics", "", 401, "Authentication required"),
+        ("POST", "/metrics", authorization, 501, ""),
+        (
+            "GET",
+            "/main/metrics",
+            authorization,
+            400,
+            "Invalid path ['main', 'metrics']",
+        ),
+    ] {
+        let (found, head, text) = api.ask(method, path, headers);
+        assert_eq!((found, text.as_str()), (status, body), "{method} {path}");
+        let told = head.contains("content-type: text/plain; version=0.0.4");
+        assert_eq!(told, status == 200, "{head}");
     }
 }
 

@@ -17,6 +17,7 @@ mod load;
 mod login;
 mod long_log;
 mod matrix;
+mod metrics;
 mod restore;
 mod shutdown;
 mod standby;

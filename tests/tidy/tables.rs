@@ -3,6 +3,7 @@
 use machine::rule::alerts::{OURS, STICKY};
 use pghoard::config::keys;
 use pghoard::journal::upcast::KINDS;
+use pghoard::publish::metrics;
 
 use crate::{read, texts};
 
@@ -62,6 +63,25 @@ fn every_event_is_told() {
     check(
         "### Events",
         KINDS.iter().map(ToString::to_string).collect(),
+    );
+}
+
+/// Name, kind, tags and meaning, in the order of the table.
+#[test]
+fn every_metric_is_told() {
+    let code = metrics::all().map(|metric| {
+        let tags: Vec<String> = metric.tags.iter().map(|tag| format!("`{tag}`")).collect();
+        let name = format!("`{}`", metric.name);
+        let (kind, help) = (metric.kind.name().to_owned(), metric.help.to_owned());
+        vec![name, kind, tags.join(", "), help]
+    });
+    let code: Vec<Vec<String>> = code.collect();
+    let mut told = rows("### Metrics");
+    // Not the examples of alarms.
+    told.retain(|row| row[0].starts_with("`pghoard."));
+    assert_eq!(
+        told, code,
+        "README.md (left) against src/publish/metrics (right)"
     );
 }
 

@@ -269,6 +269,7 @@ mod tests {
                     end: None,
                     started_at: Millis(1),
                     ended_at: None,
+                    end_lsn: None,
                     decided_at: Millis(1),
                     normalized_at: None,
                     reason: machine::event::Why::Operator,

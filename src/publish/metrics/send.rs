@@ -1,0 +1,278 @@
+//! Metrics on their way: a thread for each place they go to.
+//!
+//! The loop hands over and goes on. A thread that is still busy with the numbers before misses the
+//! new ones, which is said once: what is late by one period is worth less than the loop's time.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs, UdpSocket};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use machine::Class;
+
+use super::exposition::{self, CONTENT_TYPE, Form};
+use super::statsd::{self, Sent};
+use super::{Facts, Sample, samples};
+use crate::config::{Config, Endpoint, Pushgateway, Statsd, Tags};
+use crate::failure::{Failure, Outcome};
+
+/// Numbers are looked at so often; a scrape sees them no older.
+const EVERY: Duration = Duration::from_secs(5);
+/// Numbers that may wait for a thread.
+const WAITING_MAX: usize = 1;
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// All that is read of an answer: its first line, and what it says of an error.
+const ANSWER_BYTES_MAX: u64 = 1_024;
+
+/// The text that `GET /metrics` answers, for whom it serves.
+pub type Exposition = Arc<Mutex<Arc<str>>>;
+
+/// Everything that metrics are sent to.
+#[derive(Debug)]
+pub struct Metrics {
+    exposition: Exposition,
+    prometheus: Option<Tags>,
+    couriers: Vec<Courier>,
+    looked: Option<Instant>,
+}
+
+impl Metrics {
+    /// What `facts` say was sent before this start.
+    pub fn start(config: &Config, host: &str, facts: &Facts<'_>) -> Outcome<Metrics> {
+        let mut couriers = Vec::new();
+        if let Some(statsd) = &config.statsd
+            && let Some(address) = statsd.address.clone()
+        {
+            let datagrams = Datagrams {
+                address,
+                statsd: statsd.clone(),
+                sent: Sent::upto(&samples(facts)),
+            };
+            couriers.push(Courier::start("statsd", datagrams.sender())?);
+        }
+        if let Some(gateway) = &config.pushgateway
+            && let Some(endpoint) = gateway.endpoint.clone()
+        {
+            let push = Push::new(endpoint, gateway, host);
+            let send = move |samples: &[Sample]| push.send(samples);
+            couriers.push(Courier::start("pushgateway", send)?);
+        }
+        Ok(Metrics {
+            exposition: Arc::new(Mutex::new(Arc::from(""))),
+            prometheus: config.prometheus.clone(),
+            couriers,
+            looked: None,
+        })
+    }
+
+    pub fn exposition(&self) -> Exposition {
+        Arc::clone(&self.exposition)
+    }
+
+    /// Never waits. Looks at nothing where nobody wants to know, or when it looked just now.
+    pub fn publish(&mut self, facts: &Facts<'_>) {
+        let wanted = self.prometheus.is_some() || !self.couriers.is_empty();
+        let rested = self.looked.is_none_or(|at| at.elapsed() >= EVERY);
+        if !wanted || !rested {
+            return;
+        }
+        self.looked = Some(Instant::now());
+        let samples: Arc<[Sample]> = samples(facts).into();
+        if let Some(tags) = &self.prometheus {
+            let text = exposition::render(&samples, tags, Form::Scrape);
+            let shown = self.exposition.lock();
+            *shown.unwrap_or_else(PoisonError::into_inner) = Arc::from(text);
+        }
+        for courier in &mut self.couriers {
+            courier.hand_over(&samples);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Courier {
+    name: &'static str,
+    samples: SyncSender<Arc<[Sample]>>,
+    /// That numbers were missed was said.
+    said: bool,
+}
+
+impl Courier {
+    /// The thread ends with the daemon.
+    fn start(
+        name: &'static str,
+        mut send: impl FnMut(&[Sample]) -> Outcome<()> + Send + 'static,
+    ) -> Outcome<Courier> {
+        let (samples, waiting) = sync_channel::<Arc<[Sample]>>(WAITING_MAX);
+        let run = move || {
+            let mut trouble: Option<Failure> = None;
+            for samples in waiting {
+                let failure = send(&samples).err();
+                match &failure {
+                    // The same trouble is told once, however long it lasts.
+                    Some(new) if failure != trouble => log::warn!("{name}: {new}"),
+                    None if trouble.is_some() => log::info!("{name}: metrics are sent again"),
+                    Some(_) | None => {}
+                }
+                trouble = failure;
+            }
+        };
+        let thread = thread::Builder::new().name(name.into()).spawn(run);
+        thread.map_err(|e| Failure::io(&e, "no thread for metrics"))?;
+        Ok(Courier {
+            name,
+            samples,
+            said: false,
+        })
+    }
+
+    fn hand_over(&mut self, samples: &Arc<[Sample]>) {
+        let missed = match self.samples.try_send(Arc::clone(samples)) {
+            Ok(()) => None,
+            Err(TrySendError::Full(_)) => Some("it does not keep up"),
+            Err(TrySendError::Disconnected(_)) => Some("its thread has ended; please report it"),
+        };
+        if let Some(why) = missed
+            && !self.said
+        {
+            log::warn!("{}: metrics are lost: {why}", self.name);
+        }
+        self.said = missed.is_some();
+    }
+}
+
+struct Datagrams {
+    address: (String, u16),
+    statsd: Statsd,
+    sent: Sent,
+}
+
+impl Datagrams {
+    fn sender(mut self) -> impl FnMut(&[Sample]) -> Outcome<()> {
+        move |samples| {
+            let (tags, format) = (&self.statsd.tags, self.statsd.format);
+            let datagrams = statsd::render(samples, &mut self.sent, tags, format);
+            let (host, port) = (self.address.0.as_str(), self.address.1);
+            let told = |e| Failure::io(&e, format!("cannot send to {host}:{port}"));
+            let to = resolve(host, port)?;
+            let to = to.first().copied().ok_or_else(|| nowhere(host))?;
+            let any = match to {
+                SocketAddr::V4(_) => "0.0.0.0:0",
+                SocketAddr::V6(_) => "[::]:0",
+            };
+            let socket = UdpSocket::bind(any).map_err(told)?;
+            for datagram in datagrams {
+                socket.send_to(datagram.as_bytes(), to).map_err(told)?;
+            }
+            Ok(())
+        }
+    }
+}
+
+struct Push {
+    endpoint: Endpoint,
+    path: String,
+    tags: Tags,
+}
+
+impl Push {
+    /// PGHoard's grouping key: the instance as configured, else the tag `site`, else the host.
+    fn new(endpoint: Endpoint, gateway: &Pushgateway, host: &str) -> Push {
+        let site = gateway.tags.get("site").map(String::as_str);
+        let instance = [gateway.instance.as_str(), site.unwrap_or(host)];
+        let instance = instance.into_iter().find(|name| !name.is_empty());
+        let path = format!(
+            "{}/metrics{}{}",
+            endpoint.path.trim_end_matches('/'),
+            group("job", &gateway.job),
+            group("instance", instance.unwrap_or("localhost")),
+        );
+        Push {
+            endpoint,
+            path,
+            tags: gateway.tags.clone(),
+        }
+    }
+
+    /// PUT, so that a number that is not told any more does not stay for ever.
+    fn send(&self, samples: &[Sample]) -> Outcome<()> {
+        let body = exposition::render(samples, &self.tags, Form::Push);
+        let (host, port) = (self.endpoint.host.as_str(), self.endpoint.port);
+        let about = format!("cannot push to {host}:{port}");
+        let told = |e| Failure::io(&e, &about);
+        let login = self.endpoint.login.as_ref().map(|login| {
+            let login = STANDARD.encode(login.reveal());
+            format!("Authorization: Basic {login}\r\n")
+        });
+        // HTTP/1.0: the answer ends with the connection and is never in chunks.
+        let head = format!(
+            "PUT {} HTTP/1.0\r\nHost: {host}:{port}\r\n{}Content-Type: {CONTENT_TYPE}\r\n\
+             Content-Length: {}\r\n\r\n",
+            self.path,
+            login.unwrap_or_default(),
+            body.len()
+        );
+        let mut stream = connect(host, port)?;
+        stream.set_read_timeout(Some(ANSWER_WITHIN)).map_err(told)?;
+        stream
+            .set_write_timeout(Some(ANSWER_WITHIN))
+            .map_err(told)?;
+        let request = [head, body].concat();
+        stream.write_all(request.as_bytes()).map_err(told)?;
+        let mut answer = Vec::new();
+        let mut limited = stream.take(ANSWER_BYTES_MAX);
+        limited.read_to_end(&mut answer).map_err(told)?;
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        let line = answer.lines().next().unwrap_or_default();
+        let status = line.split(' ').nth(1).unwrap_or_default();
+        if line.starts_with("HTTP/1.") && status.starts_with('2') {
+            return Ok(());
+        }
+        let why = answer.split("\r\n\r\n").nth(1).unwrap_or_default().trim();
+        let message = format!("{about}: expected a status of 200, found '{line}' {why}");
+        Err(Failure::new(Class::Unsupported, message.trim_end())
+            .hint("pushgateway.endpoint is the URL of a Prometheus pushgateway"))
+    }
+}
+
+/// One part of a grouping key; a value with a slash has a form of its own.
+fn group(name: &str, value: &str) -> String {
+    if value.contains('/') {
+        return format!("/{name}@base64/{}", URL_SAFE_NO_PAD.encode(value));
+    }
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~');
+    let encoded = value.bytes().map(|b| match plain(b) {
+        true => char::from(b).to_string(),
+        false => format!("%{b:02X}"),
+    });
+    format!("/{name}/{}", encoded.collect::<String>())
+}
+
+fn connect(host: &str, port: u16) -> Outcome<TcpStream> {
+    let mut last = nowhere(host);
+    for address in resolve(host, port)? {
+        match TcpStream::connect_timeout(&address, CONNECT_WITHIN) {
+            Ok(stream) => return Ok(stream),
+            Err(e) => last = Failure::io(&e, format!("cannot connect to {host}:{port}")),
+        }
+    }
+    Err(last)
+}
+
+fn resolve(host: &str, port: u16) -> Outcome<Vec<SocketAddr>> {
+    let found = (host, port).to_socket_addrs();
+    let found = found.map_err(|e| Failure::io(&e, format!("cannot look up '{host}'")))?;
+    Ok(found.collect())
+}
+
+fn nowhere(host: &str) -> Failure {
+    Failure::new(Class::Network, format!("'{host}' has no address"))
+}
+
+#[cfg(test)]
+mod tests;
