@@ -1,7 +1,8 @@
 //! What people ask of the log, before it was lost and after (I11).
 //!
 //! At rest, after the next listing and reading of marks, everything is the same but for what no
-//! object can tell: how often something was tried in vain and since when a hole stands; that a
+//! object can tell: doubt about the clock, until a server is heard; how often something was tried
+//! in vain and since when a hole stands; that a
 //! backup which covers a hole was no request of a person; and how close to the present the last
 //! look at the server had shown the window to reach (it may claim less, never more). Of a backup
 //! whose main object the store has lost the log alone knows that it was there: it is no part of
@@ -16,7 +17,6 @@ use std::fmt::Debug;
 use machine::event::{Branch, Why};
 use machine::projection::backups::{Backup, Content};
 use machine::projection::marks::Mark;
-use machine::rule::clock;
 use machine::rule::coverage::{self, Window};
 use machine::rule::holes::{self, Found};
 use machine::rule::retention::{self, Plan};
@@ -48,12 +48,11 @@ impl Answers {
     pub fn of(life: &Life) -> Answers {
         let ours = life.ours();
         let (policy, now) = (&life.policy.sites[&site()], life.clock());
-        let doubtful = clock::doubtful(&life.state.clock, &ours).is_some();
         let all = ours.backups.restorable(&ours.ledger).into_iter();
         let all = all.map(|(name, backup, _)| (name.clone(), lasting(backup)));
         let found = holes::holes(&ours).into_iter();
         let damaged = ours.ledger.damaged.keys();
-        let mut plan = retention::plan(&ours, policy, now, doubtful);
+        let mut plan = retention::plan(&ours, policy, now, false);
         let all_known = plan.backups.len();
         let exists = |name: &BackupName| ours.ledger.exists(&File::Main(name.clone()));
         plan.backups.retain(|verdict| exists(&verdict.backup));

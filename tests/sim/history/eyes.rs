@@ -141,6 +141,8 @@ impl Life {
         let marked = truth.marked();
         let files = believed(self)
             .into_iter()
+            // Without its main object nobody can tell what belongs to it.
+            .filter(|name| truth.has(&File::Main(name.clone())))
             .flat_map(|name| truth.files(&name));
         let unmarked = files.map(|file| key(&file)).filter(|key| {
             let opens = || self.keys.opens(&truth.objects[key].1);

@@ -14,6 +14,8 @@ pub struct Before {
     /// In truth; of what is left in their place it counts what could be known before the turn.
     restorable: BTreeSet<BackupName>,
     moments: Option<Moments>,
+    /// Something is damaged and nobody knows: what else there was may have made room for it.
+    hidden: bool,
     marked: Marked,
     believed: BTreeSet<BackupName>,
     held: BTreeSet<BackupName>,
@@ -28,6 +30,7 @@ impl Before {
         Before {
             restorable: truth.all_restorable(&damaged),
             moments: windowed.then(|| Moments::of(&truth, &life.cluster, &damaged)),
+            hidden: !damaged.is_subset(&truth.marked()),
             marked: truth.marked(),
             believed: believed(life),
             held: held(&truth, life.now_ms),
@@ -122,6 +125,9 @@ impl Before {
         let Some((before, window_ms)) = self.moments.as_ref().zip(policy(life).window_ms) else {
             return;
         };
+        if self.hidden {
+            return;
+        }
         let after = Moments::of(truth, &life.cluster, &self.marked);
         let begins = life.now_ms.saturating_sub(window_ms);
         if let Some((first, last)) = before.beyond(&after, begins) {

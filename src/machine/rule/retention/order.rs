@@ -39,12 +39,9 @@ pub fn members(site: &SiteState, now: Millis) -> Vec<Member<'_>> {
         })
         .collect();
     members.sort_by_key(|m| {
-        let start = m.backup.content.as_ref().map(|content| content.start);
-        (
-            m.at,
-            start.map(|start| (start.number, start.timeline)),
-            m.name,
-        )
+        let content = m.backup.content.as_ref();
+        let start = content.map(|content| (content.start.number, content.start.timeline));
+        (m.at, start, content.map(|c| c.started_at <= now), m.name)
     });
     // Backups are taken one at a time: where the end is not known, the next one's beginning is
     // late enough.
@@ -75,12 +72,15 @@ fn good(site: &SiteState) -> BTreeSet<&BackupName> {
 /// that of the next backup, else of the one before; one before its predecessor is that of the
 /// predecessor (S-76).
 fn moments(site: &SiteState, now: Millis) -> BTreeMap<&BackupName, Millis> {
-    let mut lines: BTreeMap<Timeline, Vec<(u64, Millis, &BackupName)>> = BTreeMap::new();
+    let mut lines: BTreeMap<Timeline, Vec<(u64, bool, Millis, &BackupName)>> = BTreeMap::new();
     let all = site.backups.all.iter();
     for (name, backup) in all.filter(|(_, b)| b.phase != Phase::Running) {
         if let Some(content) = &backup.content {
             let line = lines.entry(content.start.timeline).or_default();
-            line.push((content.start.number, content.started_at, name));
+            // Of two in one segment the one from the future is the older: the other was taken
+            // since, and would be taken again for ever if it made room for that one.
+            let (at, known) = (content.started_at, content.started_at <= now);
+            line.push((content.start.number, known, at, name));
         }
     }
     let mut moments = BTreeMap::new();
@@ -89,7 +89,7 @@ fn moments(site: &SiteState, now: Millis) -> BTreeMap<&BackupName, Millis> {
     for line in lines.values_mut() {
         line.sort_unstable();
         let mut next = None;
-        for (_, at, _) in line.iter_mut().rev() {
+        for (_, _, at, _) in line.iter_mut().rev() {
             if *at > now {
                 *at = next.unwrap_or_default();
             } else {
@@ -97,7 +97,7 @@ fn moments(site: &SiteState, now: Millis) -> BTreeMap<&BackupName, Millis> {
             }
         }
         let mut latest = None;
-        for (number, at, name) in line.iter() {
+        for (number, _, at, name) in line.iter() {
             if at.0 > 0 {
                 latest = latest.max(Some(*at));
             }

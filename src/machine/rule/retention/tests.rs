@@ -235,6 +235,8 @@ a3@1.10 b2@1.20 c9000@1.30 | min=1 age=5 | a:age b:age c:new,min
 a3@1.10 b9000@1.20 c1@1.30 | min=1 age=5 | a:age b:age c:new,min
 a3@1.10 b-900@1.20 c1@2.30 | count=1 | -a:count -b:count c:new,count
 a-900@1.10 c1@2.30 | count=1 | -a:count c:new,count
+b-900@1.30 a1@1.30 | count=1 | -b:count a:new,count
+c2@1.20 b-900@1.30 a1@1.30 | count=2 | -c:count b:count a:new,count
 a1@7.10 b-900@1.30 | count=1 | -a:count b:new,count
 a-900@1.10 b-800@1.20 | count=1 | -a:count b:new,count
 ",
