@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use super::Turn;
 use crate::breaks::{Rule, holds};
-use crate::event::{Event, Why};
+use crate::event::{Event, Server, Why};
 use crate::file::{BackupName, File};
 use crate::projection::backups::Phase;
 use crate::rule::{holes, schedule};
@@ -33,7 +33,7 @@ impl Turn<'_> {
             }
             return;
         }
-        let Some(server) = self.source() else { return };
+        let Some(server) = self.giver() else { return };
         // Reception first: WAL written between a backup and a later stream is covered by nothing.
         // And a look at the store: the name of a backup it holds must not be taken again.
         let streaming = self.site.servers.stream.is_some() || !self.policy.streams;
@@ -61,6 +61,14 @@ impl Turn<'_> {
                 },
             );
         }
+    }
+
+    /// Whoever streams gives the backup; after a failed one the primary, whose checkpoint is a new
+    /// one: a standby's may begin in WAL that is lost, again and again.
+    fn giver(&self) -> Option<&Server> {
+        let failed = self.site.attempts.get(&TaskId::Take(self.name.clone()));
+        let primary = failed.and_then(|_| self.site.servers.primary());
+        primary.or_else(|| self.source())
     }
 
     /// No backup leads to what is written now: a hole that nothing heals cuts the newest one off,

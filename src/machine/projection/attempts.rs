@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::class::Class;
 use crate::event::{Event, Millis};
-use crate::file::Site;
+use crate::file::{File, Site};
 use crate::projection::ledger::streamed;
 use crate::task::TaskId;
 
@@ -92,6 +92,16 @@ impl Attempts {
             Event::BackupFailed { class, message, .. } => {
                 self.fail(TaskId::Take(site.clone()), *class, message, at);
             }
+            // Only now it is one that can be restored: what is taken and then lacks WAL failed.
+            Event::Stored {
+                file: File::Main(_),
+                ..
+            } => {
+                self.failed.remove(&TaskId::Take(site.clone()));
+                if let Some(task) = succeeded(site, event) {
+                    self.failed.remove(&task);
+                }
+            }
             // A new configuration or a restart is a reason to try everything at once.
             Event::Started { .. } => self.failed.clear(),
             // Mostly nothing has failed, and no name is made for nothing.
@@ -147,7 +157,6 @@ fn succeeded(site: &Site, event: &Event) -> Option<TaskId> {
         Event::Stored { file, .. } | Event::Dropped { file, .. } => {
             TaskId::Store(site(), file.clone())
         }
-        Event::BackupFinished(_) => TaskId::Take(site()),
         Event::Deleted { .. } | Event::DeletionRefused { .. } => TaskId::Delete(site()),
         Event::Switched { .. } => TaskId::Switch(site()),
         Event::Reconciled { .. } => TaskId::Reconcile(site()),
@@ -201,6 +210,48 @@ mod tests {
                 expect,
                 "{task} {class} {times}"
             );
+        }
+    }
+
+    /// A backup that is taken whole and then lacks WAL costs its server as much as any.
+    #[test]
+    fn s68_only_a_complete_backup_ends_the_backoff() {
+        let site = Site("main".into());
+        let backup = crate::file::BackupName("b".into());
+        let lost = Event::BackupFailed {
+            backup: backup.clone(),
+            class: Class::NotFound,
+            message: "lost".into(),
+        };
+        let stored = Event::Stored {
+            file: File::Main(backup.clone()),
+            entry: Some(1),
+            bytes_in: 1,
+            bytes_out: 1,
+            digest: String::new(),
+            millis: 1,
+            how: crate::event::How::Written,
+        };
+        let segment = crate::wal::Segment::new(crate::wal::Timeline(1), 1);
+        let finished = Event::BackupFinished(crate::event::Finished {
+            backup,
+            start: segment,
+            end: segment,
+            start_lsn: crate::wal::Lsn(0),
+            end_lsn: crate::wal::Lsn(0),
+            started_at: Millis(1),
+            ended_at: Millis(1),
+            parts: 1,
+            bytes_in: 1,
+            bytes_out: 1,
+            from_standby: true,
+        });
+        let mut attempts = Attempts::default();
+        let take = TaskId::Take(site.clone());
+        for (event, times) in [(&lost, 1), (&finished, 1), (&lost, 2), (&stored, 0)] {
+            attempts.apply(&site, event, Millis(1));
+            let failed = attempts.get(&take).map_or(0, |failed| failed.times);
+            assert_eq!(failed, times, "{event:?}");
         }
     }
 }
