@@ -25,7 +25,7 @@ use crate::journal::run::Report;
 use crate::source::archive::{self, Intake, Lying, Stamp};
 use crate::spool::Spool;
 
-/// As PGHoard waits. The work goes on, and the next request for the file waits for it again.
+/// As PGHoard waits. The work goes on, and the next request for the file finds it done.
 const WAIT: Duration = Duration::from_secs(30);
 /// Tickets that nobody came for make room from here on.
 const TICKETS_MAX: usize = 256;
@@ -87,16 +87,22 @@ impl Desk {
         let Some(door) = self.doors.get(site) else {
             return;
         };
-        let (file, safe) = match &envelope.event {
-            Event::Stored { file, .. } => (file, true),
-            Event::Spooled { file, .. } if door.ack == Ack::Spooled => (file, true),
-            Event::Conflicted { file, .. } => (file, false),
+        let spooled = door.ack == Ack::Spooled;
+        let (file, lost) = match &envelope.event {
+            Event::Stored { file, .. } => (file, None),
+            Event::Spooled { file, .. } if spooled => (file, None),
+            Event::Conflicted { file, .. } => (file, Some(Class::Conflict)),
+            Event::Dropped { file, .. } => (file, Some(Class::Interrupted)),
             _ => return,
         };
         let mut open = self.lock();
         for ((of, name), ticket) in &mut open.tickets {
             if of == site && ticket.file.as_ref() == Some(file) {
-                ticket.verdict = Some(if safe { Ok(()) } else { Err(conflict(name)) });
+                ticket.verdict = Some(match lost {
+                    None => Ok(()),
+                    Some(Class::Conflict) => Err(conflict(name)),
+                    Some(class) => Err(Failure::new(class, "the spool lost it, ask again")),
+                });
             }
         }
         self.news.notify_all();
@@ -240,6 +246,9 @@ impl Desk {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
+                // The next request hands it over anew, lest anything was missed; what is in the
+                // spool already is found there.
+                open.tickets.remove(key);
                 return Err(Failure::new(Class::Timeout, "TIMEOUT"));
             }
             let waited = self.news.wait_timeout(open, left);
