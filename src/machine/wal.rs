@@ -88,9 +88,13 @@ impl fmt::Display for Timeline {
     }
 }
 
+fn upper(digit: u8) -> bool {
+    matches!(digit, b'0'..=b'9' | b'A'..=b'F')
+}
+
 /// Exactly eight upper-case hexadecimal digits.
 fn upper8(text: &str) -> Option<u32> {
-    let plain = text.len() == 8 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'A'..=b'F'));
+    let plain = text.len() == 8 && text.bytes().all(upper);
     plain.then(|| u32::from_str_radix(text, 16).ok()).flatten()
 }
 
@@ -186,6 +190,11 @@ impl Segment {
     pub fn name(self, size: SegmentSize) -> String {
         let (id, seg) = (self.number / size.per_id(), self.number % size.per_id());
         format!("{:08X}{:08X}{:08X}", self.timeline.0, id, seg)
+    }
+
+    /// Whether it is the name of a segment of some size: 24 upper-case hexadecimal digits.
+    pub fn is_name(name: &str) -> bool {
+        name.len() == 24 && name.bytes().all(upper)
     }
 
     /// Parses a 24-digit upper-case name; a last part beyond the size's range is refused.

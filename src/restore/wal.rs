@@ -50,10 +50,9 @@ enum Kind {
 
 /// PostgreSQL asks for nothing else; another name cannot be there.
 fn kind(name: &str) -> Option<Kind> {
-    let digits = |text: &str| text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'A'..=b'F'));
-    match name.len() {
-        24 if digits(name) => Some(Kind::Segment),
-        _ => Timeline::from_history_name(name).map(|_| Kind::History),
+    match Segment::is_name(name) {
+        true => Some(Kind::Segment),
+        false => Timeline::from_history_name(name).map(|_| Kind::History),
     }
 }
 

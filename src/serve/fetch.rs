@@ -18,7 +18,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hyper::StatusCode;
 use hyper::header::HeaderValue;
-use machine::{Class, Timeline};
+use machine::{Class, Segment, Timeline};
 
 use super::routes::{Answer, Routes};
 use crate::config::{Config, Site};
@@ -37,12 +37,7 @@ const OUTGOING: &str = "scratch";
 
 /// The names that PostgreSQL's archive is asked for.
 pub fn is_archived(name: &str) -> bool {
-    is_segment(name) || Timeline::from_history_name(name).is_some()
-}
-
-fn is_segment(name: &str) -> bool {
-    let digit = |byte| matches!(byte, b'0'..=b'9' | b'A'..=b'F');
-    name.len() == 24 && name.bytes().all(digit)
+    Segment::is_name(name) || Timeline::from_history_name(name).is_some()
 }
 
 impl Routes {
@@ -143,7 +138,11 @@ pub fn absent(name: &str) -> Answer {
 }
 
 fn look(opened: &Opened<'_>, name: &str) -> Outcome<Option<Object>> {
-    let folder = if is_segment(name) { "xlog" } else { "timeline" };
+    let folder = if Segment::is_name(name) {
+        "xlog"
+    } else {
+        "timeline"
+    };
     opened
         .store
         .look(&format!("{}/{folder}/{name}", opened.site.prefix))

@@ -103,8 +103,7 @@ fn kind(name: &str) -> Option<Kind> {
         Some(segment) => (segment, Kind::Partial),
         None => (name, Kind::Segment),
     };
-    let digit = |byte| matches!(byte, b'0'..=b'9' | b'A'..=b'F');
-    (segment.len() == 24 && segment.bytes().all(digit)).then_some(kind)
+    Segment::is_name(segment).then_some(kind)
 }
 
 /// Whether `archive_command` may hand over a file of this name.

@@ -54,6 +54,14 @@ impl Attempts {
         if streamed(event).is_some() && !self.failed.is_empty() {
             self.failed.remove(&TaskId::Receive(site.clone()));
         }
+        // Only now it is one that can be restored: what is taken and then lacks WAL failed.
+        if let Event::Stored {
+            file: File::Main(_),
+            ..
+        } = event
+        {
+            self.failed.remove(&TaskId::Take(site.clone()));
+        }
         match event {
             Event::TaskFailed {
                 task,
@@ -91,16 +99,6 @@ impl Attempts {
             }
             Event::BackupFailed { class, message, .. } => {
                 self.fail(TaskId::Take(site.clone()), *class, message, at);
-            }
-            // Only now it is one that can be restored: what is taken and then lacks WAL failed.
-            Event::Stored {
-                file: File::Main(_),
-                ..
-            } => {
-                self.failed.remove(&TaskId::Take(site.clone()));
-                if let Some(task) = succeeded(site, event) {
-                    self.failed.remove(&task);
-                }
             }
             // A new configuration or a restart is a reason to try everything at once.
             Event::Started { .. } => self.failed.clear(),

@@ -119,16 +119,17 @@ impl Refused {
         if self.wal_due(now) {
             return ranges;
         }
-        let rest = |range: &Range| {
-            let mut left = Runs::default();
-            left.insert_range(range.first, range.last);
-            let kept = self.wal.get(&range.timeline).into_iter();
-            for run in kept.flat_map(Runs::intervals) {
-                left.remove_range(*run.start(), *run.end());
-            }
-            left.ranges(range.timeline).collect::<Vec<_>>()
+        let none = Runs::default();
+        let rest = |range: Range| {
+            let kept = self.wal.get(&range.timeline).unwrap_or(&none);
+            let free = kept.gaps(range.first, range.last).into_iter();
+            free.map(move |gap| Range {
+                timeline: range.timeline,
+                first: *gap.start(),
+                last: *gap.end(),
+            })
         };
-        ranges.iter().flat_map(rest).collect()
+        ranges.into_iter().flat_map(rest).collect()
     }
 
     pub fn mark_rests(&self, key: &String, now: Millis) -> bool {
