@@ -21,7 +21,7 @@ use std::time::Instant;
 
 use clap::Parser;
 use machine::event::Range;
-use machine::{Class, Segment, SiteState, State};
+use machine::{Class, Event, Segment, SiteState, State};
 
 use super::orphans::{self, Orphans};
 use super::{DONE, failed};
@@ -281,7 +281,9 @@ impl Ours {
     }
 }
 
+/// What the store refuses to delete is passed over, told, and the command's failure in the end.
 fn delete(place: &Place, orphans: &Orphans, ours: &mut Ours) -> Outcome<()> {
+    let mut refused = None;
     for range in &orphans.ranges {
         let mut first = range.first;
         while first <= range.last {
@@ -304,12 +306,30 @@ fn delete(place: &Place, orphans: &Orphans, ours: &mut Ours) -> Outcome<()> {
                 retire: &[],
                 forget: &[],
             };
-            delete::wal(place, wal, orphans.size, &mut |_| ())?;
+            delete::wal(place, wal, orphans.size, &mut |event| {
+                if let Event::DeletionRefused {
+                    wal,
+                    class,
+                    message,
+                    ..
+                } = event
+                {
+                    let names: Vec<_> = wal.iter().map(|r| r.name(orphans.size)).collect();
+                    let names = names.join(", ");
+                    warn(format_args!("Not deleted: {names}: {message}"));
+                    refused = Some(Failure::new(class, message));
+                }
+            })?;
             first = last.saturating_add(1);
         }
     }
     tell_total(place, orphans);
-    Ok(())
+    match refused {
+        None => Ok(()),
+        Some(failure) => Err(failure
+            .about("not all of it was deleted")
+            .hint("what is locked for a time goes when the lock ends")),
+    }
 }
 
 #[cfg(test)]

@@ -203,3 +203,43 @@ fn a_hold_keeps_what_its_basebackup_needs() {
         .unwrap();
     assert_eq!((site.run(&[]), site.wal()), (0, vec![7, 8]));
 }
+
+/// The store keeps one: the others go, and it is said.
+#[test]
+fn s66_what_the_store_refuses_to_delete_is_told_and_is_a_failure() {
+    let bed = crate::work::testing::Bed::make();
+    let segment = |number| Segment::new(Timeline(1), number);
+    for number in 3..=5 {
+        bed.put(&format!("main/xlog/{}", name(number)), &[]);
+    }
+    let range = Range {
+        timeline: Timeline(1),
+        first: 3,
+        last: 5,
+    };
+    let orphans = Orphans {
+        size: SegmentSize::DEFAULT,
+        ranges: vec![range],
+        bytes: (3..=5).map(|number| (segment(number), 1)).collect(),
+        strangers: 0,
+    };
+    let now = Instant::now();
+    let mut ours = Ours {
+        log: None,
+        logged: None,
+        me: Identity::passing("here").unwrap(),
+        watch: Watch::default(),
+        since: now,
+        looked: now,
+    };
+    bed.store
+        .fail(1, crate::work::testing::Fault::Before(Class::Denied));
+    let failure = delete(&bed.place, &orphans, &mut ours).unwrap_err();
+    assert_eq!(failure.class, Class::Denied);
+    assert!(
+        failure.message.contains("not all of it was deleted"),
+        "{failure}"
+    );
+    let left = bed.keys();
+    assert_eq!(left, [format!("main/xlog/{}", name(4))]);
+}
