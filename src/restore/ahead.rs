@@ -339,3 +339,6 @@ fn empty(folder: &Path) -> Outcome<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

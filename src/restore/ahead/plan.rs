@@ -143,14 +143,19 @@ impl Plan {
             let after = known.map_or(reader.at.timeline, |known| known.max(reader.at.timeline));
             return Some(Job::Histories(after));
         }
+        let name = self.segment()?;
+        self.files.insert(name.clone(), Stage::Underway);
+        Some(Job::Segment(name))
+    }
+
+    fn segment(&self) -> Option<String> {
         for ahead in 1..=u64::from(self.segments_max) {
             for reader in self.readers.iter().rev() {
                 let segment = reader.on(reader.at.number.saturating_add(ahead));
                 let name = segment.name(reader.size);
                 let beyond = reader.end.is_some_and(|end| segment.number >= end);
                 if !beyond && self.expects(reader, segment) && !self.files.contains_key(&name) {
-                    self.files.insert(name.clone(), Stage::Underway);
-                    return Some(Job::Segment(name));
+                    return Some(name);
                 }
             }
         }
@@ -205,6 +210,15 @@ impl Plan {
     /// Nobody reads.
     pub fn is_idle(&self) -> bool {
         self.readers.is_empty()
+    }
+
+    /// Nothing is under way or to be begun.
+    #[cfg(test)]
+    pub fn is_settled(&self) -> bool {
+        let underway = self.files.values().any(|stage| *stage == Stage::Underway);
+        let due = |reader: &Reader| matches!(reader.look, Look::Due | Look::DueAtEnd);
+        let due = self.readers.iter().any(due);
+        !underway && !due && self.segment().is_none()
     }
 
     /// A file under way stays in the book until its fetch ends: two would write the same file.
