@@ -264,7 +264,7 @@ fn two_standbys_are_read_ahead_for_and_a_third_takes_the_place_of_the_silent_one
     story.takes("1/4");
     story.takes("1/21");
     story.takes("1/5");
-    story.begins(&["1/6", "1/23", "1/7"]);
+    story.begins(&["1/6", "1/7", "1/23"]);
     story.gets(Got::Whole, &["1/6", "1/7", "1/23"]);
     story.let_go(&[]);
     story.asked("1/40");
