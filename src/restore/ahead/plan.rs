@@ -18,6 +18,8 @@ use crate::pg::files::History;
 pub const SILENCE: Duration = Duration::from_secs(60);
 /// On disk for one reader, however many segments are wished for; one segment is always allowed.
 const BYTES_MAX: u64 = 1 << 30;
+/// As many of the smallest segments.
+const SEGMENTS_MAX: u32 = 1 << 10;
 
 #[derive(Debug)]
 pub struct Plan {
@@ -76,7 +78,7 @@ enum Look {
 impl Plan {
     pub fn new(segments_max: u32, readers_max: usize) -> Plan {
         Plan {
-            segments_max,
+            segments_max: segments_max.min(SEGMENTS_MAX),
             readers_max,
             readers: Vec::new(),
             files: BTreeMap::new(),

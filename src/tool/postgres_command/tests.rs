@@ -185,3 +185,45 @@ fn with_a_configuration_the_store_answers() {
     fs::rename(path("store"), path("elsewhere")).unwrap();
     assert_eq!(ask("c.json", "00000003.history"), 255);
 }
+
+/// What comes over the network is judged as what comes from the store: by name, size and page.
+#[test]
+fn s45_a_body_that_is_not_the_segment_never_gets_its_name() {
+    let mut segment = crate::work::testing::first_page(7, 3);
+    segment.resize(16 << 20, 0x55);
+    let whole = segment.len();
+    let mut other = segment.clone();
+    other[8] ^= 1;
+    for (body, length, calls, expected) in [
+        (&segment[..], whole, 1, 0),
+        (&other[..], whole, 1, 255),
+        (&segment[..whole - 1], whole - 1, 1, 255),
+        // It broke off, which is the network's: asked three times.
+        (&segment[..5000], whole, 3, 255),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let output = folder.path().join("RECOVERYXLOG");
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port().to_string();
+        let words = "--mode restore --site s --remote --retry-interval 0 --xlog";
+        let name = "000000010000000000000003";
+        let place = [name, "--port", &port, "--output", output.to_str().unwrap()];
+        let words: Vec<&str> = words.split(' ').chain(place).collect();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..calls {
+                    let (mut stream, _) = listener.accept().unwrap();
+                    let _count = stream.read(&mut [0; 4096]).unwrap();
+                    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
+                    stream.write_all(head.as_bytes()).unwrap();
+                    // A client that has seen enough hangs up.
+                    let _broken = stream.write_all(body);
+                }
+            });
+            assert_eq!(code(&words), expected, "{length}");
+        });
+        let found = fs::read_dir(folder.path()).unwrap().count();
+        assert_eq!(found, usize::from(expected == 0), "{length}");
+        assert!(expected != 0 || fs::read(&output).unwrap() == segment);
+    }
+}

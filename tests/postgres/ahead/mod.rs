@@ -164,7 +164,7 @@ fn s44_s46_a_recovery_takes_from_the_daemons_look_ahead_across_a_switch() {
     here.move_in();
     let command = bare(&daemon.command("restore", false));
     let watch = Watch::over(&here, &daemon, &command, &ahead);
-    recovered(here);
+    let _until_its_notes_are_read = recovered(here);
     watch.check();
 }
 

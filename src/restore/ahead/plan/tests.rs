@@ -129,6 +129,14 @@ fn s31_names_and_bounds_follow_the_segment_size() {
     }
 }
 
+#[test]
+fn s31_a_wish_without_measure_is_bounded() {
+    let size = SegmentSize::new(1 << 20).unwrap();
+    let mut plan = Plan::new(u32::MAX, 1);
+    plan.asked("000000010000000000000001", size, Instant::now());
+    assert_eq!(std::iter::from_fn(|| plan.next()).count(), 1 + 1024);
+}
+
 /// The segment in which a timeline begins is asked for on that one (S-46).
 #[test]
 fn s46_the_way_leads_across_timeline_switches() {
