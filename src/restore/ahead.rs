@@ -1,8 +1,8 @@
 //! WAL fetched ahead of a recovering server: what it asks for next is there when it asks.
 //!
-//! Files are fetched and judged as any other ([`wal`]), by a few threads, into a folder of their own,
-//! never where PostgreSQL looks: a segment in `pg_wal` that it did not ask for is one that it may
-//! believe (S-44). Under its own name a file is whole and judged, and only this process gives it
+//! Files are fetched and judged as any other ([`wal`]), by a few threads, into a folder of their
+//! own, never where PostgreSQL looks: a segment in `pg_wal` that it did not ask for is one that it
+//! may believe (S-44). Under its own name a file is whole and judged, and only this process gives it
 //! away, by rename to a name of its taker's alone; what a process before left is removed (S-45).
 //! Never by link: PostgreSQL writes over segments that it recycles.
 //!
@@ -33,7 +33,7 @@ use crate::failure::{Failure, Outcome};
 use crate::pg::files::History;
 use plan::{Got, Job, Plan, SILENCE, Stage};
 
-/// A distant store needs several at a time; decoding more than this needs more cores than most have.
+/// A distant store needs several at a time; to decode more takes more cores than most have.
 const THREADS_MAX: u32 = 8;
 /// Below this a fetch ahead could cost the server or the spool its room.
 const ROOM_KEPT: u64 = 1 << 30;
@@ -205,7 +205,7 @@ impl Shared {
         while !desk.stopped {
             let useless = desk.plan.expire(Instant::now());
             self.remove(&useless);
-            let Some(job) = desk.plan.next() else {
+            let Some(job) = desk.plan.begin() else {
                 if desk.plan.is_idle() {
                     break;
                 }

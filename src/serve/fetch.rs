@@ -8,8 +8,8 @@
 //!
 //! The spool's sealed file comes first, because it may not be stored yet; then the stores; and
 //! only when no store has a full one the unfinished segment, padded with zeros and marked by the
-//! header `x-pghoard-partial`. Before all of them comes what was fetched ahead, which is told by the
-//! header `x-pghoard-ahead`.
+//! header `x-pghoard-partial`. Before all of them comes what was fetched ahead, which is told by
+//! the header `x-pghoard-ahead`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};

@@ -140,7 +140,8 @@ fn command(args: &[OsString]) -> i32 {
 fn look_ahead(flags: &Flags) -> i32 {
     let asked = flags.config.as_deref().map(|config| flags.asked(config));
     let bytes = flags.segment_bytes.unwrap_or_default();
-    if let Some(Err(failure)) = asked.map(|asked| ahead::run(&asked, bytes)) {
+    let run = || asked.map_or(Ok(()), |asked| ahead::run(&asked, bytes));
+    if let Ok(Err(failure)) = panic::catch_unwind(run) {
         say(failure);
     }
     DONE

@@ -1,4 +1,4 @@
-//! Which segments are fetched ahead, for whom, and what became of them: bookkeeping without effects.
+//! Which segments are fetched ahead, for whom, and what became of them: the bookkeeping alone.
 //!
 //! A reader is a server that recovers. It asks for one segment after the other; on the way to a
 //! newer timeline it asks, of each segment, the newest timeline that has begun by the segment's
@@ -134,7 +134,7 @@ impl Plan {
     }
 
     /// What to fetch next: the nearest first, of the reader that asked last.
-    pub fn next(&mut self) -> Option<Job> {
+    pub fn begin(&mut self) -> Option<Job> {
         for reader in self.readers.iter_mut().rev() {
             reader.look = match reader.look {
                 Look::Due => Look::Done,

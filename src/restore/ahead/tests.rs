@@ -146,8 +146,8 @@ fn a_request_waits_for_the_fetch_under_way() {
         let size = SegmentSize::new(1 << 20).unwrap();
         // No thread is told, so this test does its work.
         desk.plan.asked(&name(1), size, Instant::now());
-        assert_eq!(desk.plan.next(), Some(Job::Histories(Timeline(1))));
-        assert_eq!(desk.plan.next(), Some(Job::Segment(name(2))));
+        assert_eq!(desk.plan.begin(), Some(Job::Histories(Timeline(1))));
+        assert_eq!(desk.plan.begin(), Some(Job::Segment(name(2))));
     }
     thread::scope(|scope| {
         let waits = scope.spawn(|| {

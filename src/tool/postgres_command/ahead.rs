@@ -10,8 +10,8 @@
 //! - The process locks the folder, so there is one; it empties it first, and nobody takes a file
 //!   that it did not hand out. So whoever dies when, no half file is ever taken.
 //! - It ends, and the folder with it, when the server stops, when nobody took anything for
-//!   [`SILENCE`], when the configuration changed, or when another one is asked for. Its exit code is
-//!   0, always: in a container PostgreSQL may be its parent and takes others for a crash.
+//!   [`SILENCE`], when the configuration changed, or when another one is asked for. Its exit code
+//!   is 0, always: in a container PostgreSQL may be its parent and takes others for a crash.
 //!
 //! Any trouble means that the call fetches by itself, as if nobody had been here.
 

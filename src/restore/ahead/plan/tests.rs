@@ -53,7 +53,7 @@ impl Story {
     /// Every job there is, without their ends; `?1` looks for timelines after 1.
     fn begins(&mut self, expected: &[&str]) {
         let mut begun = Vec::new();
-        while let Some(job) = self.plan.next() {
+        while let Some(job) = self.plan.begin() {
             begun.push(match job {
                 Job::Segment(name) => name,
                 Job::Histories(after) => format!("?{after}"),
@@ -120,8 +120,8 @@ fn s31_names_and_bounds_follow_the_segment_size() {
         let size = SegmentSize::new(mib << 20).unwrap();
         let mut plan = Plan::new(2, 1);
         plan.asked(from, size, Instant::now());
-        assert_eq!(plan.next(), Some(Job::Histories(Timeline(1))));
-        let jobs: Vec<Job> = std::iter::from_fn(|| plan.next()).collect();
+        assert_eq!(plan.begin(), Some(Job::Histories(Timeline(1))));
+        let jobs: Vec<Job> = std::iter::from_fn(|| plan.begin()).collect();
         let expected = expected
             .into_iter()
             .map(|name| Job::Segment(name.to_owned()));
@@ -134,7 +134,7 @@ fn s31_a_wish_without_measure_is_bounded() {
     let size = SegmentSize::new(1 << 20).unwrap();
     let mut plan = Plan::new(u32::MAX, 1);
     plan.asked("000000010000000000000001", size, Instant::now());
-    assert_eq!(std::iter::from_fn(|| plan.next()).count(), 1 + 1024);
+    assert_eq!(std::iter::from_fn(|| plan.begin()).count(), 1 + 1024);
 }
 
 /// The segment in which a timeline begins is asked for on that one (S-46).
@@ -147,7 +147,7 @@ fn s46_the_way_leads_across_timeline_switches() {
     ] {
         let mut story = Story::new(4, 1);
         story.asked("1/3");
-        assert_eq!(story.plan.next(), Some(Job::Histories(Timeline(1))));
+        assert_eq!(story.plan.begin(), Some(Job::Histories(Timeline(1))));
         let newest = history(3, &[(1, end), (2, 6 * BYTES + 1)]);
         assert!(story.plan.learned(&newest).is_empty());
         story.begins(&expected);
@@ -188,14 +188,14 @@ fn s46_an_end_is_looked_behind_once() {
 fn a_reader_that_stays_on_its_timeline_is_followed() {
     let mut story = Story::new(2, 1);
     story.asked("1/3");
-    assert_eq!(story.plan.next(), Some(Job::Histories(Timeline(1))));
+    assert_eq!(story.plan.begin(), Some(Job::Histories(Timeline(1))));
     let newest = history(2, &[(1, 4 * BYTES + 9)]);
     story.plan.learned(&newest);
     story.begins(&["2/4", "2/5"]);
     story.gets(Got::Whole, &["2/4", "2/5"]);
     story.asked("1/4");
     story.let_go(&["2/4", "2/5"]);
-    assert_eq!(story.plan.next(), Some(Job::Histories(Timeline(1))));
+    assert_eq!(story.plan.begin(), Some(Job::Histories(Timeline(1))));
     story.plan.learned(&newest);
     story.begins(&["1/5", "1/6"]);
 }
@@ -210,7 +210,7 @@ fn s40_an_absence_or_a_failure_is_forgotten_at_the_next_request() {
         story.gets(got, &["1/4"]);
         story.gets(Got::Whole, &["1/5"]);
         assert_eq!(story.plan.find(&name("1/4")), None);
-        assert_eq!(story.plan.next().is_some(), got == Got::Absent);
+        assert_eq!(story.plan.begin().is_some(), got == Got::Absent);
         story.begins(&[]);
         // It came from the store itself meanwhile; what lies behind was kept.
         story.asked("1/4");
