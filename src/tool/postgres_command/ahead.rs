@@ -111,21 +111,18 @@ pub fn start(asked: &Asked<'_>, output: &Path) {
     let (Ok(program), Ok(written)) = (std::env::current_exe(), fs::metadata(output)) else {
         return;
     };
+    let Ok(config) = std::path::absolute(asked.config) else {
+        return;
+    };
     let mut process = Command::new(program);
     process
         .arg0("pghoard_postgres_command")
-        .args([
-            "--mode",
-            "look-ahead",
-            "--site",
-            asked.site,
-            "--xlog",
-            asked.name,
-        ])
+        .args(["--mode", "look-ahead", "--xlog", asked.name])
+        // Neither is taken for a flag, whatever it begins with.
+        .arg(format!("--site={}", asked.site))
         .arg("--config")
-        .arg(asked.config)
-        .arg("--segment-bytes")
-        .arg(written.len().to_string())
+        .arg(config)
+        .arg(format!("--segment-bytes={}", written.len()))
         // The server's log would wait for the end of whoever holds it open.
         .stdin(Stdio::null())
         .stdout(Stdio::null())
