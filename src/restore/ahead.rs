@@ -2,8 +2,8 @@
 //!
 //! Files are fetched and judged as any other ([`wal`]), by a few threads, into a folder of their
 //! own, never where PostgreSQL looks: a segment in `pg_wal` that it did not ask for is one that it
-//! may believe (S-44). Under its own name a file is whole and judged, and only this process gives it
-//! away, by rename to a name of its taker's alone; what a process before left is removed (S-45).
+//! may believe (S-44). Under its own name a file is whole and judged, and only this process gives
+//! it away, by rename to a name of its taker's alone; what a process before left is removed (S-45).
 //! Never by link: PostgreSQL writes over segments that it recycles.
 //!
 //! Nothing that goes wrong here is told to who asks: such a request fetches directly. What is
