@@ -146,7 +146,7 @@ const GLOBAL: &[Row] = &[
     key("compression", "{}", "how objects are compressed"),
     key("transfer", "{}", "how objects are moved"),
     key("restore_process_count", "CPUs + 1, at most 20", "parallel fetches of a restore"),
-    later("restore_prefetch", "transfer.thread_count", "WAL segments fetched ahead; 0 for none"),
+    key("restore_prefetch", "transfer.thread_count", "WAL segments fetched ahead; 0 for none"),
     key("event_log_events_max", "500000", "a longer event log is compacted; null or 0: never"),
     key("event_log_export", "true", "the event log goes to the stores, before it is compacted"),
     key("statsd", "none", "metrics as datagrams"),

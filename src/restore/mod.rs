@@ -11,6 +11,7 @@
 //! sizes and checksums of all files are held, about 150 bytes a file. One sync a file system, none
 //! a file.
 
+pub mod ahead;
 pub mod choose;
 pub mod fetch;
 pub mod layout;

@@ -4,15 +4,16 @@
 //! machine; only if there is none anywhere, the unfinished one of the spool is served, padded with
 //! zeros to the segment size. What is served has the size, address and timeline its name says.
 //!
-//! Budget: no segment is held in memory; a `<output>.tmp` is written and renamed.
+//! Budget: no segment is held in memory, only [`BLOCK`] of it; a `<output>.tmp` is written and
+//! renamed.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use machine::{Class, Lsn, Segment, SegmentSize, Timeline};
 
-use super::{Source, at, corrupt};
+use super::{Opened, Source, at, corrupt};
 use crate::codec;
 use crate::failure::{Failure, Outcome};
 use crate::pg::files::{WAL_HEADER_BYTES, WalHeader};
@@ -28,6 +29,20 @@ pub struct Places<'a> {
 pub struct Shelf<'a> {
     pub prefix: String,
     pub source: Source<'a>,
+}
+
+impl<'a> Places<'a> {
+    /// The stores of these sites, and the spool.
+    pub fn new(opened: &'a [Opened<'a>], spool: Option<PathBuf>) -> Places<'a> {
+        let shelves = opened.iter().map(|opened| Shelf {
+            prefix: opened.site.prefix.clone(),
+            source: opened.source(),
+        });
+        Places {
+            stores: shelves.collect(),
+            spool,
+        }
+    }
 }
 
 /// What was delivered.
@@ -64,17 +79,12 @@ pub fn fetch(places: &Places<'_>, name: &str, output: &Path) -> Outcome<Delivery
     // A running daemon may seal, store and let go of a segment between our looks: only what is
     // nowhere twice in a row is absent.
     for _ in 0..2 {
-        for shelf in &places.stores {
-            if shelf
-                .deliver(&shelf.key(kind, name), kind, name, None, output)?
-                .is_some()
-            {
-                return Ok(Delivery::Full);
-            }
+        if full(places, kind, name, output)? {
+            return Ok(Delivery::Full);
         }
-        let spooled = from_spool(places, kind, name, output)?;
-        if spooled != Delivery::Absent {
-            return Ok(spooled);
+        let unfinished = unfinished(places, kind, name, output)?;
+        if unfinished != Delivery::Absent {
+            return Ok(unfinished);
         }
     }
     if let Kind::Segment = kind {
@@ -86,6 +96,30 @@ pub fn fetch(places: &Places<'_>, name: &str, output: &Path) -> Outcome<Delivery
         }
     }
     Ok(Delivery::Absent)
+}
+
+/// Fetches `name` to `output` if it is whole somewhere. That it is not says little: it may just
+/// be on its way from the spool into a store.
+pub fn fetch_full(places: &Places<'_>, name: &str, output: &Path) -> Outcome<bool> {
+    kind(name).map_or(Ok(false), |kind| full(places, kind, name, output))
+}
+
+/// Judges what another PGHoard sent as `name` and puts it to `output`.
+pub fn receive(plain: impl Read, name: &str, output: &Path) -> Outcome<()> {
+    let kind = kind(name).ok_or_else(|| corrupt(format!("{name} is no file of an archive")))?;
+    deliver(plain, kind, name, None, output).map(drop)
+}
+
+/// Moves a fetched file to where PostgreSQL wants it: by its name where that is on the same disk.
+pub fn hand_over(from: &Path, output: &Path) -> Outcome<()> {
+    match fs::rename(from, output) {
+        Err(e) if e.kind() == io::ErrorKind::CrossesDevices => {
+            let scratch = Scratch::beside(output);
+            fs::copy(from, &scratch.0).map_err(|e| Failure::io(&e, scratch.0.display()))?;
+            scratch.place(output)
+        }
+        other => other.map_err(|e| Failure::io(&e, output.display())),
+    }
 }
 
 /// Whether `name` is in a store.
@@ -166,22 +200,37 @@ fn decoded(
     codec::decoder(body, object.entry.size_bytes, &object.metadata, source.keys)
 }
 
-fn from_spool(places: &Places<'_>, kind: Kind, name: &str, output: &Path) -> Outcome<Delivery> {
-    let Some(spool) = &places.spool else {
-        return Ok(Delivery::Absent);
+fn full(places: &Places<'_>, kind: Kind, name: &str, output: &Path) -> Outcome<bool> {
+    for shelf in &places.stores {
+        let key = shelf.key(kind, name);
+        if shelf.deliver(&key, kind, name, None, output)?.is_some() {
+            return Ok(true);
+        }
+    }
+    let Some(file) = spooled(places, name)? else {
+        return Ok(false);
     };
-    let open = |path: PathBuf| match File::open(&path) {
+    deliver(file, kind, name, None, output)?;
+    Ok(true)
+}
+
+/// A file of the spool.
+fn spooled(places: &Places<'_>, name: &str) -> Outcome<Option<File>> {
+    let Some(spool) = &places.spool else {
+        return Ok(None);
+    };
+    let path = spool.join(name);
+    match File::open(&path) {
         Ok(file) => Ok(Some(file)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(Failure::io(&e, path.display())),
-    };
-    if let Some(file) = open(spool.join(name))? {
-        deliver(file, kind, name, None, output)?;
-        return Ok(Delivery::Full);
     }
-    let partial = match open(spool.join(format!("{name}.partial")))? {
+}
+
+fn unfinished(places: &Places<'_>, kind: Kind, name: &str, output: &Path) -> Outcome<Delivery> {
+    let partial = match spooled(places, &format!("{name}.partial"))? {
         Some(file) => Some(file),
-        None => open(spool.join(format!("{name}.ended")))?,
+        None => spooled(places, &format!("{name}.ended"))?,
     };
     let (Kind::Segment, Some(file)) = (kind, partial) else {
         return Ok(Delivery::Absent);
@@ -205,11 +254,10 @@ fn deliver(
     padding: Option<Padding>,
     output: &Path,
 ) -> Outcome<u64> {
-    let mut scratch = output.as_os_str().to_owned();
-    scratch.push(".tmp");
-    let scratch = Scratch(PathBuf::from(scratch));
+    let scratch = Scratch::beside(output);
     let told = |e: io::Error| Failure::io(&e, scratch.0.display());
-    let mut file = File::create(&scratch.0).map_err(told)?;
+    let file = File::create(&scratch.0).map_err(told)?;
+    let mut file = BufWriter::with_capacity(BLOCK, file);
     let bytes = match kind {
         Kind::Segment => segment(plain, name, padding, &mut file)?,
         Kind::History => {
@@ -217,18 +265,20 @@ fn deliver(
             io::copy(&mut plain, &mut file).map_err(|e| Failure::from_io(&e, name))?
         }
     };
-    drop(file);
-    // Not synced: PostgreSQL asks again for what it lost in a crash.
-    fs::rename(&scratch.0, output).map_err(|e| Failure::io(&e, output.display()))?;
+    file.flush().map_err(told)?;
+    scratch.place(output)?;
     Ok(bytes)
 }
+
+/// A large part of a segment for each system call.
+const BLOCK: usize = 256 << 10;
 
 /// Copies a segment and checks it against its name. Answers its bytes without the padding.
 fn segment(
     mut plain: impl Read,
     name: &str,
     padding: Option<Padding>,
-    file: &mut File,
+    file: &mut BufWriter<File>,
 ) -> Outcome<u64> {
     let told = |e: io::Error| Failure::from_io(&e, name);
     let mut head = Vec::new();
@@ -265,7 +315,12 @@ fn segment(
     let rest = io::copy(&mut plain.take(limit), file).map_err(told)?;
     let bytes = rest.saturating_add(head_bytes);
     match padding {
-        Some(Padding) if bytes < size.bytes() => file.set_len(size.bytes()).map_err(told)?,
+        Some(Padding) if bytes < size.bytes() => {
+            let written = file
+                .flush()
+                .and_then(|()| file.get_ref().set_len(size.bytes()));
+            written.map_err(told)?;
+        }
         Some(_) | None if bytes == size.bytes() => {}
         Some(_) | None => {
             let expected = size.bytes();
@@ -282,6 +337,19 @@ const HISTORY_BYTES_MAX: u64 = 64 << 20;
 
 /// A file that is gone when it was not renamed.
 struct Scratch(PathBuf);
+
+impl Scratch {
+    fn beside(output: &Path) -> Scratch {
+        let mut scratch = output.as_os_str().to_owned();
+        scratch.push(".tmp");
+        Scratch(PathBuf::from(scratch))
+    }
+
+    /// Not synced: PostgreSQL asks again for what it lost in a crash.
+    fn place(&self, output: &Path) -> Outcome<()> {
+        fs::rename(&self.0, output).map_err(|e| Failure::io(&e, output.display()))
+    }
+}
 
 impl Drop for Scratch {
     fn drop(&mut self) {

@@ -27,6 +27,8 @@ use crate::spool::Spool;
 
 /// As PGHoard waits. The work goes on, and the next request for the file finds it done.
 const WAIT: Duration = Duration::from_secs(30);
+/// Threads that take a site's files: one copies while the disk still syncs what the other copied.
+const LOOKING_MAX: usize = 2;
 /// Tickets that nobody came for make room from here on.
 const TICKETS_MAX: usize = 256;
 
@@ -53,7 +55,7 @@ pub struct Desk {
 struct Open {
     tickets: BTreeMap<(Site, String), Ticket>,
     clusters: BTreeMap<Site, u64>,
-    /// Sites whose ready files are being taken.
+    /// Sites whose ready files are being taken, one entry a thread.
     looking: Vec<Site>,
     issued: u64,
 }
@@ -256,11 +258,12 @@ impl Desk {
         }
     }
 
-    /// Takes what is ready after `name`, on a thread of its own, one a site.
+    /// Takes what is ready after `name`, on a thread of its own.
     fn look_ahead(self: &Arc<Self>, site: &Site, name: &str) {
         {
             let mut open = self.lock();
-            if open.looking.contains(site) {
+            let looking = open.looking.iter().filter(|of| *of == site);
+            if looking.count() >= LOOKING_MAX {
                 return;
             }
             open.looking.push(site.clone());
@@ -308,7 +311,7 @@ impl Desk {
     }
 }
 
-/// One thread looks ahead for a site, until this is dropped.
+/// A thread looks ahead for a site, until this is dropped.
 struct Looking {
     desk: Arc<Desk>,
     site: Site,
@@ -316,7 +319,10 @@ struct Looking {
 
 impl Drop for Looking {
     fn drop(&mut self) {
-        self.desk.lock().looking.retain(|site| *site != self.site);
+        let mut open = self.desk.lock();
+        if let Some(at) = open.looking.iter().position(|site| *site == self.site) {
+            open.looking.remove(at);
+        }
     }
 }
 

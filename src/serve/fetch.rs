@@ -8,13 +8,14 @@
 //!
 //! The spool's sealed file comes first, because it may not be stored yet; then the stores; and
 //! only when no store has a full one the unfinished segment, padded with zeros and marked by the
-//! header `x-pghoard-partial`.
+//! header `x-pghoard-partial`. Before all of them comes what was fetched ahead, which is told by
+//! the header `x-pghoard-ahead`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hyper::StatusCode;
 use hyper::header::HeaderValue;
@@ -22,9 +23,11 @@ use machine::{Class, Segment, Timeline};
 
 use super::routes::{Answer, Routes};
 use crate::config::{Config, Site};
+use crate::durable;
 use crate::failure::{Failure, Outcome};
 use crate::restore::Opened;
-use crate::restore::wal::{self, Delivery, Places, Shelf};
+use crate::restore::ahead::{Ahead, Order};
+use crate::restore::wal::{self, Delivery, Places};
 use crate::spool;
 use crate::store::Object;
 
@@ -32,12 +35,45 @@ pub const TARGET_HEADER: &str = "x-pghoard-target-path";
 pub const BODY_HEADER: &str = "x-pghoard-body";
 pub const ABSENT_HEADER: &str = "x-pghoard-absent";
 const PARTIAL_HEADER: &str = "x-pghoard-partial";
+const AHEAD_HEADER: &str = "x-pghoard-ahead";
+/// Folder of segments fetched ahead, below the site's.
+const AHEAD: &str = "prefetch";
+/// Servers of one cluster that recover at a time.
+const READERS_MAX: usize = 4;
 /// Folder of files on their way into an answer, below the site's; each is unlinked once it is open.
 const OUTGOING: &str = "scratch";
 
 /// The names that PostgreSQL's archive is asked for.
 pub fn is_archived(name: &str) -> bool {
     Segment::is_name(name) || Timeline::from_history_name(name).is_some()
+}
+
+/// The look-ahead of each site, where the configuration wants one.
+pub fn look_ahead(config: &Arc<Config>) -> BTreeMap<String, Ahead> {
+    let root = config.backup_location.as_ref();
+    let Some(root) = root.filter(|_| config.restore_prefetch > 0) else {
+        return BTreeMap::new();
+    };
+    let begin = |site: &Site| {
+        let folder = root.join(&site.prefix).join(AHEAD);
+        durable::make_folders(&folder)?;
+        Ahead::new(Order {
+            config: Arc::clone(config),
+            site: site.name.clone(),
+            spool: spool(config, site),
+            folder,
+            readers_max: READERS_MAX,
+        })
+    };
+    let sites = config.sites.iter();
+    let begun = sites.filter_map(|(name, site)| match begin(site) {
+        Ok(ahead) => Some((name.clone(), ahead)),
+        Err(failure) => {
+            log::warn!("no WAL is fetched ahead for site '{name}': {failure}");
+            None
+        }
+    });
+    begun.collect()
 }
 
 impl Routes {
@@ -85,16 +121,37 @@ impl Routes {
             let message = "this file is being fetched for an earlier request, ask again";
             return Err(Failure::new(Class::Interrupted, message));
         };
+        let mut answer = Answer::new(StatusCode::CREATED);
+        let ahead = self
+            .ahead
+            .get(&site.name)
+            .filter(|_| Segment::is_name(name));
+        if let Some(taken) = ahead.and_then(|ahead| ahead.take(name)) {
+            match wal::hand_over(taken.path(), target) {
+                Ok(()) => {
+                    log::debug!("{name}: had been fetched ahead");
+                    answer.headers.push((AHEAD_HEADER, "true".to_owned()));
+                    return Ok(answer);
+                }
+                Err(failure) => log::warn!("{name}: had been fetched ahead in vain: {failure}"),
+            }
+        }
         let delivery = match from_spool(config, site, name, target)? {
             Delivery::Full => Delivery::Full,
             Delivery::Partial { .. } | Delivery::Absent => {
                 let opened = open(related)?;
-                wal::fetch(&places(config, site, &opened), name, target)?
+                let places = Places::new(&opened, spool(config, site));
+                wal::fetch(&places, name, target)?
             }
         };
-        let mut answer = Answer::new(StatusCode::CREATED);
         match delivery {
-            Delivery::Full => {}
+            Delivery::Full => {
+                let written =
+                    fs::metadata(target).map_err(|e| Failure::io(&e, target.display()))?;
+                if let Some(ahead) = ahead {
+                    ahead.asked(name, written.len());
+                }
+            }
             Delivery::Partial { bytes } => {
                 log::warn!(
                     "{name}: no store has it; the unfinished segment was served, with {bytes} \
@@ -150,17 +207,6 @@ fn look(opened: &Opened<'_>, name: &str) -> Outcome<Option<Object>> {
 
 fn open<'a>(related: &[&'a Site]) -> Outcome<Vec<Opened<'a>>> {
     related.iter().map(|site| Opened::new(site)).collect()
-}
-
-fn places<'a>(config: &Config, site: &Site, opened: &'a [Opened<'a>]) -> Places<'a> {
-    let shelves = opened.iter().map(|opened| Shelf {
-        prefix: opened.site.prefix.clone(),
-        source: opened.source(),
-    });
-    Places {
-        stores: shelves.collect(),
-        spool: spool(config, site),
-    }
 }
 
 fn spool(config: &Config, site: &Site) -> Option<PathBuf> {

@@ -13,7 +13,7 @@
 //! 400 for a path without meaning, 404 for an unknown site, 405 for a method that the path does
 //! not have, 503 for "cannot say now".
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
@@ -32,6 +32,7 @@ use crate::journal::run::Report;
 use crate::publish::metrics::exposition::CONTENT_TYPE;
 use crate::publish::text::{iso, pretty};
 use crate::restore::Opened;
+use crate::restore::ahead::Ahead;
 use crate::source::archive::Intake;
 use crate::store::Store;
 
@@ -111,6 +112,8 @@ pub struct Routes {
     pub fetching: Arc<Mutex<BTreeSet<PathBuf>>>,
     /// Numbers the files on their way into answers.
     pub outgoing: Arc<AtomicU64>,
+    /// By site.
+    pub ahead: Arc<BTreeMap<String, Ahead>>,
 }
 
 /// What a path means.
@@ -134,6 +137,7 @@ enum Meaning<'a> {
 impl Routes {
     pub fn new(context: Context) -> Routes {
         Routes {
+            ahead: Arc::new(fetch::look_ahead(&context.config)),
             context,
             fetching: Arc::default(),
             outgoing: Arc::default(),

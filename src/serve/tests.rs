@@ -17,6 +17,7 @@ use crate::store::local::Local;
 use crate::store::{Body, Metadata, Put, Store};
 
 mod archiving;
+mod fetching;
 
 const NAME: &str = "000000010000000000000003";
 

@@ -44,6 +44,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(120);
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 
 const HEAD_BYTES_MAX: u64 = 8 << 10;
+/// Of a segment at a time.
+const BODY_BLOCK: usize = 256 << 10;
 const REPLY_HEAD_BYTES_MAX: usize = 64 << 10;
 
 /// A list of basebackups with their metadata is far smaller.
@@ -89,10 +91,15 @@ impl Daemon {
         self.reply(stream)
     }
 
-    /// Gets a body into a file: one of status 200, whole, under its name only then.
-    pub fn get(&self, path: &str, headers: &[(&str, &str)], output: &Path) -> Outcome<Reply> {
+    /// Gets a file: the body of status 200 goes to `save`, whole or ending in an error.
+    pub fn get(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+        save: impl FnOnce(&mut dyn Read) -> Outcome<()>,
+    ) -> Outcome<Reply> {
         let stream = self.request(("GET", path), headers, &mut std::io::empty(), 0)?;
-        let mut stream = BufReader::new(stream);
+        let mut stream = BufReader::with_capacity(BODY_BLOCK, stream);
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             let before = head.len();
@@ -113,29 +120,14 @@ impl Daemon {
         let length: u64 = length
             .and_then(|length| length.parse().ok())
             .ok_or_else(|| self.no_http())?;
-        let mut scratch = output.as_os_str().to_owned();
-        scratch.push(".tmp");
-        let scratch = Path::new(&scratch);
-        let told = |e: std::io::Error| Failure::io(&e, scratch.display());
-        let mut file = File::create(scratch).map_err(told)?;
-        let copied = std::io::copy(&mut stream.take(length), &mut file);
-        let whole = copied
-            .map_err(|e| self.failed(&e))
-            .and_then(|copied| match copied == length {
-                true => file.sync_all().map_err(told),
-                false => Err(Failure::new(
-                    Class::Network,
-                    format!(
-                        "{}:{} broke off after {copied} of {length} bytes",
-                        self.host, self.port
-                    ),
-                )),
-            });
-        let placed = whole.and_then(|()| std::fs::rename(scratch, output).map_err(told));
-        if placed.is_err() {
-            let _nothing_half = std::fs::remove_file(scratch);
-        }
-        placed.map(|()| reply)
+        let mut body = Whole {
+            daemon: self,
+            stream,
+            length,
+            left: length,
+        };
+        save(&mut body)?;
+        Ok(reply)
     }
 
     fn request(
@@ -207,6 +199,29 @@ impl Daemon {
             }
         }
         Err(self.failed(&last))
+    }
+}
+
+/// A body of a known length: its end before that is an error.
+struct Whole<'a, R> {
+    daemon: &'a Daemon,
+    stream: R,
+    length: u64,
+    left: u64,
+}
+
+impl<R: Read> Read for Whole<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = (&mut self.stream).take(self.left).read(buffer);
+        let got = read.map_err(|e| self.daemon.failed(&e))?;
+        self.left -= u64::try_from(got).unwrap_or(0);
+        if got > 0 || self.left == 0 || buffer.is_empty() {
+            return Ok(got);
+        }
+        let Daemon { host, port, .. } = self.daemon;
+        let (length, got) = (self.length, self.length - self.left);
+        let message = format!("{host}:{port} broke off after {got} of {length} bytes");
+        Err(Failure::new(Class::Network, message).into())
     }
 }
 

@@ -13,9 +13,13 @@
 //!
 //! PostgreSQL takes 1 to 125 for "no such file" (`RestoreArchivedFile`), which ends recovery; so
 //! PGHoard's 5 is 255 here. A standby would stop at 255, so it retries and then says 1, which only
-//! makes it ask again. With `--config` the store is read directly, without a daemon.
+//! makes it ask again. With `--config` the store is read directly, without a daemon; what fetches
+//! ahead then is [`ahead`]'s.
+
+mod ahead;
 
 use std::ffi::OsString;
+use std::io::Read;
 use std::net::IpAddr;
 use std::panic::{self, UnwindSafe};
 use std::path::{Path, PathBuf};
@@ -30,7 +34,7 @@ use super::http::Daemon;
 use crate::config::{self, Secret};
 use crate::failure::{Failure, Outcome};
 use crate::restore::Opened;
-use crate::restore::wal::{self, Delivery, Places, Shelf};
+use crate::restore::wal::{self, Delivery, Places};
 use crate::serve::{ABSENT_HEADER, BODY_HEADER};
 use crate::spool;
 
@@ -69,6 +73,9 @@ struct Flags {
     /// Seconds between two of three tries to reach the daemon, in a recovery
     #[arg(long, default_value = "5", value_parser = seconds)]
     retry_interval: Duration,
+    /// Of the mode that a call leaves behind
+    #[arg(long, hide = true)]
+    segment_bytes: Option<u64>,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -80,6 +87,9 @@ fn seconds(text: &str) -> Result<Duration, String> {
 enum Mode {
     Archive,
     Restore,
+    /// Run by a call to restore, for those after it.
+    #[value(hide = true)]
+    LookAhead,
 }
 
 const DONE: i32 = 0;
@@ -122,7 +132,19 @@ fn command(args: &[OsString]) -> i32 {
     match flags.mode {
         Mode::Archive => archive(&flags),
         Mode::Restore => restore(&flags),
+        Mode::LookAhead => look_ahead(&flags),
     }
+}
+
+/// Nobody listens to what goes wrong: the calls fetch by themselves then.
+fn look_ahead(flags: &Flags) -> i32 {
+    let asked = flags.config.as_deref().map(|config| flags.asked(config));
+    let bytes = flags.segment_bytes.unwrap_or_default();
+    let run = || asked.map_or(Ok(()), |asked| ahead::run(&asked, bytes));
+    if let Ok(Err(failure)) = panic::catch_unwind(run) {
+        say(failure);
+    }
+    DONE
 }
 
 /// Whoever does not clearly archive may be recovering.
@@ -165,6 +187,14 @@ impl Flags {
 
     fn path(&self) -> String {
         format!("/{}/archive/{}", self.site, self.xlog)
+    }
+
+    fn asked<'a>(&'a self, config: &'a Path) -> ahead::Asked<'a> {
+        ahead::Asked {
+            site: &self.site,
+            config,
+            name: &self.xlog,
+        }
     }
 }
 
@@ -258,7 +288,8 @@ fn from_daemon(flags: &Flags, output: Option<&Path>) -> Outcome<Answer> {
         None => (daemon.ask("HEAD", &flags.path(), &[])?, 200),
         Some(output) if flags.remote() => {
             let header = [(BODY_HEADER, "1")];
-            (daemon.get(&flags.path(), &header, output)?, 200)
+            let save = |body: &mut dyn Read| wal::receive(body, &flags.xlog, output);
+            (daemon.get(&flags.path(), &header, save)?, 200)
         }
         Some(output) => {
             let target = output.to_str().ok_or_else(|| {
@@ -303,21 +334,18 @@ fn reason(body: &[u8]) -> Option<String> {
 }
 
 fn from_store(flags: &Flags, path: &Path, output: Option<&Path>, standby: bool) -> Outcome<Answer> {
+    let asked = flags.asked(path);
+    let told = output.map(|output| ahead::take(&asked, output));
+    if told == Some(ahead::Told::Here) {
+        return Ok(Answer::Here);
+    }
     let (config, _) = config::load(path)?;
     let site = config.site(Some(&flags.site))?;
     let opened = config.related(site).into_iter().map(Opened::new);
     let opened: Vec<Opened<'_>> = opened.collect::<Outcome<_>>()?;
     let spool = config.backup_location.as_ref();
-    let places = Places {
-        stores: opened
-            .iter()
-            .map(|opened| Shelf {
-                prefix: opened.site.prefix.clone(),
-                source: opened.source(),
-            })
-            .collect(),
-        spool: spool.map(|folder| folder.join(&site.prefix).join(spool::FOLDER)),
-    };
+    let spool = spool.map(|folder| folder.join(&site.prefix).join(spool::FOLDER));
+    let places = Places::new(&opened, spool);
     let Some(output) = output else {
         return Ok(match wal::exists(&places, &flags.xlog)? {
             true => Answer::Here,
@@ -325,7 +353,12 @@ fn from_store(flags: &Flags, path: &Path, output: Option<&Path>, standby: bool) 
         });
     };
     match wal::fetch(&places, &flags.xlog, output)? {
-        Delivery::Full => Ok(Answer::Here),
+        Delivery::Full => {
+            if told == Some(ahead::Told::NobodyThere) && config.restore_prefetch > 0 {
+                ahead::start(&asked, output);
+            }
+            Ok(Answer::Here)
+        }
         Delivery::Partial { bytes } => {
             tell(format_args!(
                 "'{}' is the unfinished segment of the spool, with {bytes} bytes of WAL",
@@ -344,190 +377,4 @@ fn from_store(flags: &Flags, path: &Path, output: Option<&Path>, standby: bool) 
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-    use std::io::{Read, Write};
-    use std::net::TcpListener;
-
-    use serde_json::json;
-
-    use super::*;
-    use crate::store::local::Local;
-    use crate::store::{Body, Metadata, Put, Store};
-
-    const ABSENT: &str = "404 Not Found\r\nX-PGHoard-Absent: true";
-
-    fn code(words: &[&str]) -> i32 {
-        run(["pghoard_postgres_command"]
-            .iter()
-            .chain(words)
-            .map(OsString::from))
-    }
-
-    #[test]
-    fn s40_a_wrong_command_line_is_no_end_of_archive() {
-        for (words, expected) in [
-            (&["--mode", "restore"][..], 255),
-            (&[], 255),
-            (&["--mode", "archive"], 2),
-            (&["--mode=archive", "--unknown"], 2),
-            (&["--mode", "restore", "--site", "archive"], 255),
-            (
-                &[
-                    "--mode", "restore", "--site", "s", "--xlog", "x", "--port", "y",
-                ],
-                255,
-            ),
-            (&["--help"], 0),
-            (&["--version"], 0),
-        ] {
-            assert_eq!(code(words), expected, "{words:?}");
-        }
-    }
-
-    #[test]
-    fn s40_a_panic_is_no_end_of_archive() {
-        for (mode, expected) in [("restore", 255), ("archive", 2)] {
-            let args = ["--mode", mode].map(OsString::from);
-            assert_eq!(guarded(&args, || panic!("on purpose")), expected, "{mode}");
-        }
-    }
-
-    #[test]
-    fn the_daemons_answers_become_exit_codes() {
-        let folder = tempfile::tempdir().unwrap();
-        let output = folder.path().join("RECOVERYXLOG");
-        let out = output.to_str().unwrap();
-        for (mode, reply, file, expected) in [
-            ("archive", "201 Created", "000000010000000000000001", 0),
-            ("archive", "500 Internal", "000000010000000000000001", 3),
-            ("archive", "", "000000010000000000000001", 2),
-            ("archive", "", "000000010000000000000001.00000028.backup", 0),
-            // Anybody may answer 404: a daemon without the site, or another server.
-            ("restore", "404 Not Found", "000000010000000000000001", 255),
-            ("restore", ABSENT, "000000010000000000000001", 4),
-            ("restore", "503 Busy", "000000010000000000000001", 255),
-            ("restore", "", "000000010000000000000001", 255),
-            ("restore", "201 Created", "000000010000000000000001", 255),
-        ] {
-            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-            let port = listener.local_addr().unwrap().port().to_string();
-            let answered = format!("HTTP/1.1 {reply}\r\ncontent-length: 0\r\n\r\n");
-            let server = (!reply.is_empty()).then(|| {
-                thread::spawn(move || {
-                    let (mut stream, _) = listener.accept().unwrap();
-                    let mut request = [0; 4096];
-                    let count = stream.read(&mut request).unwrap();
-                    stream.write_all(answered.as_bytes()).unwrap();
-                    String::from_utf8(request[..count].to_vec()).unwrap()
-                })
-            });
-            let what = ["--mode", mode, "--site", "s", "--xlog", file];
-            let place = ["--port", &port, "--output", out, "--retry-interval", "0"];
-            assert_eq!(
-                code(&[&what[..], &place].concat()),
-                expected,
-                "{mode} {reply}"
-            );
-            if let Some(server) = server {
-                let request = server.join().unwrap();
-                let header = request.contains(&format!("x-pghoard-target-path: {out}\r\n"));
-                assert_eq!(header, mode == "restore");
-                assert!(request.contains(&format!(" /s/archive/{file} HTTP/1.0\r\n")));
-                assert!(!request.contains("Authorization"));
-            }
-        }
-    }
-
-    /// Its listener is there, but it closes two connections without a word.
-    #[test]
-    fn a_daemon_that_does_not_answer_is_asked_three_times() {
-        for (silent, expected) in [(0, 4), (2, 4), (3, 255)] {
-            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-            let port = listener.local_addr().unwrap().port().to_string();
-            let server = thread::spawn(move || {
-                for number in 0..=silent.min(2) {
-                    let (mut stream, _) = listener.accept().unwrap();
-                    let _count = stream.read(&mut [0; 4096]).unwrap();
-                    if number == silent {
-                        let answer = format!("HTTP/1.1 {ABSENT}\r\n\r\n");
-                        stream.write_all(answer.as_bytes()).unwrap();
-                    }
-                }
-            });
-            let what = "--mode restore --site s --xlog 000000010000000000000001 --port";
-            let words = what
-                .split(' ')
-                .chain([port.as_str(), "--retry-interval=0.0"]);
-            assert_eq!(code(&words.collect::<Vec<_>>()), expected, "{silent}");
-            server.join().unwrap();
-        }
-        let what = "--mode restore --site s --xlog x --retry-interval";
-        for wrong in ["-1", "soon", "nan"] {
-            let words: Vec<&str> = what.split(' ').chain([wrong]).collect();
-            assert_eq!(code(&words), 255, "{wrong}");
-        }
-    }
-
-    /// PGHoard parses them and never sends them.
-    #[test]
-    fn differs_username_and_password_are_sent() {
-        for (mode, reply, expected) in [
-            ("archive", "201 Created", 0),
-            ("restore", ABSENT, 4),
-            ("restore", "401 Unauthorized", 255),
-        ] {
-            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-            let port = listener.local_addr().unwrap().port().to_string();
-            let answered = format!("HTTP/1.1 {reply}\r\n\r\n");
-            let server = thread::spawn(move || {
-                let (mut stream, _) = listener.accept().unwrap();
-                let mut request = [0; 4096];
-                let count = stream.read(&mut request).unwrap();
-                stream.write_all(answered.as_bytes()).unwrap();
-                String::from_utf8(request[..count].to_vec()).unwrap()
-            });
-            let words = [
-                "--mode",
-                mode,
-                "--site",
-                "s",
-                "--xlog",
-                "000000010000000000000001",
-            ];
-            let login = ["--port", &port, "--username", "ada", "--password", "hush"];
-            assert_eq!(code(&[words, login].concat()), expected, "{mode} {reply}");
-            let request = server.join().unwrap();
-            let sent = "Authorization: Basic YWRhOmh1c2g=\r\n";
-            assert!(request.contains(sent), "{request}");
-        }
-    }
-
-    #[test]
-    fn with_a_configuration_the_store_answers() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = |name: &str| folder.path().join(name);
-        let store = Local::create(&path("store")).unwrap();
-        let history = b"1\t0/300000\tx\n";
-        let key = "main/timeline/00000002.history";
-        store
-            .put(key, Body::Bytes(history), &Metadata::new(), Put::Create)
-            .unwrap();
-        let storage = json!({"storage_type": "local", "directory": path("store")});
-        let config = json!({"backup_sites": {"main": {"object_storage": storage}}});
-        fs::write(path("c.json"), config.to_string()).unwrap();
-        let output = path("RECOVERYHISTORY");
-        let ask = |config: &str, name: &str| {
-            let (config, out) = (path(config), output.to_str().unwrap());
-            let config = config.to_str().unwrap();
-            let place = ["--mode", "restore", "--site", "main", "--config", config];
-            code(&[&place[..], &["--xlog", name, "--output", out]].concat())
-        };
-        assert_eq!(ask("c.json", "00000002.history"), 0);
-        assert_eq!(fs::read(&output).unwrap(), history);
-        assert_eq!(ask("c.json", "00000003.history"), 4);
-        assert_eq!(ask("nowhere.json", "00000003.history"), 255);
-        fs::rename(path("store"), path("elsewhere")).unwrap();
-        assert_eq!(ask("c.json", "00000003.history"), 255);
-    }
-}
+mod tests;

@@ -7,6 +7,7 @@
     reason = "a test that meets the unexpected has failed"
 )]
 
+mod ahead;
 mod archive;
 mod bad_input;
 mod commands;
