@@ -2,7 +2,8 @@
 //!
 //! The content is line after line as the log stores them, digest included, each after its length
 //! in four bytes, most significant first: the lines of that site and its history, and those of no
-//! site. Lines of other sites are left out, so the chain can be followed where two numbers follow each other.
+//! site. Lines of other sites are left out, so the chain can be followed where two numbers follow
+//! each other.
 
 use std::collections::BTreeMap;
 

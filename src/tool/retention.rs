@@ -383,7 +383,8 @@ mod tests {
                  2026-11-22_09-29_0   old   GOES by count\n  \
                  2026-11-22_09-29_0   main  stays: newest, count\n\
                  WAL that goes\n  \
-                 000000010000000000000001-000000010000000000000002  old   2 segments, 32.0 MiB plain\n"
+                 000000010000000000000001-000000010000000000000002  old   2 segments, 32.0 MiB \
+                 plain\n"
             );
             assert_eq!(view.json()["backups"][0]["site"], "old");
             assert_eq!(view.json()["wal"][0]["site"], "old");

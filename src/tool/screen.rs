@@ -412,6 +412,32 @@ Alerts
     }
 
     #[test]
+    fn a_site_at_rest_is_shown_as_the_history_of_another() {
+        let window = json!({
+            "from_at": "2026-11-10T00:00:00Z", "from_lsn": "0/5000100",
+            "to_at": "2026-11-11T00:00:00Z", "to_lsn": "0/7000000",
+            "timeline": 1, "backups": 2,
+        });
+        let old = json!({
+            "active": false, "history_of": "new", "system_id": "7",
+            "coverage": { "windows": [window] }, "next_backup_why": "the site is inactive",
+            "lease": { "ours": false, "host": "vault" },
+        });
+        let new = json!({ "active": true, "origins": ["old"] });
+        let text = render(&json!({ "sites": { "new": new, "old": old } }), NOW);
+        let window = "2026-11-10 00:00:00 to 2026-11-11 00:00:00, 0/5000100 to 0/7000000, \
+                      timeline 1, basebackups: 2";
+        let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        for told in [
+            &format!("restorable {window}, of site old"),
+            "Site old (cluster 7, inactive) history of site new, by whose rules it goes",
+            &format!("goes restorable {window} PREFIX held by another daemon, on host vault"),
+        ] {
+            assert!(flat.contains(told), "{told}\n{text}");
+        }
+    }
+
+    #[test]
     fn an_empty_document_is_shown_as_well() {
         let text = render(&json!({ "sites": { "a": {} } }), NOW);
         assert!(text.contains("Site a (cluster not seen yet)"), "{text}");

@@ -229,4 +229,6 @@ impl Turn<'_> {
 }
 
 #[cfg(test)]
+mod chained;
+#[cfg(test)]
 mod tests;
