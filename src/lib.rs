@@ -93,7 +93,8 @@
 //! 9. Every task can be repeated, killed, or have succeeded while reporting failure.
 //! 10. Nothing is destroyed in a site before this log has seen a listing of its store.
 //! 11. Losing the log never changes the set of restorable backups.
-//! 12. Only restorable backups count for retention; the newest of them is never expired.
+//! 12. Only restorable backups count for retention; the newest of them is never expired, neither of
+//!     a site and its history together nor of the active site alone.
 //! 13. Restore depends on neither journal nor state.
 //! 14. WAL of another cluster (system identifier) never enters a site; a log that begins anew
 //!     learns from the store which one is its own.

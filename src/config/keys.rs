@@ -193,7 +193,7 @@ const PROMETHEUS: &[Row] = &[
 
 #[rustfmt::skip]
 const SITE: &[Row] = &[
-    key("active", "true", "false: nothing is received, taken or deleted"),
+    key("active", "true", "false: at rest; only the site it moved to lets its basebackups go"),
     key("active_backup_mode", "pg_receivexlog", "pg_receivexlog, walreceiver or archive_command"),
     key("ack", "stored", "what PostgreSQL is told is safe: stored or spooled"),
     key("application_name", "pghoard", "our name as a standby"),
@@ -232,7 +232,7 @@ const SITE: &[Row] = &[
     key("pg_data_directory", "none", "PGDATA, where it is on this machine"),
     key("pg_receivexlog", "{}", "limits on receiving"),
     key("prefix", "path_prefix/SITE", "first part of every object key"),
-    key("moved_from", "[]", "sites that hold older backups of this cluster"),
+    key("moved_from", "[]", "sites whose basebackups are the history of this one"),
     idle("pg_bin_directory", "no PostgreSQL programs are run"),
     idle("pg_basebackup_path", "no PostgreSQL programs are run"),
     idle("pg_receivexlog_path", "no PostgreSQL programs are run"),

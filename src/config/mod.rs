@@ -4,6 +4,7 @@
 //! ignores them; a value of the wrong kind is one error that names its path. The keys themselves
 //! are in [`keys`]. Error texts of the file and of site selection are PGHoard's own.
 
+mod chain;
 mod endpoint;
 pub mod keys;
 mod read;
@@ -200,22 +201,6 @@ impl Config {
             encryption: site.encryption()?,
         })
     }
-
-    /// The site and the sites it was moved from: where its backups may be.
-    pub fn with_older<'a>(&'a self, site: &'a Site) -> Vec<&'a Site> {
-        let older = site.moved_from.iter();
-        let older = older.filter_map(|name| self.sites.get(name));
-        std::iter::once(site).chain(older).collect()
-    }
-
-    /// Where WAL of a site may be: a site that was moved elsewhere is continued there.
-    pub fn related<'a>(&'a self, site: &'a Site) -> Vec<&'a Site> {
-        let newer = self
-            .sites
-            .values()
-            .find(|newer| newer.moved_from.contains(&site.name));
-        self.with_older(newer.unwrap_or(site))
-    }
 }
 
 fn global(value: &Value, notes: &Notes) -> Outcome<Config> {
@@ -312,19 +297,7 @@ fn sites(
     let sites: BTreeMap<String, Site> = items
         .map(|(name, value)| Ok((name.clone(), site::parse(name, value, &around)?)))
         .collect::<Outcome<_>>()?;
-    for site in sites.values() {
-        if let Some(name) = site
-            .moved_from
-            .iter()
-            .find(|name| !sites.contains_key(*name))
-        {
-            let message = format!(
-                "backup_sites.{}.moved_from: expected sites of this configuration, found '{name}'",
-                site.name
-            );
-            return Err(Failure::new(Class::Config, message));
-        }
-    }
+    chain::check(&sites)?;
     Ok(sites)
 }
 

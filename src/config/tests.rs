@@ -182,6 +182,64 @@ fn sites_are_selected_in_pghoards_words() {
 }
 
 #[test]
+fn what_is_no_history_is_refused() {
+    let moved = |active: bool, from: &[&str]| json!({"active": active, "moved_from": from});
+    let refused = |sites: Value| message(&json!({"backup_sites": sites}));
+    for (sites, expected) in [
+        (
+            json!({"a": moved(true, &["a"])}),
+            "backup_sites.a.moved_from: expected sites that are older than it, found 'a', which \
+             was moved from 'a'",
+        ),
+        (
+            json!({"a": moved(true, &["b"]), "b": moved(false, &["c"]), "c": moved(false, &["a"])}),
+            "backup_sites.a.moved_from: expected sites that are older than it, found 'b', which \
+             was moved from 'a'",
+        ),
+        (
+            json!({"a": moved(true, &["o"]), "b": moved(true, &["o"]), "o": moved(false, &[])}),
+            "backup_sites.a.moved_from: expected one active site to have 'o' and to decide what \
+             expires in it, found 'b' has it too",
+        ),
+    ] {
+        assert_eq!(refused(sites), expected);
+    }
+    let many: Vec<Value> = [
+        json!({"a": moved(true, &["o", "p"]), "o": moved(false, &["p"]), "p": moved(false, &[])}),
+        json!({"a": moved(true, &["o"]), "b": moved(true, &["o"]), "o": moved(true, &[])}),
+        json!({"a": moved(false, &["o"]), "b": moved(true, &["o"]), "o": moved(false, &[])}),
+    ]
+    .into();
+    for sites in many {
+        parse(&json!({"backup_sites": sites})).unwrap();
+    }
+}
+
+#[test]
+fn the_history_of_an_active_site_is_inactive_and_elsewhere() {
+    let store = |prefix: &str, active: bool| {
+        json!({"prefix": prefix, "active": active,
+            "object_storage": {"storage_type": "local", "directory": "/store"}})
+    };
+    let mut sites = json!({
+        "new": store("new", true),
+        "same": store("new", false),
+        "busy": store("busy", true),
+        "old": store("old", false),
+        "older": store("older", false),
+    });
+    sites["new"]["moved_from"] = json!(["same", "busy", "older", "old", "old"]);
+    sites["old"]["moved_from"] = json!(["older"]);
+    let (config, _) = parse(&json!({"backup_sites": sites})).unwrap();
+    let history = |name: &str| {
+        let all = config.history(&config.sites[name]).into_iter();
+        all.map(|site| site.name.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(history("new"), ["old", "older"]);
+    assert!(history("old").is_empty() && history("busy").is_empty());
+}
+
+#[test]
 fn related_sites_follow_moves_both_ways() {
     let sites = json!({"old": {}, "new": {"moved_from": ["old"]}, "other": {}});
     let (config, _) = parse(&json!({"backup_sites": sites})).unwrap();

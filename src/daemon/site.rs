@@ -41,23 +41,63 @@ const EXPORT_EVENTS: u64 = 10_000;
 const PROBE_INTERVAL: Duration = Duration::from_secs(30);
 const HOUR: Duration = Duration::from_secs(3_600);
 
+/// The active sites, and the history of each. A history that cannot be opened keeps nobody from
+/// work: it is told, nothing expires in it, and it counts for nothing.
 pub fn open_all(config: &Config, root: &Path) -> Outcome<Sites> {
     let mut sites = Sites::new();
-    for (name, site) in &config.sites {
-        if site.active == Activity::Active {
-            let about = |failure: Failure| Failure {
-                message: format!("site '{name}': {}", failure.message),
-                ..failure
-            };
-            let opened = open(config, site, root).map_err(about)?;
-            sites.insert(Site(name.clone()), Arc::new(opened));
+    let about = |site: &config::Site, failure: Failure| Failure {
+        message: format!("site '{}': {}", site.name, failure.message),
+        ..failure
+    };
+    let active = |site: &&config::Site| site.active == Activity::Active;
+    for site in config.sites.values().filter(active) {
+        let opened = open(config, site, root).map_err(|failure| about(site, failure))?;
+        sites.insert(Site(site.name.clone()), Arc::new(opened));
+    }
+    for site in config.sites.values().flat_map(|site| config.history(site)) {
+        match open(config, site, root) {
+            Ok(opened) => drop(sites.insert(Site(site.name.clone()), Arc::new(opened))),
+            Err(failure) => {
+                let failure = about(site, failure).hint("until then nothing expires in it");
+                crate::report::error(&failure.to_string());
+            }
+        }
+    }
+    for site in config.sites.values() {
+        if !sites.contains_key(&Site(site.name.clone())) {
+            tell_of_files(site, &base(config, site, root).join(spool::FOLDER));
         }
     }
     Ok(sites)
 }
 
+/// A site at rest is left alone; what waits in its spool may be the only copy.
+fn tell_of_files(site: &config::Site, spool: &Path) {
+    let count = fs::read_dir(spool).map_or(0, Iterator::count);
+    if count > 0 {
+        ::log::warn!(
+            "site '{}' is inactive and '{}' holds {count} files that nothing stores; a site that \
+             names it in moved_from stores them",
+            site.name,
+            spool.display()
+        );
+    }
+}
+
+/// Where a site's files are on this machine. A site at rest may have the prefix of another, in
+/// another store: what lies in the spool of that is not its.
+fn base(config: &Config, site: &config::Site, root: &Path) -> PathBuf {
+    let other = |other: &config::Site| other.name != site.name && other.prefix == site.prefix;
+    let shared = site.active == Activity::Inactive && config.sites.values().any(other);
+    match shared {
+        true => root.join(format!("{}.{}", site.prefix, site.name)),
+        false => root.join(&site.prefix),
+    }
+}
+
 fn open(config: &Config, site: &config::Site, root: &Path) -> Outcome<SiteContext> {
-    if site.basebackup_mode != BasebackupMode::Stream {
+    let active = site.active == Activity::Active;
+    if active && site.basebackup_mode != BasebackupMode::Stream {
         return Err(Failure::new(
             machine::Class::Unsupported,
             format!(
@@ -67,7 +107,7 @@ fn open(config: &Config, site: &config::Site, root: &Path) -> Outcome<SiteContex
         )
         .hint("use \"stream\"; what the other modes wrote is restored all the same"));
     }
-    let base = root.join(&site.prefix);
+    let base = base(config, site, root);
     let (spool_directory, scratch) = (base.join(spool::FOLDER), base.join(SCRATCH_FOLDER));
     let io = |path: &Path| {
         let told = path.display().to_string();
@@ -80,10 +120,14 @@ fn open(config: &Config, site: &config::Site, root: &Path) -> Outcome<SiteContex
     let disk = RealDisk::new(&spool_directory)?;
     let spool = Spool::new(Arc::new(disk));
     spool.sweep()?;
+    let missing = match active {
+        true => Missing::Create,
+        false => Missing::Refuse,
+    };
     let place = Place {
         site: site.name.clone(),
         prefix: site.prefix.clone(),
-        store: Arc::from(choose::store(site.storage()?, Missing::Create)?),
+        store: Arc::from(choose::store(site.storage()?, missing)?),
         encoding: config.encoding(site, 1)?,
         keys: site.keyring()?,
         hash: config.hash_algorithm.parse()?,
@@ -143,7 +187,10 @@ pub fn policy(config: &Config, sites: &Sites) -> Policy {
             .config
             .spool_limit_bytes
             .unwrap_or_else(|| half_the_disk(&site.spool_directory));
-        let made = site_policy(&site.config, &site.nodes, spool_limit);
+        let mut made = site_policy(&site.config, &site.nodes, spool_limit);
+        let history = config.history(&site.config).into_iter();
+        let history = history.map(|older| Site(older.name.clone()));
+        made.origins = history.filter(|older| sites.contains_key(older)).collect();
         policy.sites.insert(name.clone(), made);
     }
     policy
@@ -152,7 +199,9 @@ pub fn policy(config: &Config, sites: &Sites) -> Policy {
 /// Where `archive_command`'s files come in.
 pub fn doors(config: &Config, sites: &Sites) -> BTreeMap<Site, Door> {
     let ahead = usize::try_from(config.transfer_threads).unwrap_or(1);
-    let doors = sites.iter().map(|(name, site)| {
+    let active = sites.iter();
+    let active = active.filter(|(_, site)| site.config.active == Activity::Active);
+    let doors = active.map(|(name, site)| {
         let pgdata = site.config.pg_data_directory.as_ref();
         let door = Door {
             spool: site.spool.clone(),
@@ -179,7 +228,8 @@ fn export_events(config: &Config) -> u64 {
     EXPORT_EVENTS.min(max / 10).max(1)
 }
 
-/// What decide works by; a tool that asks one rule needs neither nodes nor a spool.
+/// What decide works by, but for a history; a tool that asks one rule needs neither nodes nor a
+/// spool.
 pub fn site_policy(site: &config::Site, nodes: &[Conninfo], spool_limit_bytes: u64) -> SitePolicy {
     let ms = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
     let size = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
@@ -213,6 +263,7 @@ pub fn site_policy(site: &config::Site, nodes: &[Conninfo], spool_limit_bytes: u
         slot_retention_bytes: site.slot_retention_bytes,
         verify_interval_ms: site.verify_interval.map(ms),
         directory: site.pg_data_directory.is_some(),
+        origins: Vec::new(),
     }
 }
 

@@ -10,6 +10,7 @@ use machine::rule::coverage::Space;
 use machine::{Event, Millis, Site, TaskId};
 
 use crate::clock;
+use crate::config::Activity;
 use crate::daemon::Sites;
 use crate::daemon::site::SiteContext;
 use crate::failure::Outcome;
@@ -65,7 +66,11 @@ impl Hold {
             };
             // Only the one task of this site ever takes it.
             let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
-            let seen = lease::look(&self.context.place, &self.me, &mut watch, now)?;
+            let look = match self.context.config.active {
+                Activity::Active => lease::look,
+                Activity::Inactive => lease::watch,
+            };
+            let seen = look(&self.context.place, &self.me, &mut watch, now)?;
             drop(watch);
             if told.as_ref() != Some(&seen) {
                 emit(Event::LeaseSeen(seen.clone()));

@@ -209,9 +209,14 @@ impl RealWorld {
     ) -> Outcome<()> {
         let job = task.clone();
         let folder = self.config.backup_location.clone().unwrap_or_default();
+        // What becomes of its history is told where the site's own life is.
+        let history = self.config.history(&context.config).into_iter();
+        let history = history.map(|older| Site(older.name.clone()));
+        let mut sites: Vec<Site> = history.collect();
+        sites.push(task.id().site().clone());
         self.spawn(task, move |_| {
             let lines = log::lines(&folder.join(log::FILE_NAME), first, last)?;
-            let sealed = chunk::seal(job.id().site(), &lines)?;
+            let sealed = chunk::seal(&sites, &lines)?;
             let export = Export {
                 first,
                 last,

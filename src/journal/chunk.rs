@@ -1,8 +1,9 @@
 //! A stretch of the log as one sealed piece: what a site's store keeps of it.
 //!
 //! The content is line after line as the log stores them, digest included, each after its length
-//! in four bytes, most significant first: the lines of that site and those of no site. Lines of
-//! other sites are left out, so the chain can be followed where two numbers follow each other.
+//! in four bytes, most significant first: the lines of that site and its history, and those of no
+//! site. Lines of other sites are left out, so the chain can be followed where two numbers follow
+//! each other.
 
 use std::collections::BTreeMap;
 
@@ -35,14 +36,14 @@ pub struct Chunk {
     pub metadata: BTreeMap<String, String>,
 }
 
-/// The chunk of `site` from all lines of a stretch.
-pub fn seal(site: &Site, lines: &[(u64, Vec<u8>)]) -> Outcome<Chunk> {
+/// The chunk of a site and its history from all lines of a stretch.
+pub fn seal(sites: &[Site], lines: &[(u64, Vec<u8>)]) -> Outcome<Chunk> {
     let (Some((first, begin)), Some((last, end))) = (lines.first(), lines.last()) else {
         return Err(Failure::new(Class::Internal, "no events to export"));
     };
     let (mut content, mut events) = (Vec::new(), 0_u64);
     for (_, line) in lines {
-        if glance(line)?.site.is_none_or(|of| of == *site) {
+        if glance(line)?.site.is_none_or(|of| sites.contains(&of)) {
             let length = u32::try_from(line.len())
                 .map_err(|_| Failure::new(Class::Internal, "an event of over 4 GiB"))?;
             content.extend_from_slice(&length.to_be_bytes());
@@ -147,7 +148,7 @@ mod tests {
     #[test]
     fn a_chunk_holds_its_sites_lines_and_those_of_none() {
         let lines = lines(&[Some("a"), None, Some("b"), Some("a"), Some("b")]);
-        let chunk = seal(&Site("a".into()), &lines).unwrap();
+        let chunk = seal(&[Site("a".into())], &lines).unwrap();
         assert_eq!((chunk.first, chunk.last, chunk.events), (1, 5, 3));
         let digits = &hex::encode(&lines[4].1[..32])[..12];
         let expect = format!("event_log/000000000001-000000000005-{digits}");
@@ -161,7 +162,7 @@ mod tests {
     #[test]
     fn a_damaged_chunk_is_refused() {
         let lines = lines(&[Some("a"), Some("a"), Some("a")]);
-        let content = seal(&Site("a".into()), &lines).unwrap().content;
+        let content = seal(&[Site("a".into())], &lines).unwrap().content;
         let open = |content: &[u8]| open(content, &mut |_| ());
         open(&content).unwrap();
         let cut = &content[..content.len() - 1];

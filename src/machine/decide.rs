@@ -14,7 +14,8 @@ use crate::class::Class;
 use crate::event::{Event, Millis};
 use crate::file::Site;
 use crate::policy::{Policy, SitePolicy};
-use crate::projection::backups::Phase;
+use crate::projection::backups::{Backup, Phase};
+use crate::rule::chain::Chain;
 use crate::rule::clock;
 use crate::rule::doomed::doomed;
 use crate::rule::holes::Found;
@@ -41,30 +42,35 @@ pub fn decide(state: &State, policy: &Policy, busy: &Busy, now: Millis) -> Vec<C
     let mut out = Vec::new();
     let storing = busy.keys().filter(|id| matches!(id, TaskId::Store(..)));
     let mut uploads = storing.count();
+    let empty = SiteState::default();
     for (name, site_policy) in &policy.sites {
-        let empty = SiteState::default();
-        let site = state.sites.get(name).unwrap_or(&empty);
-        if !site_policy.active || policy.draining {
+        let chain = Chain::of(name, policy, state, &empty);
+        if chain.is_none() || policy.draining {
             stop_all(&mut out, name, busy);
         }
-        if !site_policy.active {
+        let Some((chain, head)) = chain.as_ref().and_then(|c| Some((c, c.links.first()?))) else {
             continue;
-        }
+        };
         let turn = Turn {
             name,
-            site,
+            site: state.sites.get(name).unwrap_or(&empty),
             policy: site_policy,
+            chain,
             all: policy,
             run: state.run,
             started_at: state.started_at,
             busy,
             now,
-            doubtful: clock::uncertain(&state.clock, site, site_policy.nodes),
+            doubtful: clock::uncertain(&state.clock, head.site, chain.rules.nodes),
             plan: OnceCell::new(),
             holes: OnceCell::new(),
         };
         if policy.draining {
             turn.store(&mut out, &mut uploads);
+            continue;
+        }
+        if !site_policy.active {
+            turn.look_after(&mut out, &mut uploads);
             continue;
         }
         turn.lease(&mut out);
@@ -99,6 +105,8 @@ struct Turn<'a> {
     name: &'a Site,
     site: &'a SiteState,
     policy: &'a SitePolicy,
+    /// The sites that retention takes as one with this one.
+    chain: &'a Chain<'a>,
     all: &'a Policy,
     run: u64,
     started_at: Millis,
@@ -128,6 +136,20 @@ impl Turn<'_> {
         }
     }
 
+    /// The history of an active site: no server is asked, and nothing is taken, fetched or read
+    /// again. What its spool still holds is stored, what its heir lets go is deleted.
+    fn look_after(&self, out: &mut Vec<Command>, uploads: &mut usize) {
+        self.lease(out);
+        self.interrupt(out);
+        self.store(out, uploads);
+        self.drop_dead(out);
+        self.reconcile(out);
+        self.read_marks(out);
+        self.note_holes(out);
+        self.expire(out);
+        self.delete(out);
+    }
+
     /// A backup begun in an earlier run is dead; one that lost a part or its WAL never completes,
     /// and would keep every later one from being taken.
     fn interrupt(&self, out: &mut Vec<Command>) {
@@ -142,6 +164,10 @@ impl Turn<'_> {
                     let message = "the daemon stopped while it was taken".to_string();
                     self.record(out, failed(Class::Interrupted, message));
                 }
+                Phase::Finished if !self.policy.active && self.orphaned(backup) => {
+                    let message = "its site became inactive before the WAL that it needs came";
+                    self.record(out, failed(Class::Interrupted, message.into()));
+                }
                 Phase::Finished if holds(Rule::LostPartFails) => {
                     if let Some((class, why)) = doomed(self.site, name, backup, self.source()) {
                         self.record(out, failed(class, why.into()));
@@ -150,5 +176,16 @@ impl Turn<'_> {
                 Phase::Running | Phase::Finished | Phase::Complete | Phase::Dead => {}
             }
         }
+    }
+
+    /// Some of the WAL that it needs to become consistent is nowhere.
+    fn orphaned(&self, backup: &Backup) -> bool {
+        let content = backup.content.as_ref();
+        content.is_none_or(|content| {
+            let (start, end) = (content.start, content.end.unwrap_or(content.start));
+            let ledger = &self.site.ledger;
+            let lacking = ledger.lacking(start.timeline, start.number, end.number);
+            end.timeline != start.timeline || !lacking.is_empty()
+        })
     }
 }

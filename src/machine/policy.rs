@@ -1,6 +1,7 @@
 //! The numbers `decide` needs, already defaulted and checked. It has never heard of JSON.
 
 use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 
 use crate::file::Site;
 
@@ -57,6 +58,18 @@ pub struct SitePolicy {
     pub verify_interval_ms: Option<u64>,
     /// A `pg_wal` on this machine may have what the store lost.
     pub directory: bool,
+    /// Sites that this one was moved from (`moved_from`). Those that are inactive are its history
+    /// and judged with it; one that is active judges itself.
+    pub origins: Vec<Site>,
+}
+
+impl Policy {
+    /// The active site that an inactive one is the history of.
+    pub fn heir(&self, origin: &Site) -> Option<(&Site, &SitePolicy)> {
+        let inactive = self.sites.get(origin).is_some_and(|site| !site.active);
+        let mut all = self.sites.iter().filter(|_| inactive);
+        all.find(|(_, site)| site.active && site.origins.contains(origin))
+    }
 }
 
 /// How many of the last weeks, months and years keep their newest restorable backup.

@@ -1,5 +1,7 @@
 //! Small states for the tables of the rules.
 
+use alloc::vec::Vec;
+
 use crate::event::{Event, Lease, Millis, Server, Why};
 use crate::file::BackupName;
 use crate::policy::{Ack, SitePolicy, Tiers};
@@ -30,6 +32,7 @@ pub fn site_policy() -> SitePolicy {
         slot_retention_bytes: 10 << 30,
         verify_interval_ms: Some(30 * 86_400_000),
         directory: false,
+        origins: Vec::new(),
     }
 }
 

@@ -112,7 +112,11 @@ impl View<'_> {
             .map(|policy| schedule::forecast((self.name, self.site), policy, self.all, self.now));
         let streams = self.policy.map(|policy| policy.streams);
         let coverage = coverage::coverage(self.name, self.site, self.policy, self.live, self.now);
-        let holes = holes::list(self.site);
+        let at_rest = self.policy.is_some_and(|policy| !policy.active);
+        let holes = match at_rest {
+            true => holes::at_rest(self.site),
+            false => holes::list(self.site),
+        };
         json!({
             "active": self.policy.map(|policy| policy.active),
             "attempts": self.attempts(),
@@ -127,6 +131,7 @@ impl View<'_> {
             "coverage": self.coverage(&coverage, holes.len()),
             "frontier": ledger.frontier.map(|segment| self.named(segment)),
             "frontier_at": self.site.exposure.frontier_at.map(iso),
+            "history_of": self.all.heir(self.name).map(|(heir, _)| heir),
             "holes": holes,
             "last_stored_at": ledger.last_stored_at.map(iso),
             "lease": self.site.tenure.lease.as_ref().map(|lease| json!({
@@ -139,6 +144,7 @@ impl View<'_> {
             "next_backup": next.as_ref().and_then(|next| next.at).map(iso),
             "next_backup_why": next.as_ref().map(|next| next.why.as_str()),
             NOW: self.moment(&coverage),
+            "origins": self.policy.map(|policy| &policy.origins),
             "received_lsn": positions.received.map(|lsn| lsn.to_string()),
             "reconciled_at": ledger.reconciled_at.map(iso),
             "refused": self.site.attempts.refused.as_ref().map(refused),

@@ -13,10 +13,21 @@ use crate::publish::text::iso;
 /// One object a hole, by timeline and place.
 pub fn list(site: &SiteState) -> Vec<Value> {
     let all = holes::holes(site);
-    all.iter().map(|found| one(site, found)).collect()
+    let fate = |found: &Found| holes::fate(site, &found.hole);
+    all.iter().map(|f| one(site, f, fate(f))).collect()
 }
 
-fn one(site: &SiteState, found: &Found) -> Value {
+/// Of a site at rest, for which nobody is asked.
+pub fn at_rest(site: &SiteState) -> Vec<Value> {
+    let all = holes::holes(site);
+    let fate = |found: &Found| match holes::fate(site, &found.hole) {
+        Fate::Healing | Fate::Lost => Fate::Lost,
+        Fate::Acknowledged => Fate::Acknowledged,
+    };
+    all.iter().map(|f| one(site, f, fate(f))).collect()
+}
+
+fn one(site: &SiteState, found: &Found, fate: Fate) -> Value {
     let size = site.ledger.segment_size.unwrap_or(SegmentSize::DEFAULT);
     let (hole, gap) = (&found.hole, &found.impossible);
     let (kind, first, last) = match hole {
@@ -27,7 +38,6 @@ fn one(site: &SiteState, found: &Found) -> Value {
         Hole::History(_) => ("history", None, None),
     };
     let noted = holes::acknowledged(site, hole);
-    let fate = holes::fate(site, hole);
     let asking: Vec<String> = match fate {
         Fate::Healing => asking(site, hole),
         Fate::Lost | Fate::Acknowledged => Vec::new(),

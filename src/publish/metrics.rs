@@ -156,7 +156,9 @@ pub fn all() -> impl Iterator<Item = &'static Metric> {
 /// Every number there is now, metric by metric in the order of the table.
 pub fn samples(facts: &Facts<'_>) -> Vec<Sample> {
     let unknown = SiteState::default();
-    let sites = facts.policy.sites.iter().map(|(name, policy)| {
+    // One at rest would look like one that fails.
+    let sites = facts.policy.sites.iter().filter(|(_, site)| site.active);
+    let sites = sites.map(|(name, policy)| {
         let site = facts.state.sites.get(name).unwrap_or(&unknown);
         Of {
             name,

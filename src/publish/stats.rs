@@ -113,7 +113,7 @@ pub fn document(state: &State, policy: &Policy, busy: &Busy, live: &Live, now: M
         backup_sites.insert(key.clone(), json!({ "basebackups": listed(name, site) }));
         compressors.insert(key.clone(), compressed(&site.tally));
         transfers.insert(key.clone(), transferred(site));
-        if policy.streams {
+        if policy.streams && policy.active {
             let (receiver, walreceiver) = received(name, site, policy, busy, live);
             receivers.insert(key.clone(), receiver);
             walreceivers.insert(key.clone(), walreceiver);

@@ -164,6 +164,7 @@ pub fn policy(name: &str) -> Policy {
         wal_overdue_ms: 3_600_000,
         slot_retention_bytes: 10 << 30,
         directory: false,
+        origins: Vec::new(),
     };
     policy.sites.insert(site(name), site_policy);
     policy

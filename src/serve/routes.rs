@@ -26,7 +26,7 @@ use machine::{Class, Event, Millis};
 use serde_json::{Value, json};
 
 use super::{Context, archive, fetch, holes};
-use crate::config::Site;
+use crate::config::{Activity, Site};
 use crate::failure::{Failure, Outcome};
 use crate::journal::run::Report;
 use crate::publish::metrics::exposition::CONTENT_TYPE;
@@ -242,6 +242,10 @@ impl Routes {
     }
 
     fn request(&self, site: &str) -> Outcome<Answer> {
+        if self.site(site)?.active == Activity::Inactive {
+            let message = format!("site '{site}' is inactive: no basebackup is taken");
+            return Ok(Answer::text(StatusCode::CONFLICT, message));
+        }
         let reason = Why::Operator;
         let site = machine::Site(site.to_owned());
         let report = Report::outside(Some(site), Event::BackupRequested { reason });

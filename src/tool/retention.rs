@@ -12,10 +12,13 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use machine::event::Range;
+use machine::policy::Policy;
 use machine::projection::attempts::refused::REST_MS;
+use machine::projection::clock::Clock;
+use machine::rule::chain::{Chain, Link};
 use machine::rule::clock::uncertain;
-use machine::rule::retention::{self, Fate, Keep, Plan};
-use machine::{BackupName, Millis, SegmentSize, SiteState, State};
+use machine::rule::retention::{self, Fate, Keep, Plan, Verdict};
+use machine::{Millis, SegmentSize, SiteState, State};
 use serde_json::{Value, json};
 
 use super::screen;
@@ -71,16 +74,14 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> i32 {
     };
     let shown = read(&config).and_then(|state| {
         let name = machine::Site(site.name.clone());
-        let unknown = SiteState::default();
-        let known = state.sites.get(&name).unwrap_or(&unknown);
-        let policy = site_policy(site, &[], 0);
-        let nodes = u32::try_from(site.nodes.len()).unwrap_or(u32::MAX);
-        let doubtful = uncertain(&state.clock, known, nodes);
-        let plan = retention::plan(known, &policy, clock::now(), doubtful);
-        let view = View::new(known, plan, clock::now());
+        let (policy, unknown) = (policy(&config), SiteState::default());
+        let Some(chain) = Chain::of(&name, &policy, &state, &unknown) else {
+            return Ok(at_rest(&site.name, flags.json));
+        };
+        let view = View::new(&name, &chain, &state.clock, clock::now());
         match flags.json {
             true => pretty(&view.json()),
-            false => Ok(view.text(&site.name)),
+            false => Ok(view.text()),
         }
     });
     match shown.and_then(|text| super::print(&text)) {
@@ -97,27 +98,63 @@ fn read(config: &Config) -> Outcome<State> {
     Ok(state)
 }
 
+/// As the daemon has it, but for what needs a server.
+fn policy(config: &Config) -> Policy {
+    let mut policy = Policy::default();
+    for site in config.sites.values() {
+        let mut made = site_policy(site, &[], 0);
+        made.nodes = u32::try_from(site.nodes.len()).unwrap_or(u32::MAX);
+        let history = config.history(site).into_iter();
+        made.origins = history.map(|o| machine::Site(o.name.clone())).collect();
+        policy.sites.insert(machine::Site(site.name.clone()), made);
+    }
+    policy
+}
+
+fn at_rest(site: &str, json: bool) -> String {
+    match json {
+        true => format!("{}\n", json!({ "active": false, "backups": [], "wal": [] })),
+        false => {
+            format!("Site {site} is inactive, and no active site was moved from it\nnothing goes\n")
+        }
+    }
+}
+
 struct View<'a> {
-    site: &'a SiteState,
+    /// The site that was asked about.
+    name: &'a machine::Site,
+    chain: &'a Chain<'a>,
     plan: Plan,
-    size: SegmentSize,
     now: Millis,
 }
 
-impl View<'_> {
-    fn new(site: &SiteState, plan: Plan, now: Millis) -> View<'_> {
+impl<'a> View<'a> {
+    fn new(name: &'a machine::Site, chain: &'a Chain<'a>, known: &Clock, now: Millis) -> View<'a> {
+        let Chain { rules, links } = chain;
+        let head = links.first().map(|head| head.site);
+        let doubtful = head.is_none_or(|head| uncertain(known, head, rules.nodes));
         View {
-            site,
-            plan,
-            size: site.ledger.segment_size.unwrap_or(SegmentSize::DEFAULT),
+            name,
+            chain,
+            plan: retention::plan(links, rules, now, doubtful),
             now,
         }
     }
 
-    fn text(&self, site: &str) -> String {
-        let mut out = format!("Site {site}, as of {} UTC\n", utc(self.now));
-        if self.site.ledger.reconciled_at.is_none() {
-            out.push_str("the store was not listed yet: nothing is deleted before that\n");
+    fn text(&self) -> String {
+        let names: Vec<&str> = self.chain.links.iter().map(|l| l.name.0.as_str()).collect();
+        let (head, history) = names.split_first().unwrap_or((&"", &[]));
+        let mut out = format!("Site {head}, as of {} UTC\n", utc(self.now));
+        if !history.is_empty() {
+            out.push_str(&screen::wrap("moved from ", &history.join(", ")));
+        }
+        for link in &self.chain.links {
+            if link.site.ledger.reconciled_at.is_none() {
+                let of = self.of(link.name);
+                let told =
+                    format!("the store{of} was not listed yet: nothing is deleted before that\n");
+                out.push_str(&told);
+            }
         }
         if self.plan.backups.is_empty() {
             out.push_str("no basebackups\n");
@@ -128,27 +165,27 @@ impl View<'_> {
             } else {
                 "cannot be restored now; "
             };
-            let line = format!(
-                "{known}{}{}",
-                fate(&verdict.fate),
-                self.refused(&verdict.backup)
-            );
-            let head = format!("  {:<19}  ", verdict.backup.0);
+            let (fate, refused) = (fate(&verdict.fate), self.refused(verdict));
+            let line = format!("{known}{fate}{refused}");
+            let head = format!("  {:<19}  {}", verdict.backup.0, self.column(&verdict.site));
             out.push_str(&screen::wrap(&head, &line));
         }
-        match self.plan.wal.going.as_slice() {
-            [] => out.push_str("no WAL goes\n"),
-            ranges => {
-                out.push_str("WAL that goes\n");
-                for range in ranges {
-                    let bytes = segments(range).saturating_mul(self.size.bytes());
-                    let line = format!("{} segments, {} plain", segments(range), size(bytes));
-                    let head = format!("  {}  ", range.name(self.size));
-                    out.push_str(&format!("{head}{line}\n"));
-                }
-            }
+        let mut going = self.going().peekable();
+        out.push_str(match going.peek() {
+            None => "no WAL goes\n",
+            Some(_) => "WAL that goes\n",
+        });
+        for (link, range) in going {
+            let plain = size_of(link.site);
+            let bytes = segments(range).saturating_mul(plain.bytes());
+            let line = format!("{} segments, {} plain", segments(range), size(bytes));
+            let head = format!("  {}  {}", range.name(plain), self.column(link.name));
+            out.push_str(&format!("{head}{line}\n"));
         }
-        if let Some(refused) = &self.site.attempts.refused {
+        for link in &self.chain.links {
+            let Some(refused) = &link.site.attempts.refused else {
+                continue;
+            };
             let told = format!(
                 "{} WAL segments and {} basebackups since {}: {}; asked again {}",
                 refused.segments(),
@@ -157,14 +194,42 @@ impl View<'_> {
                 refused.message,
                 utc(refused.next())
             );
-            out.push_str(&screen::wrap("the store REFUSES to delete ", &told));
+            let head = format!("the store{} REFUSES to delete ", self.of(link.name));
+            out.push_str(&screen::wrap(&head, &told));
         }
         out
     }
 
-    fn refused(&self, backup: &BackupName) -> String {
-        let refused = self.site.attempts.refused.as_ref();
-        let kept = refused.and_then(|refused| refused.backups.get(backup));
+    /// The site of a row, where there is more than one.
+    fn column(&self, site: &machine::Site) -> String {
+        let widths = self.chain.links.iter().map(|link| link.name.0.len());
+        match self.chain.links.len() {
+            0 | 1 => String::new(),
+            _ => format!("{:<1$}  ", site.0, widths.max().unwrap_or_default()),
+        }
+    }
+
+    fn of(&self, site: &machine::Site) -> String {
+        match self.chain.links.len() {
+            0 | 1 => String::new(),
+            _ => format!(" of {site}"),
+        }
+    }
+
+    fn going(&self) -> impl Iterator<Item = (&Link<'a>, &Range)> {
+        let links = self.chain.links.iter();
+        links.flat_map(|link| {
+            let wal = self.plan.wal.get(link.name);
+            let going = wal.into_iter().flat_map(|wal| &wal.going);
+            going.map(move |range| (link, range))
+        })
+    }
+
+    fn refused(&self, verdict: &Verdict) -> String {
+        let mut links = self.chain.links.iter();
+        let link = links.find(|link| *link.name == verdict.site);
+        let refused = link.and_then(|link| link.site.attempts.refused.as_ref());
+        let kept = refused.and_then(|refused| refused.backups.get(&verdict.backup));
         kept.map_or_else(String::new, |kept| {
             let (asked, again) = (utc(kept.asked_at), utc(kept.asked_at.plus(REST_MS)));
             format!("; the store REFUSED it {asked}, asked again {again}")
@@ -180,28 +245,43 @@ impl View<'_> {
             json!({
                 "goes": goes,
                 "name": verdict.backup.0,
-                "refused": !self.refused(&verdict.backup).is_empty(),
+                "refused": !self.refused(verdict).is_empty(),
                 "restorable": verdict.restorable,
                 "rules": rules,
+                "site": verdict.site,
             })
         });
-        let wal = self.plan.wal.going.iter().map(|range| {
-            let at = |number| machine::Segment::new(range.timeline, number).name(self.size);
+        let wal = self.going().map(|(link, range)| {
+            let plain = size_of(link.site);
+            let at = |number| machine::Segment::new(range.timeline, number).name(plain);
             json!({
                 "first": at(range.first),
                 "last": at(range.last),
                 "segments": segments(range),
+                "site": link.name,
                 "timeline": range.timeline,
             })
         });
+        // What there is one of is of the site that was asked about.
+        let mut links = self.chain.links.iter();
+        let site = links
+            .find(|link| link.name == self.name)
+            .map(|link| link.site);
+        let refused = site.and_then(|site| site.attempts.refused.as_ref());
         json!({
+            "active": true,
             "at": iso(self.now),
             "backups": backups.collect::<Vec<_>>(),
-            "listed": self.site.ledger.reconciled_at.map(iso),
-            "refused": self.site.attempts.refused.as_ref().map(facts::refused),
+            "listed": site.and_then(|site| site.ledger.reconciled_at).map(iso),
+            "refused": refused.map(facts::refused),
+            "sites": self.chain.links.iter().map(|link| link.name).collect::<Vec<_>>(),
             "wal": wal.collect::<Vec<_>>(),
         })
     }
+}
+
+fn size_of(site: &SiteState) -> SegmentSize {
+    site.ledger.segment_size.unwrap_or(SegmentSize::DEFAULT)
 }
 
 fn segments(range: &Range) -> u64 {
@@ -255,11 +335,11 @@ mod tests {
             .entry(machine::Timeline(1))
             .or_default()
             .insert_range(1, 2);
-        let policy = testing::policy("main").sites[&name].clone();
-        let plan = retention::plan(site, &policy, NOW, false);
-        let view = View::new(site, plan, NOW);
+        let (policy, unknown) = (testing::policy("main"), SiteState::default());
+        let chain = Chain::of(&name, &policy, &state, &unknown).unwrap();
+        let view = View::new(&name, &chain, &state.clock, NOW);
         assert_eq!(
-            view.text("main"),
+            view.text(),
             "Site main, as of 2026-11-22 09:33:20 UTC\n\
              the store was not listed yet: nothing is deleted before that\n  \
              2026-11-22_09-29_0   stays: newest, held by ada@desk (an audit) until\n\
@@ -271,6 +351,46 @@ mod tests {
         assert_eq!(told["backups"][0]["goes"], false);
         assert_eq!(told["backups"][0]["rules"][0], "newest");
         assert_eq!(told["wal"][0]["first"], "000000010000000000000001");
+    }
+
+    #[test]
+    fn a_chain_is_one_plan_with_the_site_of_each_row() {
+        let mut state = testing::state("main");
+        let old = testing::site("old");
+        state
+            .sites
+            .insert(old.clone(), testing::state("old").sites[&old].clone());
+        let wal = &mut state.sites.get_mut(&old).unwrap().ledger.wal;
+        wal.entry(machine::Timeline(1))
+            .or_default()
+            .insert_range(1, 2);
+        let mut policy = testing::policy("main");
+        let mut inactive = testing::policy("old").sites[&old].clone();
+        inactive.active = false;
+        policy.sites.insert(old.clone(), inactive);
+        let main = policy.sites.get_mut(&testing::site("main")).unwrap();
+        (main.origins, main.count) = (vec![old.clone()], Some(1));
+        let unknown = SiteState::default();
+        for name in ["main", "old"].map(testing::site) {
+            let chain = Chain::of(&name, &policy, &state, &unknown).unwrap();
+            let view = View::new(&name, &chain, &state.clock, NOW);
+            assert_eq!(
+                view.text(),
+                "Site main, as of 2026-11-22 09:33:20 UTC\n\
+                 moved from old\n\
+                 the store of main was not listed yet: nothing is deleted before that\n\
+                 the store of old was not listed yet: nothing is deleted before that\n  \
+                 2026-11-22_09-29_0   old   GOES by count\n  \
+                 2026-11-22_09-29_0   main  stays: newest, count\n\
+                 WAL that goes\n  \
+                 000000010000000000000001-000000010000000000000002  old   2 segments, 32.0 MiB \
+                 plain\n"
+            );
+            assert_eq!(view.json()["backups"][0]["site"], "old");
+            assert_eq!(view.json()["wal"][0]["site"], "old");
+        }
+        policy.sites.remove(&testing::site("main"));
+        assert!(Chain::of(&old, &policy, &state, &unknown).is_none());
     }
 
     #[test]
@@ -291,14 +411,10 @@ mod tests {
         };
         let site = state.sites.get_mut(&name).unwrap();
         site.attempts.apply(&name, &refused, NOW);
-        let policy = testing::policy("main").sites[&name].clone();
-        let plan = retention::plan(site, &policy, NOW, false);
-        let view = View::new(site, plan, NOW);
-        let text = view
-            .text("main")
-            .split_whitespace()
-            .collect::<Vec<_>>()
-            .join(" ");
+        let (policy, unknown) = (testing::policy("main"), SiteState::default());
+        let chain = Chain::of(&name, &policy, &state, &unknown).unwrap();
+        let view = View::new(&name, &chain, &state.clock, NOW);
+        let text = view.text().split_whitespace().collect::<Vec<_>>().join(" ");
         for told in [
             "; the store REFUSED it 2026-11-22 09:33:20, asked again 2026-11-23 09:33:20",
             "the store REFUSES to delete 2 WAL segments and 1 basebackups since 2026-11-22 \

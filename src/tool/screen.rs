@@ -64,7 +64,11 @@ pub fn render(facts: &Value, now: Millis) -> String {
         out.push_str("maintenance: no new basebackups are started\n");
     }
     for (name, site) in view.map("sites") {
-        render_site(&mut out, name, &View(site));
+        let (site, sites) = (View(site), view.inner("sites"));
+        match site.0.get("active") == Some(&Value::Bool(false)) {
+            true => render_history(&mut out, name, &site),
+            false => render_site(&mut out, name, &site, &sites),
+        }
     }
     let alerts: Vec<_> = view.map("alerts").collect();
     match alerts.is_empty() {
@@ -107,16 +111,37 @@ fn headline(view: &View<'_>, now: Millis) -> String {
     format!("pghoard DOES NOT RUN: {end} {at} UTC{ago}; what follows is from then")
 }
 
-fn render_site(out: &mut String, name: &str, site: &View<'_>) {
-    let cluster = site.text("system_id");
-    let cluster = match cluster.as_str() {
+fn cluster(site: &View<'_>) -> String {
+    match site.text("system_id").as_str() {
         "" => "cluster not seen yet".to_owned(),
         id => format!("cluster {id}"),
-    };
-    let inactive = site.0.get("active") == Some(&Value::Bool(false));
-    let inactive = if inactive { ", inactive" } else { "" };
+    }
+}
+
+/// A site at rest, whose basebackups another site lets go.
+fn render_history(out: &mut String, name: &str, site: &View<'_>) {
     // Writing to a String cannot fail.
-    let _ = writeln!(out, "\nSite {name} ({cluster}{inactive})");
+    let _ = writeln!(out, "\nSite {name} ({}, inactive)", cluster(site));
+    row(
+        out,
+        "history",
+        &format!(
+            "of site {}, by whose rules it goes",
+            site.text("history_of")
+        ),
+    );
+    coverage::render_history(out, site);
+    row(
+        out,
+        "store",
+        &format!("last listed {}", site.time("reconciled_at")),
+    );
+    render_backups(out, site);
+    render_troubles(out, site);
+}
+
+fn render_site(out: &mut String, name: &str, site: &View<'_>, sites: &View<'_>) {
+    let _ = writeln!(out, "\nSite {name} ({})", cluster(site));
     for server in site.list("servers") {
         let server = View(server);
         let head = format!("server {}", server.number("node"));
@@ -133,7 +158,7 @@ fn render_site(out: &mut String, name: &str, site: &View<'_>) {
         "WAL",
         &format!("acknowledged to {flushed}, on disk to {received}"),
     );
-    coverage::render(out, site);
+    coverage::render(out, site, sites);
     let stored = site.time("last_stored_at");
     let listed = site.time("reconciled_at");
     row(
@@ -142,6 +167,10 @@ fn render_site(out: &mut String, name: &str, site: &View<'_>) {
         &format!("last upload {stored}, last listed {listed}"),
     );
     render_backups(out, site);
+    render_troubles(out, site);
+}
+
+fn render_troubles(out: &mut String, site: &View<'_>) {
     for hole in site.list("holes") {
         let hole = View(hole);
         let (name, state) = (hole.text("name"), hole.text("state"));
@@ -379,6 +408,32 @@ Alerts
              old, 1 marks: the object is locked",
         ] {
             assert!(text.contains(told), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_site_at_rest_is_shown_as_the_history_of_another() {
+        let window = json!({
+            "from_at": "2026-11-10T00:00:00Z", "from_lsn": "0/5000100",
+            "to_at": "2026-11-11T00:00:00Z", "to_lsn": "0/7000000",
+            "timeline": 1, "backups": 2,
+        });
+        let old = json!({
+            "active": false, "history_of": "new", "system_id": "7",
+            "coverage": { "windows": [window] }, "next_backup_why": "the site is inactive",
+            "lease": { "ours": false, "host": "vault" },
+        });
+        let new = json!({ "active": true, "origins": ["old"] });
+        let text = render(&json!({ "sites": { "new": new, "old": old } }), NOW);
+        let window = "2026-11-10 00:00:00 to 2026-11-11 00:00:00, 0/5000100 to 0/7000000, \
+                      timeline 1, basebackups: 2";
+        let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        for told in [
+            &format!("restorable {window}, of site old"),
+            "Site old (cluster 7, inactive) history of site new, by whose rules it goes",
+            &format!("goes restorable {window} PREFIX held by another daemon, on host vault"),
+        ] {
+            assert!(flat.contains(told), "{told}\n{text}");
         }
     }
 

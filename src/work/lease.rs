@@ -147,6 +147,26 @@ pub fn look(place: &Place, me: &Identity, watch: &mut Watch, now: Moment) -> Out
     Err(Failure::new(Class::Conflict, message).about(place.key(KEY)))
 }
 
+/// Says who holds it and writes nothing: for a site at rest, whose own daemon may come back.
+pub fn watch(place: &Place, me: &Identity, watch: &mut Watch, now: Moment) -> Outcome<Lease> {
+    let free = Lease {
+        holder: me.instance.clone(),
+        host: me.host.clone(),
+        ours: true,
+        started_at: Millis(0),
+    };
+    let Some(found) = read(place)? else {
+        return Ok(free);
+    };
+    let written: Option<Written> = serde_json::from_slice(&found).ok();
+    let ours = written.as_ref().is_some_and(|w| w.instance == me.instance);
+    if ours || watch.ended(&found, now.passed) {
+        return Ok(free);
+    }
+    let since = written.as_ref().and_then(|w| label::millis(&w.started_at));
+    Ok(foreign(written, since))
+}
+
 /// Gives the lease up, if this process was the last to write it.
 pub fn release(place: &Place, me: &Identity) -> Outcome<()> {
     let written: Option<Written> =
@@ -249,6 +269,30 @@ mod tests {
             },
             watch: Watch::default(),
         }
+    }
+
+    #[test]
+    fn a_lease_is_watched_without_being_touched() {
+        let bed = Bed::make();
+        let (mut theirs, mut ours) = (daemon("a", "1"), daemon("b", "1"));
+        let at = |second| Moment {
+            told: Millis(second * 1_000),
+            passed: Duration::from_secs(second),
+        };
+        let mut seen = |second| watch(&bed.place, &ours.me, &mut ours.watch, at(second)).unwrap();
+        assert!(seen(0).ours);
+        assert!(read(&bed.place).unwrap().is_none());
+        theirs.look(&bed, 1, 1_000);
+        let held = seen(2);
+        assert!(!held.ours && held.holder == "a");
+        theirs.look(&bed, 300, 300_000);
+        assert!(!seen(601).ours);
+        let before = read(&bed.place).unwrap();
+        assert!(!seen(1_200).ours);
+        assert!(seen(1_201).ours);
+        assert_eq!(read(&bed.place).unwrap(), before);
+        // Our own from before is no hindrance, and the other may always come back.
+        assert!(theirs.look(&bed, 1_300, 1_300_000).ours);
     }
 
     impl Daemon {

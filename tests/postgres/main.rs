@@ -21,6 +21,7 @@ mod matrix;
 mod metrics;
 mod restore;
 mod shutdown;
+mod sites;
 mod standby;
 mod support_check;
 mod take;

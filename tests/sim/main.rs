@@ -200,13 +200,36 @@ fn histories() {
     assert!(told.is_empty(), "{}", told.join("\n"));
 }
 
+/// The same over a move into another site.
+#[test]
+fn moved_histories() {
+    let _rules = RULES.read().unwrap();
+    let long = std::env::var("PGHOARD_TEST_SCALE").is_ok_and(|scale| scale == "long");
+    let all: Vec<u64> = (0..if long { 20_000 } else { HISTORIES / 2 }).collect();
+    let failed = failures(&all, 5, history::moved::run);
+    let told: Vec<_> = failed
+        .iter()
+        .map(|(seed, what)| {
+            format!(
+                "moved history {seed}: {what}\n  replay: PGHOARD_HISTORY_MOVED=1 \
+                 PGHOARD_HISTORY_SEED={seed} cargo test --test sim one_history -- --nocapture"
+            )
+        })
+        .collect();
+    assert!(told.is_empty(), "{}", told.join("\n"));
+}
+
 #[test]
 fn one_history() {
     let Ok(seed) = std::env::var("PGHOARD_HISTORY_SEED") else {
         return;
     };
     let _rules = RULES.read().unwrap();
-    if let Err(what) = history::run(seed.parse().unwrap(), true) {
+    let life = match std::env::var("PGHOARD_HISTORY_MOVED") {
+        Ok(_) => history::moved::run,
+        Err(_) => history::run,
+    };
+    if let Err(what) = life(seed.parse().unwrap(), true) {
         panic!("history {seed}: {what}");
     }
 }

@@ -241,7 +241,7 @@ fn effect(world: &mut World, running: &mut Running, emit: &mut dyn FnMut(Event))
         }
         (Task::Export { first, last, .. }, _) => {
             let log = Log::open_on(world.log.copy(), &mut |_| ())?;
-            let sealed = chunk::seal(&site(), &log.lines(*first, *last)?)?;
+            let sealed = chunk::seal(&[site()], &log.lines(*first, *last)?)?;
             let export = Export {
                 first: *first,
                 last: *last,

@@ -8,13 +8,23 @@ use crate::breaks::{Rule, holds};
 use crate::event::{Event, Millis, Range};
 use crate::file::{BackupName, File};
 use crate::projection::backups::Phase;
+use crate::rule::chain::{Chain, Link};
 use crate::rule::retention::{self, Plan};
 use crate::runs::Runs;
+use crate::state::SiteState;
 use crate::task::{Command, Task, TaskId};
 use crate::wal::Segment;
 
 /// How old the listing may be by which a backup or WAL expires.
 const LISTED_AGE_MS: u64 = 3_600_000;
+
+/// A backup and its WAL go only because others stay, and that these are whole was seen a moment
+/// ago: what the store lost since an older listing would be counted on.
+pub(super) fn listed_lately(site: &SiteState, now: Millis) -> bool {
+    let at = site.ledger.reconciled_at;
+    let lately = at.is_some_and(|at| now.since(at) < LISTED_AGE_MS);
+    lately || !holds(Rule::ReconcileFirst)
+}
 
 impl Turn<'_> {
     /// Nothing is destroyed in a site whose store this log has not seen, nor beside a listing.
@@ -28,36 +38,42 @@ impl Turn<'_> {
         seen && fresh && !listing && self.holds_prefix()
     }
 
-    /// A backup and its WAL go only because others stay, and that these are whole was seen a moment
-    /// ago: what the store lost since an older listing would be counted on.
-    pub(super) fn listed_lately(&self) -> bool {
-        let at = self.site.ledger.reconciled_at;
-        let lately = at.is_some_and(|at| self.now.since(at) < LISTED_AGE_MS);
-        lately || !holds(Rule::ReconcileFirst)
+    /// Of every site of the chain: one counts on what another holds.
+    fn all_listed_lately(&self) -> bool {
+        let mut links = self.chain.links.iter();
+        links.all(|link| listed_lately(link.site, self.now))
     }
 
-    /// Whether a backup or WAL would go, but for what the store refused lately.
+    /// Whether a backup or WAL of the chain would go, but for what a store refused lately.
     pub(super) fn takes_something(&self) -> bool {
         let plan = self.plan();
-        let refused = self.site.attempts.refused.as_ref();
-        let free = |now: &Vec<Range>| match refused {
-            Some(refused) => !refused.due(now.clone(), self.now).is_empty(),
-            None => !now.is_empty(),
+        let free = |link: &Link<'_>| {
+            let now = plan.wal.get(link.name).map(|wal| &wal.now);
+            now.is_some_and(|now| match &link.site.attempts.refused {
+                Some(refused) => !refused.due(now.clone(), self.now).is_empty(),
+                None => !now.is_empty(),
+            })
         };
-        plan.expired().next().is_some() || free(&plan.wal.now)
+        plan.expired().next().is_some() || self.chain.links.iter().any(free)
     }
 
-    pub(super) fn plan(&self) -> &Plan {
-        let plan = || retention::plan(self.site, self.policy, self.now, self.doubtful);
+    fn plan(&self) -> &Plan {
+        let Chain { rules, links } = self.chain;
+        let plan = || retention::plan(links, rules, self.now, self.doubtful);
         self.plan.get_or_init(plan)
     }
 
     pub(super) fn expire(&self, out: &mut Vec<Command>) {
-        let idle = self.site.backups.running().is_none();
-        if !self.may_destroy() || !idle || !self.listed_lately() {
+        let mut links = self.chain.links.iter();
+        let idle = links.all(|link| link.site.backups.running().is_none());
+        if !self.may_destroy() || !idle || !self.all_listed_lately() {
             return;
         }
-        for (backup, rule) in self.plan().expired() {
+        let ours = self
+            .plan()
+            .expired()
+            .filter(|(site, ..)| *site == self.name);
+        for (_, backup, rule) in ours {
             let backup = backup.clone();
             self.record(out, Event::BackupExpired { backup, rule });
         }
@@ -101,7 +117,9 @@ impl Turn<'_> {
         if plan.expired().next().is_some() {
             return;
         }
-        let wal = &plan.wal;
+        let Some(wal) = plan.wal.get(self.name) else {
+            return;
+        };
         let refused = self.site.attempts.refused.as_ref();
         let recorded = &self.site.ledger.expired;
         let mut fresh = Vec::new();
@@ -122,7 +140,7 @@ impl Turn<'_> {
             }));
         }
         if !fresh.is_empty() {
-            if !self.listed_lately() {
+            if !self.all_listed_lately() {
                 return;
             }
             self.record(out, Event::WalExpired { wal: fresh });
@@ -210,5 +228,7 @@ impl Turn<'_> {
     }
 }
 
+#[cfg(test)]
+mod chained;
 #[cfg(test)]
 mod tests;

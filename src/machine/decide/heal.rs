@@ -13,7 +13,7 @@ use crate::rule::holes::{self, Found};
 use crate::task::{Command, Means, Task, TaskId};
 
 impl Turn<'_> {
-    pub(super) fn heal(&self, out: &mut Vec<Command>) {
+    pub(super) fn note_holes(&self, out: &mut Vec<Command>) {
         let found = self.found();
         let open = &self.site.holes.open;
         // What is left of a recorded one is not recorded anew.
@@ -29,11 +29,15 @@ impl Turn<'_> {
                 self.record(out, Event::HoleClosed { hole });
             }
         }
+    }
+
+    pub(super) fn heal(&self, out: &mut Vec<Command>) {
+        self.note_holes(out);
         let fetching = |id: &TaskId| matches!(id, TaskId::Fetch(site, _) if site == self.name);
         if self.busy.keys().any(fetching) || self.spool_full(100) {
             return;
         }
-        for Found { hole, .. } in found {
+        for Found { hole, .. } in self.found() {
             let due = |means: &Means| {
                 let id = TaskId::Fetch(self.name.clone(), *means);
                 self.site.attempts.due(&id, self.now)

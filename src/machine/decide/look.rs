@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 
 use super::Turn;
+use super::destroy::listed_lately;
 use crate::breaks::{Rule, holds};
 use crate::task::{Command, Task, TaskId};
 
@@ -54,7 +55,7 @@ impl Turn<'_> {
             && holds(Rule::DeleteApartFromReconcile);
         let at = self.site.ledger.reconciled_at;
         let stale = at.is_none_or(|at| self.now.since(at) >= self.policy.reconcile_interval_ms);
-        let asked = || !self.listed_lately() && self.takes_something();
+        let asked = || !listed_lately(self.site, self.now) && self.takes_something();
         if (stale || asked()) && !deleting {
             self.start(
                 out,

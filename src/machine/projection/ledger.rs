@@ -46,6 +46,8 @@ pub struct Ledger {
     pub missing: BTreeMap<File, Millis>,
     pub segment_size: Option<SegmentSize>,
     pub reconciled_at: Option<Millis>,
+    /// Objects of the last listing that nobody could judge.
+    pub unknown: u64,
     pub last_stored_at: Option<Millis>,
 }
 
@@ -114,8 +116,9 @@ impl Ledger {
             Event::WalExpired { wal } => wal.iter().for_each(|range| self.expire(range)),
             Event::BackupFound(adopted) => self.hold(&File::Main(adopted.backup.clone())),
             Event::Unverified { wal, files, .. } => self.doubted(wal, files),
-            Event::Reconciled { .. } => {
+            Event::Reconciled { unknown, .. } => {
                 self.reconciled_at = Some(at);
+                self.unknown = *unknown;
                 self.adopt_frontier();
             }
             Event::Started { .. }

@@ -103,7 +103,11 @@ pub fn alerts(
         list.add("event_log_rebuilt", *at, what, todo);
     }
     log::growing(state, policy, &mut list);
-    for (name, site_policy) in policy.sites.iter().filter(|(_, p)| p.active) {
+    for (name, site_policy) in &policy.sites {
+        let history = policy.heir(name).is_some();
+        if !site_policy.active && !history {
+            continue;
+        }
         let Some(site) = state.sites.get(name) else {
             continue;
         };
@@ -116,13 +120,18 @@ pub fn alerts(
             live,
             now,
         };
-        view.servers(&mut list);
-        view.stream(&mut list);
-        view.synchronous(&mut list);
         view.names(&mut list);
         view.holes(&mut list);
         view.missing(&mut list);
         view.uploads(&mut list);
+        view.damage(&mut list);
+        view.refused(&mut list);
+        if history {
+            continue;
+        }
+        view.servers(&mut list);
+        view.stream(&mut list);
+        view.synchronous(&mut list);
         view.backups(&mut list);
         view.backup_overdue(&mut list);
         view.wal_overdue(&mut list);
@@ -130,8 +139,6 @@ pub fn alerts(
         view.clock(&mut list);
         view.daemons(&mut list);
         view.space(&mut list);
-        view.damage(&mut list);
-        view.refused(&mut list);
     }
     for (name, alert) in &mut list.0 {
         let noted = state.acknowledged.get(*name);

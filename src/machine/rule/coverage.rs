@@ -134,7 +134,11 @@ pub fn coverage(
     live: &Live,
     now: Millis,
 ) -> Coverage {
-    let windows = windows(site);
+    let mut windows = windows(site);
+    if policy.is_some_and(|policy| !policy.active) {
+        // History: nothing comes any more.
+        windows.iter_mut().for_each(|window| window.open = false);
+    }
     let reaching = windows.iter().rfind(|window| window.open);
     let positions = positions(name, site, policy, live);
     let rate = site.exposure.bytes_an_hour(now);

@@ -1,6 +1,7 @@
 //! Pure questions over the projections, without state of their own.
 
 pub mod alerts;
+pub mod chain;
 pub mod clock;
 pub mod coverage;
 pub mod doomed;

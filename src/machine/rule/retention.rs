@@ -6,6 +6,9 @@
 //! keeps its own backup and nobody else's. Window and tiers are measured from the last good
 //! backup: where backups stop, nothing goes (S-56). A doubtful clock only keeps more.
 //!
+//! A site and its history are one list, by time; the newest of the active site itself always stays
+//! as well, for it alone restores what is written now.
+//!
 //! Authority for count and age: PGHoard `determine_backups_to_delete`.
 
 use alloc::collections::{BTreeMap, BTreeSet};
@@ -15,12 +18,14 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use crate::event::Millis;
-use crate::file::{BackupName, civil};
+use crate::file::{BackupName, Site, civil};
 use crate::policy::SitePolicy;
 use crate::projection::backups::Phase;
 use crate::projection::marks::Mark;
-use crate::state::SiteState;
+use crate::rule::chain::Link;
 
+#[cfg(test)]
+mod chained;
 mod order;
 #[cfg(test)]
 mod tests;
@@ -33,13 +38,15 @@ pub use wal::Wal;
 /// Everything retention would do now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// Every known backup, oldest first.
+    /// Every known backup of all sites, oldest first.
     pub backups: Vec<Verdict>,
-    pub wal: Wal,
+    pub wal: BTreeMap<Site, Wal>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
+    /// Where it lies.
+    pub site: Site,
     pub backup: BackupName,
     pub restorable: bool,
     pub fate: Fate,
@@ -55,7 +62,7 @@ pub enum Fate {
 pub enum Keep {
     /// Being taken, or waiting for its WAL.
     Taking,
-    /// The newest one that can be restored.
+    /// The newest one that can be restored, of all or of the active site.
     Newest,
     Count,
     CountMin,
@@ -125,31 +132,33 @@ impl fmt::Display for Go {
 }
 
 impl Plan {
-    /// The backups to expire, oldest first, each with its rule.
-    pub fn expired(&self) -> impl Iterator<Item = (&BackupName, String)> {
+    /// The backups to expire, oldest first, each with its site and rule.
+    pub fn expired(&self) -> impl Iterator<Item = (&Site, &BackupName, String)> {
         self.backups.iter().filter_map(|v| match &v.fate {
             Fate::Go(rule @ (Go::Count | Go::Age | Go::Window)) => {
-                Some((&v.backup, rule.to_string()))
+                Some((&v.site, &v.backup, rule.to_string()))
             }
             Fate::Go(Go::Dead(_)) | Fate::Keep(_) => None,
         })
     }
 }
 
-pub fn plan(site: &SiteState, policy: &SitePolicy, now: Millis, doubtful: bool) -> Plan {
-    let members = order::members(site, now);
-    let judge = Judge::new(site, policy, now, doubtful, &members);
+/// `links`: the active site, then its history.
+pub fn plan(links: &[Link<'_>], policy: &SitePolicy, now: Millis, doubtful: bool) -> Plan {
+    let members = order::members(links, now);
+    let judge = Judge::new(links, policy, now, doubtful, &members);
     let mut newer = members.iter().filter(|member| member.good).count();
     let mut backups = Vec::new();
     for (index, member) in members.iter().enumerate() {
         newer = newer.saturating_sub(usize::from(member.good));
         backups.push(Verdict {
+            site: member.site.name.clone(),
             backup: member.name.clone(),
             restorable: member.good,
             fate: judge.fate(index, member, newer),
         });
     }
-    let wal = wal::judge(site, &backups);
+    let wal = wal::judge(links, &backups);
     Plan { backups, wal }
 }
 
@@ -157,23 +166,29 @@ struct Judge<'a> {
     policy: &'a SitePolicy,
     now: Millis,
     doubtful: bool,
-    held: BTreeMap<&'a BackupName, Vec<Keep>>,
+    held: BTreeMap<(&'a Site, &'a BackupName), Vec<Keep>>,
     /// Who stays for a tier, by position in the order.
     tiers: BTreeMap<usize, Vec<Keep>>,
     /// The oldest position that the window needs; `None` without a window.
     window: Option<usize>,
+    /// The active site's own newest good one, whatever the clocks of its origins said.
+    newest: Option<usize>,
 }
 
 impl<'a> Judge<'a> {
     fn new(
-        site: &'a SiteState,
+        links: &[Link<'a>],
         policy: &'a SitePolicy,
         now: Millis,
         doubtful: bool,
         members: &[Member<'_>],
     ) -> Judge<'a> {
         let mut held: BTreeMap<_, Vec<Keep>> = BTreeMap::new();
-        for mark in site.marks.all.values() {
+        let of = |link: &Link<'a>| {
+            let (name, site) = (link.name, link.site);
+            site.marks.all.values().map(move |mark| (name, mark))
+        };
+        for (site, mark) in links.iter().flat_map(of) {
             let Mark::Hold {
                 backup,
                 reason,
@@ -185,7 +200,7 @@ impl<'a> Judge<'a> {
             };
             // The end of a hold is worth as much as the clock.
             if doubtful || until.is_none_or(|until| until > now) {
-                held.entry(backup).or_default().push(Keep::Held {
+                held.entry((site, backup)).or_default().push(Keep::Held {
                     by: by.clone(),
                     reason: reason.clone(),
                     until: *until,
@@ -200,7 +215,8 @@ impl<'a> Judge<'a> {
             tiers: tiers(policy, members),
             window: policy
                 .window_ms
-                .map(|window| window::anchor(site, members, window, now).unwrap_or(0)),
+                .map(|window| window::anchor(members, window, now).unwrap_or(0)),
+            newest: members.iter().rposition(|member| member.own && member.good),
         }
     }
 
@@ -227,12 +243,19 @@ impl<'a> Judge<'a> {
     fn protections(&self, index: usize, member: &Member<'_>, newer: usize) -> Vec<Keep> {
         let mut why = Vec::new();
         if member.good {
-            why.extend((newer == 0).then_some(Keep::Newest));
+            let newest = newer == 0 || self.newest == Some(index);
+            why.extend(newest.then_some(Keep::Newest));
             let within = self.window.is_some_and(|first| index >= first);
             why.extend(within.then_some(Keep::Window));
             why.extend(self.tiers.get(&index).into_iter().flatten().cloned());
         }
-        why.extend(self.held.get(member.name).into_iter().flatten().cloned());
+        why.extend(
+            self.held
+                .get(&(member.site.name, member.name))
+                .into_iter()
+                .flatten()
+                .cloned(),
+        );
         let timed = self.window.is_some() || self.policy.tiers.any();
         why.extend((self.doubtful && timed).then_some(Keep::Doubt));
         why

@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use machine::event::Range;
 use machine::policy::SitePolicy;
 use machine::projection::backups::Phase;
+use machine::rule::chain::Link;
 use machine::rule::retention;
 use machine::runs::Runs;
 use machine::{BackupName, Class, Envelope, Event, Millis, Segment, SegmentSize, SiteState};
@@ -58,11 +59,17 @@ pub fn look(place: &Place, relatives: &[Place], logged: Option<&SiteState>) -> O
     }
     // Without a limit every basebackup stays, and promises every moment after it.
     let keep_all = SitePolicy::default();
-    let plan = retention::plan(&site, &keep_all, clock::now(), false);
-    bytes.retain(|segment, _| plan.wal.now.iter().any(|range| range.holds(*segment)));
+    let name = Site(place.site.clone());
+    let alone = Link {
+        name: &name,
+        site: &site,
+    };
+    let mut plan = retention::plan(&[alone], &keep_all, clock::now(), false);
+    let wal = plan.wal.remove(&name).unwrap_or_default();
+    bytes.retain(|segment, _| wal.now.iter().any(|range| range.holds(*segment)));
     Ok(Orphans {
         size,
-        ranges: plan.wal.now,
+        ranges: wal.now,
         bytes,
         strangers,
     })

@@ -10,17 +10,18 @@ use crate::publish::text::{size, span};
 /// Older windows than these are counted.
 const WINDOWS_MAX: usize = 5;
 
-pub fn render(out: &mut String, site: &View<'_>) {
+/// `sites` has those that this one was moved from: their windows are its history.
+pub fn render(out: &mut String, site: &View<'_>, sites: &View<'_>) {
     let (coverage, now) = (site.inner("coverage"), site.inner("now"));
     row(out, "protected", &protected(&coverage, &now));
-    let windows = coverage.list("windows");
-    let older = windows.len().saturating_sub(WINDOWS_MAX);
-    for window in windows.iter().skip(older) {
-        row(out, "restorable", &self::window(&View(window)));
+    for name in site.list("origins").iter().filter_map(Value::as_str) {
+        windows(
+            out,
+            &sites.inner(name).inner("coverage"),
+            &format!(", of site {name}"),
+        );
     }
-    if older > 0 {
-        row(out, "restorable", &format!("and {older} older windows"));
-    }
+    windows(out, &coverage, "");
     if coverage.0.get("slot").is_some_and(Value::is_object) {
         row(out, "slot", &slot(&coverage.inner("slot")));
     }
@@ -34,6 +35,36 @@ pub fn render(out: &mut String, site: &View<'_>) {
         let host = lease.text("host");
         let held = format!("held by another daemon, on host {host}: nothing is stored from here");
         row(out, "PREFIX", &held);
+    }
+}
+
+/// Of a site at rest.
+pub fn render_history(out: &mut String, site: &View<'_>) {
+    windows(out, &site.inner("coverage"), "");
+    let spool = site.inner("spool");
+    if spool.number("files") > 0 {
+        row(out, "spool", &self::spool(&spool, &site.inner("now")));
+    }
+    let lease = site.inner("lease");
+    if lease.0.get("ours") == Some(&Value::Bool(false)) {
+        let host = lease.text("host");
+        let held = format!("held by another daemon, on host {host}: nothing expires there");
+        row(out, "PREFIX", &held);
+    }
+}
+
+fn windows(out: &mut String, coverage: &View<'_>, of: &str) {
+    let windows = coverage.list("windows");
+    let older = windows.len().saturating_sub(WINDOWS_MAX);
+    for window in windows.iter().skip(older) {
+        row(
+            out,
+            "restorable",
+            &format!("{}{of}", self::window(&View(window))),
+        );
+    }
+    if older > 0 {
+        row(out, "restorable", &format!("and {older} older windows{of}"));
     }
 }
 
@@ -118,7 +149,7 @@ mod tests {
 
     fn check(site: &Value, expect: &str) {
         let mut out = String::new();
-        render(&mut out, &View(site));
+        render(&mut out, &View(site), &View(&Value::Null));
         assert_eq!(out, expect);
     }
 

@@ -86,7 +86,7 @@ pub fn split(path: &Path, lines: &[(u64, Vec<u8>)]) -> [String; 9] {
 
 /// Stored bytes an event when a site's part of the log is exported, by compression.
 pub fn exported(site: &Site, lines: &[(u64, Vec<u8>)]) -> String {
-    let sealed = chunk::seal(site, lines).unwrap();
+    let sealed = chunk::seal(std::slice::from_ref(site), lines).unwrap();
     let encoded = |compression, level| {
         let encoding = Encoding {
             compression,

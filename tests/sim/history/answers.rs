@@ -17,6 +17,7 @@ use std::fmt::Debug;
 use machine::event::{Branch, Why};
 use machine::projection::backups::{Backup, Content};
 use machine::projection::marks::Mark;
+use machine::rule::chain::Link;
 use machine::rule::coverage::{self, Window};
 use machine::rule::holes::{self, Found};
 use machine::rule::retention::{self, Plan};
@@ -52,7 +53,12 @@ impl Answers {
         let all = all.map(|(name, backup, _)| (name.clone(), lasting(backup)));
         let found = holes::holes(&ours).into_iter();
         let damaged = ours.ledger.damaged.keys();
-        let mut plan = retention::plan(&ours, policy, now, false);
+        let name = site();
+        let alone = Link {
+            name: &name,
+            site: &ours,
+        };
+        let mut plan = retention::plan(&[alone], policy, now, false);
         let all_known = plan.backups.len();
         let exists = |name: &BackupName| ours.ledger.exists(&File::Main(name.clone()));
         plan.backups.retain(|verdict| exists(&verdict.backup));

@@ -6,7 +6,7 @@ use pghoard::store::Metadata;
 use pghoard::work::delete::Doomed;
 use pghoard::work::reconcile::Known;
 use pghoard::work::verify::Verdict;
-use pghoard::work::{delete, label, marks, reconcile};
+use pghoard::work::{self, Place, label, marks, reconcile};
 use pghoard::{Failure, Outcome};
 
 use super::shelf::{Needs, SIZE, key};
@@ -27,7 +27,7 @@ impl Life {
             }
             Task::DeleteBackup { .. } | Task::DeleteWal { .. } => {
                 let reads = self.shelf.truth().reads;
-                self.delete(task, emit)?;
+                delete(&self.place, task, emit)?;
                 // Who deletes may have no private key.
                 if self.shelf.truth().reads > reads {
                     self.fate.violated("a deletion read what an object holds");
@@ -47,38 +47,6 @@ impl Life {
             _ => {}
         }
         Ok(())
-    }
-
-    fn delete(&self, task: &Task, emit: &mut dyn FnMut(Event)) -> Outcome<()> {
-        match task {
-            Task::DeleteBackup {
-                backup,
-                object,
-                unless_held_at,
-                ..
-            } => {
-                let doomed = Doomed {
-                    name: backup,
-                    object: object.as_deref(),
-                    unless_held_at: *unless_held_at,
-                };
-                delete::backup(&self.place, doomed, SIZE, emit)
-            }
-            Task::DeleteWal {
-                ranges,
-                retire,
-                forget,
-                ..
-            } => {
-                let wal = delete::Wal {
-                    ranges,
-                    retire,
-                    forget,
-                };
-                delete::wal(&self.place, wal, SIZE, emit)
-            }
-            _ => Ok(()),
-        }
     }
 
     /// As the real one: the newest history, and on its way those that nobody holds.
@@ -206,5 +174,37 @@ fn stored(file: File, entry: Option<u64>, how: How) -> Event {
         digest: String::new(),
         millis: 0,
         how,
+    }
+}
+
+pub fn delete(place: &Place, task: &Task, emit: &mut dyn FnMut(Event)) -> Outcome<()> {
+    match task {
+        Task::DeleteBackup {
+            backup,
+            object,
+            unless_held_at,
+            ..
+        } => {
+            let doomed = Doomed {
+                name: backup,
+                object: object.as_deref(),
+                unless_held_at: *unless_held_at,
+            };
+            work::delete::backup(place, doomed, SIZE, emit)
+        }
+        Task::DeleteWal {
+            ranges,
+            retire,
+            forget,
+            ..
+        } => {
+            let wal = work::delete::Wal {
+                ranges,
+                retire,
+                forget,
+            };
+            work::delete::wal(place, wal, SIZE, emit)
+        }
+        _ => Ok(()),
     }
 }

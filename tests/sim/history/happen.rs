@@ -14,6 +14,10 @@ use super::{DAY_MS, HOUR_MS, Life, site, site_policy};
 impl Life {
     pub fn happen(&mut self) {
         let what = self.fate.below(100);
+        self.happens(what);
+    }
+
+    pub fn happens(&mut self, what: u64) {
         self.fate.say(|| format!("  happens: {what}"));
         match what {
             0..42 => self.cluster.write(self.fate.between(1, 5), self.now_ms),

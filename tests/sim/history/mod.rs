@@ -13,6 +13,7 @@ mod cluster;
 mod effects;
 mod eyes;
 mod happen;
+pub mod moved;
 mod oracle;
 mod shelf;
 mod stream;
@@ -67,6 +68,8 @@ pub struct Life {
     pub state: State,
     pub policy: Policy,
     busy: Busy,
+    /// The site that this one was moved from, once it was.
+    old: Option<moved::Old>,
     pub cluster: Cluster,
     pub keys: Keys,
     /// Where the stream goes on, while one runs.
@@ -115,6 +118,7 @@ impl Life {
             state: State::default(),
             policy,
             busy: Busy::new(),
+            old: None,
             cluster: Cluster::new(),
             next: None,
             now_ms: 1_790_000_000_000,
@@ -233,14 +237,15 @@ impl Life {
     }
 
     fn lease(&mut self, name: Site) {
-        let task = Task::Lease { site: name };
+        let task = Task::Lease { site: name.clone() };
         self.busy.insert(task.id(), task);
-        self.tell(Event::LeaseSeen(Lease {
+        let lease = Lease {
             holder: "us".into(),
             host: "here".into(),
             ours: true,
             started_at: self.state.started_at,
-        }));
+        };
+        self.log(Some(name), Event::LeaseSeen(lease));
     }
 
     pub fn spool(&mut self, file: File, origin: Origin) {
@@ -254,6 +259,9 @@ impl Life {
     }
 
     fn perform(&mut self, task: &Task) {
+        if self.perform_old(task) {
+            return;
+        }
         let mut events = Vec::new();
         let done = self.effect(task, &mut |event| events.push(event));
         // Now and then a task succeeds and its reply is lost.

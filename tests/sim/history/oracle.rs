@@ -144,7 +144,7 @@ fn policy(life: &Life) -> &SitePolicy {
 }
 
 /// So many of the newest restorable backups stay whatever time it is.
-fn promised(policy: &SitePolicy) -> usize {
+pub fn promised(policy: &SitePolicy) -> usize {
     let count = policy.count.unwrap_or(usize::MAX).max(1);
     let aged = policy.age_max_ms.is_some() && policy.count_min > 0;
     let windowed = policy.count.is_none() && policy.window_ms.is_some();

@@ -17,6 +17,10 @@ impl View<'_> {
             let (hole, gap) = (&found.hole, &found.impossible);
             let todo = match holes::fate(self.site, hole) {
                 Fate::Acknowledged => continue,
+                _ if !self.policy.active => {
+                    "the site is inactive: no server is asked for it and no basebackup taken; \
+                     put it back if you can, else pghoard holes --acknowledge"
+                }
                 Fate::Healing => "nothing yet: servers are asked for it; see pghoard holes",
                 Fate::Lost => {
                     "see pghoard holes; a new basebackup is taken by itself and covers what \
@@ -68,8 +72,13 @@ impl View<'_> {
                  cannot be restored and does not count for retention",
                 self.name
             );
-            let todo = "find out who removes objects there, and put these back if you can; a new \
-                        basebackup is taken by itself where no other can be restored";
+            let todo = match self.policy.active {
+                true => {
+                    "find out who removes objects there, and put these back if you can; a new \
+                     basebackup is taken by itself where no other can be restored"
+                }
+                false => "find out who removes objects there, and put these back if you can",
+            };
             list.add("object_missing", since, what, todo);
         }
     }

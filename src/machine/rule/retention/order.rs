@@ -8,10 +8,14 @@ use crate::breaks::{Rule, holds};
 use crate::event::Millis;
 use crate::file::BackupName;
 use crate::projection::backups::{Backup, Phase};
+use crate::rule::chain::Link;
 use crate::state::SiteState;
 use crate::wal::Timeline;
 
 pub struct Member<'a> {
+    pub site: Link<'a>,
+    /// Of the active site itself.
+    pub own: bool,
     pub name: &'a BackupName,
     pub backup: &'a Backup,
     /// When it began; never later than `now`, never before one below it on its timeline.
@@ -22,8 +26,19 @@ pub struct Member<'a> {
     pub good: bool,
 }
 
-/// Every backup, oldest first.
-pub fn members(site: &SiteState, now: Millis) -> Vec<Member<'_>> {
+/// Every backup, oldest first: each site in its own order, and by time among them.
+pub fn members<'a>(links: &[Link<'a>], now: Millis) -> Vec<Member<'a>> {
+    let mut all: Vec<Member<'_>> = Vec::new();
+    // Of two of one moment the origin's is the older.
+    for (index, link) in links.iter().enumerate().rev() {
+        all.extend(of_site(*link, index == 0, now));
+    }
+    all.sort_by_key(|member| member.at);
+    all
+}
+
+fn of_site(link: Link<'_>, own: bool, now: Millis) -> Vec<Member<'_>> {
+    let site = link.site;
     let good = good(site);
     let moments = moments(site, now);
     let mut members: Vec<Member<'_>> = site
@@ -31,6 +46,8 @@ pub fn members(site: &SiteState, now: Millis) -> Vec<Member<'_>> {
         .all
         .iter()
         .map(|(name, backup)| Member {
+            site: link,
+            own,
             name,
             backup,
             at: moments.get(name).copied().unwrap_or(backup.decided_at),

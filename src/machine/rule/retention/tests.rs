@@ -8,6 +8,7 @@ use super::*;
 use crate::event::{Range, Why};
 use crate::file::File;
 use crate::policy::Tiers;
+use crate::state::SiteState;
 use crate::testing::{backup, site_policy};
 use crate::wal::{Segment, SegmentSize, Timeline};
 
@@ -22,6 +23,12 @@ fn ago(age: i64) -> Millis {
 fn hundredths(age: &str) -> i64 {
     let (whole, part) = age.split_once('.').unwrap_or((age, ""));
     format!("{whole}{part:0<2}").parse().unwrap()
+}
+
+pub(super) static MAIN: Site = Site(String::new());
+
+pub(super) fn alone<'a>(name: &'a Site, site: &'a SiteState) -> [Link<'a>; 1] {
+    [Link { name, site }]
 }
 
 pub(super) fn site(backups: &str) -> SiteState {
@@ -141,7 +148,7 @@ pub(super) fn told(plan: &Plan) -> String {
 }
 
 /// The cells of a table: `|` between them, `#` before a remark.
-fn rows(table: &str) -> impl Iterator<Item = Vec<&str>> {
+pub(super) fn rows(table: &str) -> impl Iterator<Item = Vec<&str>> {
     let lines = table.lines().map(str::trim);
     let rows = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
     rows.map(|line| line.split('|').map(str::trim).collect())
@@ -152,7 +159,7 @@ fn check(table: &str) {
     for row in rows(table) {
         let [backups, rules, expect] = row.try_into().unwrap();
         let (policy, doubtful) = policy(rules);
-        let plan = plan(&site(backups), &policy, NOW, doubtful);
+        let plan = plan(&alone(&MAIN, &site(backups)), &policy, NOW, doubtful);
         assert_eq!(told(&plan), expect, "{backups} | {rules}");
     }
 }
@@ -445,7 +452,9 @@ fn count_age_and_minimum_agree_with_pghoards_loop() {
                         let mut policy = site_policy();
                         (policy.count, policy.count_min) = (count, min);
                         policy.age_max_ms = max.map(|days| days * DAY_MS);
-                        let gone = plan(&site, &policy, NOW, false).expired().count();
+                        let gone = plan(&alone(&MAIN, &site), &policy, NOW, false)
+                            .expired()
+                            .count();
                         let case = format!("{ages:?} {count:?} {min} {max:?}");
                         assert_eq!(gone, pghoard(&ages, count, min, max), "{case}");
                         rows += 1;
@@ -457,53 +466,62 @@ fn count_age_and_minimum_agree_with_pghoards_loop() {
     assert_eq!(rows, 960);
 }
 
+/// `1.10-20` is WAL of timeline 1 in the store, `~1.10-20` a mark from before.
+pub(super) fn store(site: &mut SiteState, stored: &str) {
+    let number = |text: &str| text.parse::<u64>().unwrap();
+    let range = |token: &str| {
+        let (timeline, run) = token.split_once('.').unwrap();
+        let (first, last) = run.split_once('-').unwrap_or((run, run));
+        Range {
+            timeline: Timeline(timeline.parse().unwrap()),
+            first: number(first),
+            last: number(last),
+        }
+    };
+    for token in stored.split_whitespace() {
+        if let Some(marked) = token.strip_prefix('~') {
+            let mark = Mark::WalRetired {
+                range: range(marked),
+            };
+            let key = mark.key(SegmentSize::DEFAULT);
+            site.marks.all.insert(key, mark);
+            continue;
+        }
+        let run = range(token);
+        let runs = site.ledger.wal.entry(run.timeline).or_default();
+        runs.insert_range(run.first, run.last);
+    }
+}
+
+pub(super) fn told_wal(wal: &Wal) -> String {
+    let told = |ranges: &[Range]| {
+        let one = |r: &Range| format!("{}.{}-{}", r.timeline, r.first, r.last);
+        ranges.iter().map(one).collect::<Vec<_>>().join(" ")
+    };
+    let mut got = told(&wal.going);
+    if wal.now != wal.going {
+        got = format!("{got} now {}", told(&wal.now));
+    }
+    if !wal.retire.is_empty() {
+        got = format!("{got} mark {}", told(&wal.retire));
+    }
+    if !wal.forget.is_empty() {
+        got = format!("{got} forget {}", wal.forget.len());
+    }
+    got.trim().to_string()
+}
+
 /// WAL that is stored, backups, rules; what goes with the plan, what may go now, what is marked
 /// before, how many marks are forgotten.
 fn check_wal(table: &str) {
     for row in rows(table) {
         let [stored, backups, rules, expect] = row.try_into().unwrap();
         let mut site = site(backups);
-        let number = |text: &str| text.parse::<u64>().unwrap();
-        let range = |token: &str| {
-            let (timeline, run) = token.split_once('.').unwrap();
-            let (first, last) = run.split_once('-').unwrap_or((run, run));
-            Range {
-                timeline: Timeline(timeline.parse().unwrap()),
-                first: number(first),
-                last: number(last),
-            }
-        };
-        for token in stored.split_whitespace() {
-            // `~` is a mark from before.
-            if let Some(marked) = token.strip_prefix('~') {
-                let mark = Mark::WalRetired {
-                    range: range(marked),
-                };
-                let key = mark.key(SegmentSize::DEFAULT);
-                site.marks.all.insert(key, mark);
-                continue;
-            }
-            let run = range(token);
-            let runs = site.ledger.wal.entry(run.timeline).or_default();
-            runs.insert_range(run.first, run.last);
-        }
+        store(&mut site, stored);
         let (policy, doubtful) = policy(rules);
-        let wal = plan(&site, &policy, NOW, doubtful).wal;
-        let told = |ranges: &[Range]| {
-            let one = |r: &Range| format!("{}.{}-{}", r.timeline, r.first, r.last);
-            ranges.iter().map(one).collect::<Vec<_>>().join(" ")
-        };
-        let mut got = told(&wal.going);
-        if wal.now != wal.going {
-            got = format!("{got} now {}", told(&wal.now));
-        }
-        if !wal.retire.is_empty() {
-            got = format!("{got} mark {}", told(&wal.retire));
-        }
-        if !wal.forget.is_empty() {
-            got = format!("{got} forget {}", wal.forget.len());
-        }
-        assert_eq!(got.trim(), expect, "{stored} | {backups} | {rules}");
+        let wal = plan(&alone(&MAIN, &site), &policy, NOW, doubtful).wal;
+        let told = told_wal(&wal[&MAIN]);
+        assert_eq!(told, expect, "{stored} | {backups} | {rules}");
     }
 }
 

@@ -12,9 +12,10 @@ use alloc::vec::Vec;
 use super::{Fate, Keep, Verdict};
 use crate::breaks::{Rule, holds};
 use crate::event::Range;
-use crate::file::File;
+use crate::file::{File, Site};
 use crate::projection::backups::Phase;
 use crate::projection::marks::Mark;
+use crate::rule::chain::{Link, alike};
 use crate::runs::Runs;
 use crate::state::SiteState;
 use crate::wal::{Segment, Timeline};
@@ -37,64 +38,120 @@ struct Need {
     last: Option<Segment>,
 }
 
+/// What the backups of one cluster need, wherever in the chain they lie: a restore looks for WAL in
+/// all its sites.
+struct Needs {
+    all: Vec<Need>,
+    /// Where the site's own oldest backup begins.
+    oldest: Option<u64>,
+    /// Below this number nobody needs WAL, except for stretches; `None` where nobody says so.
+    floor: Option<u64>,
+}
+
 enum When {
     Now,
     /// Once what is to go has gone.
     Afterwards,
 }
 
-pub fn judge(site: &SiteState, verdicts: &[Verdict]) -> Wal {
-    let (Some(now), Some(after)) = (
-        needs(site, verdicts, When::Now),
-        needs(site, verdicts, When::Afterwards),
-    ) else {
-        return Wal::default();
-    };
-    let going = unneeded(site, &after);
-    let now_going = unneeded(site, &now);
-    Wal {
-        retire: retire(site, &now, &now_going),
-        forget: forget(site, &now),
-        going,
-        now: now_going,
-    }
-}
-
-/// `None` while a backup runs that has not said where it starts: nothing is deleted meanwhile.
-fn needs(site: &SiteState, verdicts: &[Verdict], when: When) -> Option<Vec<Need>> {
-    let mut needs = Vec::new();
-    for verdict in verdicts {
-        let Some(backup) = site.backups.all.get(&verdict.backup) else {
-            continue;
-        };
-        let exists =
-            site.ledger.exists(&File::Main(verdict.backup.clone())) && holds(Rule::ExpiredKeepsWal);
-        let Some(content) = &backup.content else {
-            match backup.phase {
-                Phase::Dead => continue,
-                Phase::Running | Phase::Finished | Phase::Complete => return None,
+pub fn judge(links: &[Link<'_>], verdicts: &[Verdict]) -> BTreeMap<Site, Wal> {
+    let of = |link: &Link<'_>| {
+        let now = Needs::of(link, links, verdicts, &When::Now);
+        let after = Needs::of(link, links, verdicts, &When::Afterwards);
+        let wal = now.zip(after).map(|(now, after)| {
+            let now_going = unneeded(link.site, &now);
+            Wal {
+                retire: retire(link.site, &now, &now_going),
+                forget: forget(link.site, &now),
+                going: unneeded(link.site, &after),
+                now: now_going,
             }
-        };
-        let own = content.end.filter(|end| *end >= content.start);
-        let last = match (&verdict.fate, &when) {
-            (Fate::Go(_), When::Afterwards) => continue,
-            (Fate::Go(_), When::Now) if backup.phase == Phase::Dead && !exists => continue,
-            (Fate::Go(_), When::Now) => own,
-            (Fate::Keep(why), _) if why.iter().any(Keep::promises_wal) => None,
-            (Fate::Keep(_), _) => own,
-        };
-        needs.push(Need {
-            first: content.start,
-            last,
         });
-    }
-    Some(needs)
+        (link.name.clone(), wal.unwrap_or_default())
+    };
+    links.iter().map(of).collect()
 }
 
-/// Below this number nobody needs WAL, except for stretches.
-fn floor(needs: &[Need]) -> Option<u64> {
-    let open = needs.iter().filter(|need| need.last.is_none());
-    open.map(|need| need.first.number).min()
+impl Needs {
+    /// `None` while a backup runs that has not said where it starts: nothing is deleted meanwhile.
+    fn of(link: &Link<'_>, links: &[Link<'_>], verdicts: &[Verdict], when: &When) -> Option<Needs> {
+        let (mut all, mut oldest) = (Vec::new(), None::<u64>);
+        for verdict in verdicts {
+            let mut homes = links.iter();
+            let home = homes.find(|home| *home.name == verdict.site);
+            let Some(home) = home.filter(|home| alike(home.site, link.site)) else {
+                continue;
+            };
+            let need = match need(home.site, verdict, when) {
+                Wants::Nothing => continue,
+                Wants::Unknown => return None,
+                Wants::Wal(need) => need,
+            };
+            if home.name == link.name {
+                let first = need.first.number;
+                oldest = Some(oldest.unwrap_or(first).min(first));
+            }
+            all.push(need);
+        }
+        let open = all.iter().filter(|need| need.last.is_none());
+        let open = open.map(|need| need.first.number).min();
+        Some(Needs {
+            floor: open.or_else(|| left_behind(link, links, verdicts)),
+            all,
+            oldest,
+        })
+    }
+}
+
+enum Wants {
+    Nothing,
+    Unknown,
+    Wal(Need),
+}
+
+fn need(site: &SiteState, verdict: &Verdict, when: &When) -> Wants {
+    let Some(backup) = site.backups.all.get(&verdict.backup) else {
+        return Wants::Nothing;
+    };
+    let exists =
+        site.ledger.exists(&File::Main(verdict.backup.clone())) && holds(Rule::ExpiredKeepsWal);
+    let Some(content) = &backup.content else {
+        return match backup.phase {
+            Phase::Dead => Wants::Nothing,
+            Phase::Running | Phase::Finished | Phase::Complete => Wants::Unknown,
+        };
+    };
+    let own = content.end.filter(|end| *end >= content.start);
+    let last = match (&verdict.fate, when) {
+        (Fate::Go(_), When::Afterwards) => return Wants::Nothing,
+        (Fate::Go(_), When::Now) if backup.phase == Phase::Dead && !exists => {
+            return Wants::Nothing;
+        }
+        (Fate::Go(_), When::Now) => own,
+        (Fate::Keep(why), _) if why.iter().any(Keep::promises_wal) => None,
+        (Fate::Keep(_), _) => own,
+    };
+    Wants::Wal(Need {
+        first: content.start,
+        last,
+    })
+}
+
+/// The end of the WAL of a cluster that was left: where none of its backups promises every moment,
+/// and the active site has one that can be restored, nobody will go on from there. Not where the
+/// store has something that may be a backup.
+fn left_behind(link: &Link<'_>, links: &[Link<'_>], verdicts: &[Verdict]) -> Option<u64> {
+    let head = links.first()?;
+    let mut own = verdicts.iter().filter(|v| v.site == *head.name);
+    if alike(link.site, head.site)
+        || link.site.ledger.unknown > 0
+        || !own.any(|verdict| verdict.restorable)
+    {
+        return None;
+    }
+    let lasts = link.site.ledger.present_wal();
+    let last = lasts.values().filter_map(Runs::last).max()?;
+    Some(last.saturating_add(1))
 }
 
 /// The stretches that are needed below the floor.
@@ -109,12 +166,12 @@ fn stretches(needs: &[Need]) -> BTreeMap<Timeline, Runs> {
     stretches
 }
 
-fn unneeded(site: &SiteState, needs: &[Need]) -> Vec<Range> {
+fn unneeded(site: &SiteState, needs: &Needs) -> Vec<Range> {
     // With nothing to keep there is nobody to say what is needed.
-    let Some(last) = floor(needs).and_then(|floor| floor.checked_sub(1)) else {
+    let Some(last) = needs.floor.and_then(|floor| floor.checked_sub(1)) else {
         return Vec::new();
     };
-    let stretches = stretches(needs);
+    let stretches = stretches(&needs.all);
     let mut ranges = Vec::new();
     for (timeline, mut left) in site.ledger.present_wal() {
         left.remove_range(last.saturating_add(1), u64::MAX);
@@ -128,12 +185,11 @@ fn unneeded(site: &SiteState, needs: &[Need]) -> Vec<Range> {
 }
 
 /// The whole stretches between needs, so that a gap in what was stored is no hole either.
-fn retire(site: &SiteState, needs: &[Need], going: &[Range]) -> Vec<Range> {
-    let oldest = needs.iter().map(|need| need.first.number).min();
-    let (Some(oldest), Some(floor)) = (oldest, floor(needs)) else {
+fn retire(site: &SiteState, needs: &Needs, going: &[Range]) -> Vec<Range> {
+    let (Some(oldest), Some(floor)) = (needs.oldest, needs.floor) else {
         return Vec::new();
     };
-    let stretches = stretches(needs);
+    let stretches = stretches(&needs.all);
     let marked: Vec<Range> = retired(site).map(|(_, range)| range).collect();
     let mut timelines: Vec<Timeline> = going.iter().map(|range| range.timeline).collect();
     timelines.dedup();
@@ -160,8 +216,8 @@ fn retire(site: &SiteState, needs: &[Need], going: &[Range]) -> Vec<Range> {
     spans
 }
 
-fn forget(site: &SiteState, needs: &[Need]) -> Vec<String> {
-    let Some(oldest) = needs.iter().map(|need| need.first.number).min() else {
+fn forget(site: &SiteState, needs: &Needs) -> Vec<String> {
+    let Some(oldest) = needs.oldest.or(needs.floor) else {
         return Vec::new();
     };
     let within = |range: &Range| {

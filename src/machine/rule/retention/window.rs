@@ -3,23 +3,18 @@
 use super::order::Member;
 use crate::event::Millis;
 use crate::rule::holes;
-use crate::state::SiteState;
 
 /// The newest restorable backup that had ended when the window begins; `None` if none is so old.
 /// One on a branch that the cluster left leads to no moment since, and neither may one of which
-/// nobody knows: then the window needs an older one too, or all of them.
-pub fn anchor(
-    site: &SiteState,
-    members: &[Member<'_>],
-    window_ms: u64,
-    now: Millis,
-) -> Option<usize> {
+/// nobody knows: then the window needs an older one too, or all of them. One of an origin leads to
+/// the end of that site's history, where a later one goes on.
+pub fn anchor(members: &[Member<'_>], window_ms: u64, now: Millis) -> Option<usize> {
     let last = members.iter().rfind(|member| member.good)?;
     let seen = last.ended.min(now);
     let begins = Millis(seen.0.checked_sub(window_ms)?);
     let leads = |member: &Member<'_>| {
         let content = member.backup.content.as_ref();
-        content.is_some_and(|content| holes::leads_on(site, content))
+        content.is_some_and(|content| holes::leads_on(member.site.site, content))
     };
     members
         .iter()
@@ -31,7 +26,7 @@ mod tests {
     use alloc::format;
 
     use super::super::plan;
-    use super::super::tests::{NOW, policy, site, told};
+    use super::super::tests::{MAIN, NOW, alone, policy, site, told};
     use crate::event::{Branch, Event};
     use crate::projection::timelines::Timelines;
     use crate::wal::{Segment, SegmentSize, Timeline};
@@ -63,7 +58,7 @@ mod tests {
                     ancestors,
                 });
             }
-            let told = told(&plan(&site, &policy, NOW, doubtful));
+            let told = told(&plan(&alone(&MAIN, &site), &policy, NOW, doubtful));
             assert_eq!(
                 told,
                 format!("{expect} b:window c:new,window,count"),
