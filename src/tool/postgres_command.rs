@@ -34,6 +34,8 @@ use crate::restore::wal::{self, Delivery, Places, Shelf};
 use crate::serve::{ABSENT_HEADER, BODY_HEADER};
 use crate::spool;
 
+pub mod go;
+
 #[derive(Parser)]
 #[command(name = "pghoard_postgres_command", infer_long_args = true)]
 /// Archive or fetch WAL for PostgreSQL

@@ -10,6 +10,7 @@
 mod archive;
 mod bad_input;
 mod commands;
+mod compat;
 mod crash;
 mod hold;
 mod holes;
