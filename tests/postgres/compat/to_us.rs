@@ -45,7 +45,7 @@ fn s53_every_golden_basebackup_starts_and_has_its_rows() {
         restore.arg("--target-dir").arg(&server.data);
         run(restore).ok();
         server.move_in();
-        server.configure("archive_mode=off\nssl=off");
+        server.configure("archive_mode=off\nssl=off\nmax_connections=100");
         server.up();
         server.wait_primary();
         let found = server.one("select count(*), max(id) from t");

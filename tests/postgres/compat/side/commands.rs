@@ -207,7 +207,7 @@ fn answering(reply: &'static str) -> u16 {
         for stream in listener.incoming() {
             let Ok(mut stream) = stream else { continue };
             let _request = stream.read(&mut [0; 4096]);
-            let (head, body) = reply.split_once('\n').unwrap_or((reply, ""));
+            let (head, body) = reply.split_once("\r\n\r\n").unwrap_or((reply, ""));
             let length = body.len();
             let text = format!("HTTP/1.0 {head}\r\ncontent-length: {length}\r\n\r\n{body}");
             let _answer = stream.write_all(text.as_bytes());

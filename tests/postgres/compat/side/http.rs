@@ -146,9 +146,12 @@ fn every_route_answers_as_pghoards_does() {
     let (Some(install), Some(peer)) = (install(15), Peer::installed()) else {
         return;
     };
-    let server = Server::start(install, &Options::default());
+    let options = Options {
+        conf: &["wal_keep_size=256"],
+        ..Options::default()
+    };
+    let server = Server::start(install, &options);
     server.sql("create table rows (n int)");
-    let (segment, bad) = (full_segment(&server), full_segment(&server));
     let (scratch, port) = (Scratch::new(), free_port());
     let config = their_config(&scratch, &server, port, (json!({}), json!({})));
     let _theirs = peer.daemon(&config);
@@ -158,12 +161,17 @@ fn every_route_answers_as_pghoards_does() {
         "pg_data_directory": server.data,
     });
     let mut ours = Daemon::configured(json!({}), json!({ SITE: site })).started();
-    ours.wait_backups(1);
+    wait_until("our basebackup", PATIENCE, || {
+        ours.assert_alive();
+        archive_all(&server, ours.port);
+        ours.backups() == 1
+    });
     wait_until("PGHoard's basebackup", PATIENCE, || {
         listed(port).is_some_and(|list| list["basebackups"].get(0).is_some())
     });
     same_documents(port, ours.port);
 
+    let (segment, bad) = (full_segment(&server), full_segment(&server));
     let wal = server.data.join("pg_wal");
     let mut damaged = fs::read(wal.join(&bad)).unwrap();
     damaged[12] ^= 0xff;
@@ -195,6 +203,17 @@ fn every_route_answers_as_pghoards_does() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert_listed(ROUTES.iter().flat_map(|row| row.differs).map(|d| d.why()));
+}
+
+/// As its archive_command would.
+fn archive_all(server: &Server, port: u16) {
+    let current = server.one("select pg_walfile_name(pg_current_wal_lsn())");
+    for entry in fs::read_dir(server.data.join("pg_wal")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if name.len() == 24 && name < current {
+            let _answer = ask(port, "PUT", &format!("/{SITE}/archive/{name}"), None);
+        }
+    }
 }
 
 fn full_segment(server: &Server) -> String {

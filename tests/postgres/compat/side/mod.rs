@@ -120,12 +120,10 @@ fn assert_listed<'a>(reasons: impl IntoIterator<Item = &'a str>) {
 /// Text without what is another one each time: the folder, the program, progress, fresh keys; and
 /// without metadata of a list, where that release shows the local store's own `_hash`.
 fn plain(text: &str, folder: &Path, program: &str, version: &str) -> String {
-    let shown = |line: &str| match line.trim_start().starts_with("metadata: {") {
-        true => "    metadata: ...\n".to_owned(),
-        false => line
-            .split('\r')
-            .filter(|part| !part.starts_with("Download"))
-            .collect(),
+    let shown = |line: &str| match line.trim_start() {
+        line if line.starts_with("metadata: {") => "    metadata: ...\n".to_owned(),
+        line if line.starts_with("Download progress: ") => String::new(),
+        _ => line.to_owned(),
     };
     let text: String = text.split_inclusive('\n').map(shown).collect();
     let text = text
@@ -172,4 +170,45 @@ fn files(folder: &Path) -> BTreeMap<String, String> {
         }
     }
     found
+}
+
+/// The judge himself: what is not told is found, and so is what is told and not there.
+#[test]
+fn a_difference_is_told_or_found() {
+    let did = |code, out: &str, err: &str| Did {
+        code: Some(code),
+        out: out.to_owned(),
+        err: err.to_owned(),
+        files: BTreeMap::new(),
+    };
+    let (moved, words) = (Differs::ToError("x"), Differs::Words("x"));
+    let code = Differs::Code(1, 2, "x");
+    let files = Differs::Files(&["a"], "x");
+    for (theirs, ours, told, wrong) in [
+        (did(0, "a", ""), did(0, "a", "b"), &[][..], 0),
+        (did(0, "a", ""), did(1, "a", ""), &[], 1),
+        (did(0, "a", ""), did(0, "b", ""), &[], 1),
+        (did(0, "a", ""), did(0, "b", ""), &[words], 0),
+        (did(0, "a", ""), did(0, "a", ""), &[words], 1),
+        (did(1, "a", ""), did(2, "a", ""), &[code], 0),
+        (did(1, "a", ""), did(1, "a", ""), &[code], 1),
+        (did(1, "a", ""), did(1, "", "a"), &[moved], 0),
+        (did(1, "a", ""), did(1, "a", ""), &[moved], 2),
+        (did(1, "a", ""), did(1, "", "b"), &[moved, words], 0),
+        (did(0, "", ""), did(0, "", ""), &[files], 1),
+    ] {
+        let found = judge(&theirs, &ours, told);
+        assert_eq!(
+            found.len(),
+            wrong,
+            "{theirs:?} {ours:?} {told:?}: {found:?}"
+        );
+    }
+    let mut ours = did(0, "", "");
+    ours.files.insert("a".to_owned(), "new".to_owned());
+    assert_eq!(judge(&did(0, "", ""), &ours, &[]).len(), 1);
+    assert_eq!(
+        judge(&did(0, "", ""), &ours, &[files]),
+        Vec::<String>::new()
+    );
 }

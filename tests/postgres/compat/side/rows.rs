@@ -27,7 +27,7 @@ const CHUNKED: &[&str] = &[
 /// whoever gives `reply`.
 pub struct Row {
     pub words: &'static str,
-    /// Status and headers in the first line, then the body.
+    /// Status, headers, an empty line and the body.
     pub reply: Option<&'static str>,
     pub theirs: Theirs,
     pub differs: &'static [Differs],
@@ -368,10 +368,7 @@ pub const ROWS: &[Row] = &[
         &[ToError(ERROR)],
     ),
     row("pghoard_postgres_command", &[]),
-    row(
-        "pghoard_postgres_command --version",
-        &[Code(255, 0, USAGE), Words(WORDS)],
-    ),
+    row("pghoard_postgres_command --version", &[Code(255, 0, USAGE)]),
     row(
         "pghoard_postgres_command --help",
         &[Code(255, 0, USAGE), Words(WORDS)],
@@ -401,9 +398,13 @@ pub const ROWS: &[Row] = &[
         &[ToError(ERROR), Words(WORDS)],
     ),
     asked("201 Created", ARCHIVE, &[]),
-    asked("404 Not Found\nN/A", ARCHIVE, &[ToError(ERROR)]),
-    asked("412 Precondition Failed\nno", ARCHIVE, &[ToError(ERROR)]),
-    asked("500 TIMEOUT\nTIMEOUT", ARCHIVE, &[ToError(ERROR)]),
+    asked("404 Not Found\r\n\r\nN/A", ARCHIVE, &[ToError(ERROR)]),
+    asked(
+        "412 Precondition Failed\r\n\r\nno",
+        ARCHIVE,
+        &[ToError(ERROR)],
+    ),
+    asked("500 TIMEOUT\r\n\r\nTIMEOUT", ARCHIVE, &[ToError(ERROR)]),
     asked("503 Busy", ARCHIVE, &[ToError(ERROR)]),
     asked("200 OK", HEAD, &[]),
     asked("201 Created", HEAD, &[ToError(ERROR)]),
@@ -431,7 +432,7 @@ pub const ROWS: &[Row] = &[
         &[ToError(ERROR)],
     ),
     asked(
-        "500 TIMEOUT\nTIMEOUT",
+        "500 TIMEOUT\r\n\r\nTIMEOUT",
         RESTORE,
         &[ToError(ERROR), Words(WORDS)],
     ),
@@ -525,7 +526,7 @@ const HEAD: &str = "pghoard_postgres_command --mode restore --site s --port PORT
                     --xlog 000000010000000000000001";
 const RESTORE: &str = "pghoard_postgres_command --mode restore --site s --port PORT \
                        --xlog 000000010000000000000001 --output DIR/out";
-const LISTING: &str = "200 OK\n{\"basebackups\": [{\"name\": \"s/basebackup/2026-11-22_09-27_0\", \
+const LISTING: &str = "200 OK\r\n\r\n{\"basebackups\": [{\"name\": \"s/basebackup/2026-11-22_09-27_0\", \
                        \"size\": 7340032, \"last_modified\": \"2026-11-22T09:27:26Z\", \
                        \"metadata\": {\"start-time\": \"2026-11-22T10:27:26+01:00\", \
                        \"original-file-size\": \"44040192\", \"pg-version\": \"150018\"}}]}";
