@@ -178,9 +178,9 @@ pub fn choose<'a, T>(
             "Backup site not set and configuration file defines {count} sites: [{names}]"
         )),
         (Some(name), _) if at == count => refused(format!(
-            "Site '{name}' not defined in configuration file.  {count} other site{s} defined: \
-             [{names}]",
-            s = if count == 1 { " is" } else { "s are" },
+            "Site '{name}' not defined in configuration file.  {count} other site{s} are \
+             defined: [{names}]",
+            s = if count == 1 { "" } else { "s" },
         )),
         _ => Ok(sites.swap_remove(at)),
     }

@@ -173,7 +173,7 @@ fn sites_are_selected_in_pghoards_words() {
     );
     assert_eq!(
         said(one, Some("x")),
-        "Site 'x' not defined in configuration file.  1 other site is defined: ['a']"
+        "Site 'x' not defined in configuration file.  1 other site are defined: ['a']"
     );
     assert_eq!(
         said(two, Some("x")),

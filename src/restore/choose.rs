@@ -137,7 +137,7 @@ pub fn choose<'b, 'a>(
         Goal::Time(time) => newest(backups, |b| b.end_time().is_some_and(|end| end <= *time)),
         Goal::Lsn(lsn) => before(backups, *lsn, size),
         Goal::End | Goal::Immediate | Goal::Name(_) | Goal::Xid(_) => match wanted {
-            "latest" => newest(backups, |_| true),
+            LATEST => newest(backups, |_| true),
             key => backups.iter().find(|b| b.key() == key),
         },
     };
@@ -165,6 +165,9 @@ fn earliest(backups: &[Backup<'_>], size: SegmentSize) -> String {
         time.unwrap_or_else(unknown)
     )
 }
+
+/// Instead of a basebackup's name.
+pub const LATEST: &str = "latest";
 
 /// The backups that are candidates for a goal, for the list that is shown.
 pub fn candidates<'a>(backups: &[Backup<'a>], goal: &Goal) -> Vec<Backup<'a>> {

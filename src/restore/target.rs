@@ -193,7 +193,8 @@ fn place_tablespaces(
     )))
 }
 
-fn mappings(texts: &[String]) -> Outcome<BTreeMap<String, PathBuf>> {
+/// `NAME=DIRECTORY` of the command line.
+pub fn mappings(texts: &[String]) -> Outcome<BTreeMap<String, PathBuf>> {
     let mut mapped = BTreeMap::new();
     for text in texts {
         let pair = text.split_once('=');

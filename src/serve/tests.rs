@@ -453,6 +453,21 @@ fn beyond_loopback_a_password_is_needed() {
     );
 }
 
+/// As its own tests bind: an address with a colon is IPv6, a name IPv4, nothing all of IPv4.
+#[test]
+fn addresses_mean_what_they_mean_to_pghoard() {
+    for (host, expect) in [
+        ("", "0.0.0.0:7"),
+        ("127.0.0.1", "127.0.0.1:7"),
+        ("localhost", "127.0.0.1:7"),
+        ("::", "[::]:7"),
+        ("::1", "[::1]:7"),
+    ] {
+        let found = super::resolve(host, 7).unwrap();
+        assert_eq!(found[0].to_string(), expect, "{host}");
+    }
+}
+
 #[test]
 fn a_hold_is_written_and_told_before_it_is_confirmed() {
     let api = Api::new(json!({}));

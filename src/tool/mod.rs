@@ -42,6 +42,9 @@ const TOOLS: &[(&str, Tool)] = &[
     ("holes", |args| holes::run(args)),
     ("install_links", |args| links::run(args)),
     ("postgres_command", |args| postgres_command::run(args)),
+    ("postgres_command_go", |args| {
+        postgres_command::go::run(args)
+    }),
     ("release", |args| retention::hold::release(args)),
     ("restore", |args| restore::run(args)),
     ("retention", |args| retention::run(args)),
@@ -152,6 +155,7 @@ mod tests {
                 255,
             ),
             (&["pghoard", "postgres_command", "--mode", "restore"], 255),
+            (&["pghoard_postgres_command_go", "-version"], 0),
             (&["pghoard_restore"], 1),
             (&["pghoard_create_keys"], 2),
             (&["pghoard", "--version"], 0),

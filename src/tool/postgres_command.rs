@@ -38,6 +38,8 @@ use crate::restore::wal::{self, Delivery, Places};
 use crate::serve::{ABSENT_HEADER, BODY_HEADER};
 use crate::spool;
 
+pub mod go;
+
 #[derive(Parser)]
 #[command(name = "pghoard_postgres_command", infer_long_args = true)]
 /// Archive or fetch WAL for PostgreSQL

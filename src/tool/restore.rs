@@ -27,7 +27,7 @@ use crate::config::{self, Config, Secret};
 use crate::failure::{Failure, Outcome};
 use crate::restore::choose::{self, Backup, Goal, timeline};
 use crate::restore::list::{self, Detail, Row};
-use crate::restore::{self, Notes, Opened, Order};
+use crate::restore::{self, Notes, Opened, Order, target};
 use crate::store::Metadata;
 use flags::{Command, Flags, Get, List, ListHttp};
 
@@ -177,6 +177,7 @@ fn backups<'a>(opened: &[Opened<'a>]) -> Outcome<Vec<Backup<'a>>> {
 }
 
 fn get_basebackup(get: &Get, status_file: Option<PathBuf>) -> Result<(), Fatal> {
+    target::mappings(&get.tablespace_dir).map_err(fatal)?;
     let config = load(&get.place.config)?;
     let site = config
         .site(get.place.site.as_deref())
@@ -231,7 +232,7 @@ fn tell(notes: &Notes) {
     }
 }
 
-/// Shows the candidates and picks one, with the site that has it.
+/// Picks one, with the site that has it. Where none was named the candidates are shown.
 fn choose<'b, 'a>(
     wanted: &str,
     all: &'b [Backup<'a>],
@@ -243,10 +244,9 @@ fn choose<'b, 'a>(
         opened.iter().find(|opened| opened.site.name == *name)
     };
     let found = choose::candidates(all, goal);
-    let plural = if found.len() == 1 { "" } else { "s" };
-    let caption = format!("Found {} applicable basebackup{plural}", found.len());
-    let rows = found.iter().map(Row::from);
-    say(&list::render(&caption, rows, Detail::Verbose));
+    if wanted == choose::LATEST && !found.is_empty() {
+        show(&found);
+    }
     let size = match (goal, all.first().and_then(|b| Some((b, holder(b)?)))) {
         (Goal::Lsn(_), Some((first, opened))) => {
             choose::segment_size(first, opened.store.as_ref())?
@@ -256,6 +256,13 @@ fn choose<'b, 'a>(
     let backup = choose::choose(all, wanted, goal, size)?;
     let lost = || Failure::new(Class::Internal, "the basebackup belongs to no site");
     Ok((backup, holder(backup).ok_or_else(lost)?))
+}
+
+fn show(found: &[Backup<'_>]) {
+    let plural = if found.len() == 1 { "" } else { "s" };
+    let caption = format!("Found {} applicable basebackup{plural}", found.len());
+    let rows = found.iter().map(Row::from);
+    say(&list::render(&caption, rows, Detail::Verbose));
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ mod ahead;
 mod archive;
 mod bad_input;
 mod commands;
+mod compat;
 mod crash;
 mod hold;
 mod holes;

@@ -15,13 +15,6 @@ use super::postgres::{Install, Server, free_port, lsn};
 use super::process::{Answer, Process, Scratch, command, run};
 use super::{PATIENCE, tail, wait_for, wait_until};
 
-/// The names the binary answers to, beside `pghoard` itself.
-const NAMES: [&str; 3] = [
-    "pghoard_restore",
-    "pghoard_postgres_command",
-    "pghoard_create_keys",
-];
-
 pub struct Daemon {
     process: Option<Process>,
     config: PathBuf,
@@ -276,6 +269,10 @@ impl Daemon {
         self.scratch.join("spool")
     }
 
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+
     pub fn log(&self) -> PathBuf {
         self.scratch.join("pghoard.log")
     }
@@ -329,7 +326,7 @@ fn install_binary(scratch: &Scratch) {
                 .success()
         );
     }
-    for name in NAMES {
+    for name in pghoard::tool::links::NAMES {
         std::os::unix::fs::symlink("pghoard", bin.join(name)).unwrap();
     }
 }

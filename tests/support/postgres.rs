@@ -410,7 +410,7 @@ fn copy(from: &Path, to: &Path) {
     );
 }
 
-fn testbed() -> &'static Path {
+pub fn testbed() -> &'static Path {
     static PLACE: OnceLock<PathBuf> = OnceLock::new();
     PLACE.get_or_init(|| {
         let output = Command::new(support("postgres-paths"))

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 mod form;
 mod members;
+mod proofs;
 mod tables;
 mod uses;
 

@@ -9,10 +9,14 @@ use crate::{read, texts};
 
 /// The cells of every table row below a heading, up to the next heading of its rank or higher.
 fn rows(heading: &str) -> Vec<Vec<String>> {
-    let readme = read("README.md").content;
-    let part = readme
+    rows_of("README.md", heading)
+}
+
+pub fn rows_of(file: &str, heading: &str) -> Vec<Vec<String>> {
+    let text = read(file).content;
+    let part = text
         .split_once(&format!("\n{heading}\n"))
-        .unwrap_or_else(|| panic!("README.md: no heading '{heading}'"))
+        .unwrap_or_else(|| panic!("{file}: no heading '{heading}'"))
         .1;
     let rank = heading.bytes().take_while(|b| *b == b'#').count();
     let ends = |line: &&str| {

@@ -22,12 +22,13 @@ use machine::Class;
 use crate::failure::{Failure, Outcome};
 
 /// PGHoard's commands; `pghoard` itself is the program.
-pub const NAMES: [&str; 6] = [
+pub const NAMES: [&str; 7] = [
     "pghoard_archive_cleanup",
     "pghoard_archive_sync",
     "pghoard_create_keys",
     "pghoard_gnutaremu",
     "pghoard_postgres_command",
+    "pghoard_postgres_command_go",
     "pghoard_restore",
 ];
 
