@@ -112,11 +112,7 @@ impl View<'_> {
             .map(|policy| schedule::forecast((self.name, self.site), policy, self.all, self.now));
         let streams = self.policy.map(|policy| policy.streams);
         let coverage = coverage::coverage(self.name, self.site, self.policy, self.live, self.now);
-        let at_rest = self.policy.is_some_and(|policy| !policy.active);
-        let holes = match at_rest {
-            true => holes::at_rest(self.site),
-            false => holes::list(self.site),
-        };
+        let holes = self.holes();
         json!({
             "active": self.policy.map(|policy| policy.active),
             "attempts": self.attempts(),
@@ -172,6 +168,13 @@ impl View<'_> {
             "system_id": servers.system_id.map(|id| id.to_string()),
             "verification": self.verification(),
         })
+    }
+
+    fn holes(&self) -> Vec<Value> {
+        match self.policy.is_some_and(|policy| !policy.active) {
+            true => holes::at_rest(self.site),
+            false => holes::list(self.site),
+        }
     }
 
     fn verification(&self) -> Value {
