@@ -429,11 +429,11 @@ Alerts
                       timeline 1, basebackups: 2";
         let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
         for told in [
-            &format!("restorable {window}, of site old"),
-            "Site old (cluster 7, inactive) history of site new, by whose rules it goes",
-            &format!("goes restorable {window} PREFIX held by another daemon, on host vault"),
+            format!("restorable {window}, of site old"),
+            "Site old (cluster 7, inactive) history of site new, by whose rules it goes".to_owned(),
+            format!("goes restorable {window} PREFIX held by another daemon, on host vault"),
         ] {
-            assert!(flat.contains(told), "{told}\n{text}");
+            assert!(flat.contains(&told), "{told}\n{text}");
         }
     }
 
