@@ -6,6 +6,7 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use machine::Class;
+use machine::event::WalIn;
 
 use super::chunks::{Chunk, Packer};
 use super::main_object::{EMPTY_FOLDERS, Space};
@@ -30,6 +31,7 @@ enum Fate {
 pub struct Sorter<'a> {
     packer: Packer<'a>,
     spaces: Vec<Space>,
+    wal: WalIn,
     sums: Option<Sums>,
     walker: Walker,
     /// The tablespace whose archive this is; `None` for the cluster itself.
@@ -57,10 +59,16 @@ pub struct Sorted {
 }
 
 impl<'a> Sorter<'a> {
-    pub fn new(packer: Packer<'a>, spaces: Vec<Space>, scratch: &Path) -> Outcome<Sorter<'a>> {
+    pub fn new(
+        packer: Packer<'a>,
+        spaces: Vec<Space>,
+        wal: WalIn,
+        scratch: &Path,
+    ) -> Outcome<Sorter<'a>> {
         Ok(Sorter {
             packer,
             spaces,
+            wal,
             sums: Some(Sums::create(scratch.join("sums"))?),
             walker: Walker::new(),
             archive: None,
@@ -121,7 +129,7 @@ impl<'a> Sorter<'a> {
     }
 
     fn begin(&mut self, member: Member) -> Outcome<()> {
-        let fate = fate(self.archive.as_ref(), &member);
+        let fate = fate(self.archive.as_ref(), self.wal, &member);
         match &fate {
             Fate::Chunk(name) => self.packer.begin(name, &member)?,
             Fate::Label | Fate::Control if member.size_bytes > HELD_MAX_BYTES => {
@@ -181,7 +189,7 @@ impl<'a> Sorter<'a> {
     }
 }
 
-fn fate(archive: Option<&Space>, member: &Member) -> Fate {
+fn fate(archive: Option<&Space>, wal: WalIn, member: &Member) -> Fate {
     let path = member.path.as_slice();
     let below = |folder: &[u8]| {
         path.strip_prefix(folder)
@@ -191,11 +199,13 @@ fn fate(archive: Option<&Space>, member: &Member) -> Fate {
         let prefix = format!("tablespaces/{}/", space.name);
         return Fate::Chunk([prefix.as_bytes(), path].concat());
     }
+    let in_wal = path == b"pg_wal" || below(b"pg_wal");
     let empty = EMPTY_FOLDERS.iter().any(|name| name.as_bytes() == path);
     match path {
+        _ if in_wal && wal == WalIn::Backup => Fate::Chunk([b"pgdata/", path].concat()),
         b"backup_label" => Fate::Label,
         b"global/pg_control" => Fate::Control,
-        _ if empty || below(b"pg_wal") => Fate::Nothing,
+        _ if empty || in_wal => Fate::Nothing,
         // The links are made anew; a tablespace made in place is files like any other.
         _ if below(b"pg_tblspc") && member.kind == Kind::Link => Fate::Nothing,
         _ => Fate::Chunk([b"pgdata/", path].concat()),
@@ -203,7 +213,7 @@ fn fate(archive: Option<&Space>, member: &Member) -> Fate {
 }
 
 /// A file as the manifest lists it; WAL is not listed.
-fn listed(archive: Option<&Space>, path: &[u8]) -> Option<Vec<u8>> {
+pub fn listed(archive: Option<&Space>, path: &[u8]) -> Option<Vec<u8>> {
     match archive {
         Some(space) => Some([format!("pg_tblspc/{}/", space.oid).as_bytes(), path].concat()),
         None if path.starts_with(b"pg_wal/") => None,

@@ -190,6 +190,7 @@ fn policy() -> Policy {
         active: true,
         nodes: 1,
         streams: true,
+        standalone: false,
         slot: true,
         ack: Ack::Stored,
         preferred_node: None,
