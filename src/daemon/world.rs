@@ -341,6 +341,8 @@ impl RealWorld {
     /// Whoever waits to make a backup visible is told when the WAL it needs is there.
     fn release(&self, id: &TaskId, site: &SiteState) {
         let ready = site.backups.ready(&site.ledger);
+        // Beside another daemon nothing more is stored.
+        let ready = ready.filter(|_| site.tenure.foreign().is_none());
         let end = ready.and_then(|(_, content)| content.end_lsn);
         if let (Some(marks), Some(end)) = (self.marks.get(id), end) {
             marks.stored.store(end.0, Ordering::SeqCst);

@@ -5,8 +5,8 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use machine::Class;
 use machine::event::WalIn;
+use machine::{Class, Segment};
 
 use super::chunks::{Chunk, Packer};
 use super::main_object::{EMPTY_FOLDERS, Space};
@@ -212,12 +212,16 @@ fn fate(archive: Option<&Space>, wal: WalIn, member: &Member) -> Fate {
     }
 }
 
-/// A file as the manifest lists it; WAL is not listed.
+/// A file as the manifest lists it. Segments of WAL are not listed; histories beside them are, and
+/// so is what says that a segment is archived (`basebackup.c`).
 pub fn listed(archive: Option<&Space>, path: &[u8]) -> Option<Vec<u8>> {
     match archive {
         Some(space) => Some([format!("pg_tblspc/{}/", space.oid).as_bytes(), path].concat()),
-        None if path.starts_with(b"pg_wal/") => None,
-        None => Some(path.to_vec()),
+        None => {
+            let in_wal = path.strip_prefix(b"pg_wal/");
+            let name = in_wal.and_then(|name| std::str::from_utf8(name).ok());
+            (!name.is_some_and(Segment::is_name)).then(|| path.to_vec())
+        }
     }
 }
 
@@ -257,4 +261,36 @@ pub fn incomplete(what: &str) -> Failure {
         Class::Corrupt,
         format!("base backup: the server sent {what}"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_wal_the_manifest_lists_all_but_segments() {
+        let space = Space {
+            name: "far".into(),
+            oid: 16_384,
+            path: "/far".into(),
+        };
+        for (space, path, listed_as) in [
+            (None, "base/1/1259", Some("base/1/1259")),
+            (None, "pg_wal/000000010000000000000002", None),
+            (
+                None,
+                "pg_wal/00000002.history",
+                Some("pg_wal/00000002.history"),
+            ),
+            (
+                None,
+                "pg_wal/archive_status/000000010000000000000002.done",
+                Some("pg_wal/archive_status/000000010000000000000002.done"),
+            ),
+            (Some(&space), "PG_15/1/2", Some("pg_tblspc/16384/PG_15/1/2")),
+        ] {
+            let found = listed(space, path.as_bytes());
+            assert_eq!(found, listed_as.map(|l| l.as_bytes().to_vec()), "{path}");
+        }
+    }
 }
