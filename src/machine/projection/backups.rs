@@ -113,8 +113,8 @@ impl Backups {
             } => {
                 self.last_failure = Some((at, *class, message.clone()));
                 // A put that only said that it failed may have been listed meanwhile.
-                let phase = self.all.get(backup).map(|backup| backup.phase);
-                if phase != Some(Phase::Complete) {
+                let found = self.all.get(backup).map(|backup| backup.phase);
+                if found != Some(Phase::Complete) {
                     self.bury(backup);
                 }
             }
@@ -141,20 +141,20 @@ impl Backups {
                 }
             }
             // One object is not made visible before it is a whole backup, whoever says so first.
-            Event::Found { files, .. } => {
-                for backup in files.iter().filter_map(|file| match file {
-                    File::Main(backup) => Some(backup),
-                    File::Wal(_) | File::Partial(_) | File::History(_) | File::Part { .. } => None,
-                }) {
-                    if let Some(backup) = self.all.get_mut(backup)
-                        && backup.phase == Phase::Finished
-                        && backup.one_object()
-                    {
-                        backup.phase = Phase::Complete;
-                    }
-                }
-            }
+            Event::Found { files, .. } => self.found(files),
             _ => {}
+        }
+    }
+
+    fn found(&mut self, files: &[File]) {
+        for file in files {
+            if let File::Main(backup) = file
+                && let Some(backup) = self.all.get_mut(backup)
+                && backup.phase == Phase::Finished
+                && backup.one_object()
+            {
+                backup.phase = Phase::Complete;
+            }
         }
     }
 
