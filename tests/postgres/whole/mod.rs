@@ -251,6 +251,7 @@ fn s18_a_put_that_breaks_fails_its_backup_and_shows_nothing() {
     let filler = fs::File::options().write(true).open(disk.filler()).unwrap();
     let length = filler.metadata().unwrap().len();
     filler.set_len(length - (2 << 20)).unwrap();
+    drop(filler);
     daemon.up();
     let failed = daemon.wait_event("a failed backup", "backup_failed", |_| true);
     assert_eq!(failed["class"], "disk_full", "{failed}");
