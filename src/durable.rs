@@ -110,7 +110,7 @@ pub fn sync_folder(path: &Path) -> Outcome<()> {
 /// A file in the making: invisible under its target's name until committed, gone when dropped.
 #[derive(Debug)]
 pub struct Draft {
-    file: File,
+    file: Flowing,
     path: PathBuf,
     target: PathBuf,
 }
@@ -136,6 +136,7 @@ impl Draft {
             };
             if file.try_lock().is_ok() {
                 let target = target.to_owned();
+                let file = Flowing::new(file);
                 return Ok(Draft { file, path, target });
             }
         }
@@ -148,9 +149,10 @@ impl Draft {
             let message = format!("cannot keep the owner of {}: {e}", self.target.display());
             Failure::new(Class::Denied, message).hint("run it as root or as the file's owner")
         };
-        match self.file.metadata().map_err(about)?.uid() == owner {
+        let file = &self.file.file;
+        match file.metadata().map_err(about)?.uid() == owner {
             true => Ok(()),
-            false => fchown(&self.file, Some(owner), None).map_err(about),
+            false => fchown(file, Some(owner), None).map_err(about),
         }
     }
 
@@ -175,6 +177,7 @@ impl Draft {
 
     fn sync(&self) -> Outcome<()> {
         self.file
+            .file
             .sync_all()
             .map_err(|e| Failure::io(&e, self.target.display()))
     }

@@ -84,7 +84,8 @@
 //!    was deleted by retention. The frontier only moves forward.
 //! 3. A spool file disappears only after its own `Stored` or `Dropped` is committed.
 //! 4. A backup's main object is written last, after its parts and the WAL that makes it consistent,
-//!    and deleted first: any listing, at any instant, shows only whole backups.
+//!    and deleted first: any listing, at any instant, shows only whole backups. An object that is
+//!    all of a backup is written before that WAL is there, and becomes visible after it.
 //! 5. No WAL is deleted that a backup whose main object still exists, or a running one, needs.
 //! 6. Same name, same content, or a conflict: nothing stored is ever replaced, but for what is
 //!    proven to be damaged, by what it was.
@@ -108,6 +109,10 @@
 //!   from a scratch file into the store; a crash costs the backup that was running, never more,
 //!   and a cluster's worth of raw bytes is written once less. Only the main object is spooled: it
 //!   waits there for the WAL that makes the backup consistent.
+//! - A backup in one object (`basic`, `pipe`) is held back by its upload, which is finished only
+//!   when its WAL is stored: every store can keep an object invisible until its last request, not
+//!   all can rename one. Whoever takes it waits meanwhile, and a restart takes it anew, unless a
+//!   listing shows that it was finished.
 //! - There is no `Complete` and no `Drop` task. Storing the main object is the ordinary `Store`,
 //!   which decide holds back; an unwanted main object is let go by recording `Dropped`.
 //! - A file leaves the spool as the effect of its committed `Stored`, inside the loop. Sealing is

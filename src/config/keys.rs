@@ -194,7 +194,11 @@ const PROMETHEUS: &[Row] = &[
 #[rustfmt::skip]
 const SITE: &[Row] = &[
     key("active", "true", "false: at rest; only the site it moved to lets its basebackups go"),
-    key("active_backup_mode", "pg_receivexlog", "pg_receivexlog, walreceiver or archive_command"),
+    key(
+        "active_backup_mode",
+        "pg_receivexlog",
+        "pg_receivexlog, walreceiver, archive_command or standalone_hot_backup",
+    ),
     key("ack", "stored", "what PostgreSQL is told is safe: stored or spooled"),
     key("application_name", "pghoard", "our name as a standby"),
     key("preferred_node", "primary", "or number (from 0) or host of a node"),
@@ -205,7 +209,7 @@ const SITE: &[Row] = &[
     key("slot_retention_bytes", "10737418240", "alert when our slot holds back more on its server"),
     key("verify_interval_days", "30", "each stored object is read once in this time; 0 for never"),
     key("verify_bytes_per_second", "10485760", "how fast, at most; null for no limit"),
-    key("basebackup_mode", "stream", "how basebackups are taken"),
+    key("basebackup_mode", "stream", "how basebackups are taken: stream, basic or pipe"),
     key("stream_compression", "false", "old name of basebackup_mode pipe"),
     key("basebackup_count", "2", "basebackups to keep; null for all"),
     key("basebackup_count_min", "2", "basebackups kept whatever their age"),
@@ -220,7 +224,11 @@ const SITE: &[Row] = &[
     key("basebackup_chunk_size", "2147483648", "plain bytes in a chunk"),
     key("basebackup_chunks_in_progress", "5", "chunks on disk at a time"),
     later("basebackup_threads", "1", "chunks encoded at a time"),
-    key("basebackup_compression_threads", "2 in mode stream, else 0", "zstd threads in one chunk"),
+    key(
+        "basebackup_compression_threads",
+        "0 in basic and pipe, else 2",
+        "zstd threads in one chunk",
+    ),
     later("basebackup_delta_mode_max_retries", "10", "attempts at a stable snapshot"),
     later("basebackup_delta_mode_min_delta_file_size", "10485760", "smaller files are bundled"),
     later("basebackup_delta_mode_chunk_size", "524288000", "plain bytes in a bundle"),

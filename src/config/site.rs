@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use machine::Class;
+use machine::event::WalIn;
 use serde_json::Value;
 
 use super::keys::Level;
@@ -74,6 +75,18 @@ impl Site {
         })
     }
 
+    /// What to tell a person whose `basebackup_mode` is not what is taken.
+    pub fn replaced_mode(&self) -> Option<String> {
+        let (wanted, taken) = (self.basebackup_mode, self.basebackup_mode.taken());
+        (wanted != taken).then(|| {
+            let (site, wanted, taken) = (&self.name, wanted.name(), taken.name());
+            format!(
+                "site '{site}': basebackup_mode '{wanted}' is taken as '{taken}'; what \
+                 '{wanted}' wrote is still read, restored and expired"
+            )
+        })
+    }
+
     /// The site's keys, parsed; either half of a pair may be missing.
     pub fn keyring(&self) -> Outcome<Keyring> {
         let mut keyring = Keyring::default();
@@ -116,9 +129,19 @@ pub enum ActiveBackupMode {
 }
 
 impl ActiveBackupMode {
-    /// The name in the configuration and in an object's metadata.
+    /// The name in the configuration.
     pub fn name(self) -> &'static str {
         named(ACTIVE_BACKUP_MODES, self)
+    }
+
+    /// Where the WAL of a basebackup is: nobody receives any in the modes of basebackups alone.
+    pub fn wal(self) -> WalIn {
+        match self {
+            ActiveBackupMode::PgReceivexlog
+            | ActiveBackupMode::Walreceiver
+            | ActiveBackupMode::ArchiveCommand => WalIn::Archive,
+            ActiveBackupMode::StandaloneHotBackup | ActiveBackupMode::Basic => WalIn::Backup,
+        }
     }
 }
 
@@ -147,6 +170,16 @@ impl BasebackupMode {
     /// The name in the configuration and in an object's metadata.
     pub fn name(self) -> &'static str {
         named(BASEBACKUP_MODES, self)
+    }
+
+    /// What is taken: the modes that read the server's files give way to `stream`.
+    pub fn taken(self) -> BasebackupMode {
+        match self {
+            BasebackupMode::Stream | BasebackupMode::Basic | BasebackupMode::Pipe => self,
+            BasebackupMode::LocalTar
+            | BasebackupMode::Delta
+            | BasebackupMode::LocalTarDeltaStats => BasebackupMode::Stream,
+        }
     }
 }
 
@@ -232,11 +265,9 @@ pub(super) fn parse(name: &str, value: &Value, around: &Around<'_>) -> Outcome<S
     let path = format!("backup_sites.{name}");
     let site = Object::new(Level::Site, &path, value, around.notes)?;
     let mode = basebackup_mode(&site)?;
-    let threads_default = match mode {
-        BasebackupMode::Stream => 2,
-        BasebackupMode::Basic | BasebackupMode::Pipe => 0,
-        BasebackupMode::LocalTar | BasebackupMode::Delta => 0,
-        BasebackupMode::LocalTarDeltaStats => 0,
+    let threads_default = match mode.taken() == BasebackupMode::Stream {
+        true => 2,
+        false => 0,
     };
     let (min_disk_free_bytes, resume_multiplier) = receive_limits(&site)?;
     let (encryption_key_id, encryption_keys) = encryption(&site, around.notes)?;

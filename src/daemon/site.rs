@@ -7,14 +7,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use machine::event::WalIn;
 use machine::policy::{self, Policy, SitePolicy};
 use machine::{File, SegmentSize, Site, SiteState};
 use serde_json::Value;
 
 use crate::codec::Encoding;
-use crate::config::{
-    self, ActiveBackupMode, Activity, BasebackupMode, Config, Node, PreferredNode,
-};
+use crate::config::{self, ActiveBackupMode, Activity, Config, Node, PreferredNode};
 use crate::daemon::Sites;
 use crate::failure::{Failure, Outcome};
 use crate::pg::conninfo::{Conninfo, Defaults, Place as Host};
@@ -97,15 +96,8 @@ fn base(config: &Config, site: &config::Site, root: &Path) -> PathBuf {
 
 fn open(config: &Config, site: &config::Site, root: &Path) -> Outcome<SiteContext> {
     let active = site.active == Activity::Active;
-    if active && site.basebackup_mode != BasebackupMode::Stream {
-        return Err(Failure::new(
-            machine::Class::Unsupported,
-            format!(
-                "basebackup_mode '{}' is not supported yet",
-                site.basebackup_mode.name()
-            ),
-        )
-        .hint("use \"stream\"; what the other modes wrote is restored all the same"));
+    if let Some(advice) = site.replaced_mode().filter(|_| active) {
+        log::warn!("{advice}");
     }
     let base = base(config, site, root);
     let (spool_directory, scratch) = (base.join(spool::FOLDER), base.join(SCRATCH_FOLDER));
@@ -240,6 +232,7 @@ pub fn site_policy(site: &config::Site, nodes: &[Conninfo], spool_limit_bytes: u
             site.active_backup_mode,
             ActiveBackupMode::PgReceivexlog | ActiveBackupMode::Walreceiver
         ),
+        standalone: site.active_backup_mode.wal() == WalIn::Backup,
         slot: nodes.iter().any(|node| node.slot.is_some()),
         ack: ack(site.ack),
         preferred_node: preferred(&site.preferred_node, nodes),
@@ -302,6 +295,17 @@ pub fn host_name() -> String {
         .unwrap_or_else(|| "localhost".into())
 }
 
+/// The modes as the metadata of a backup names what was done.
+pub fn modes(config: &config::Site) -> label::Modes<'static> {
+    label::Modes {
+        active_backup: match config.active_backup_mode.wal() {
+            WalIn::Archive => config.active_backup_mode.name(),
+            WalIn::Backup => label::STANDALONE,
+        },
+        basebackup: config.basebackup_mode.taken().name(),
+    }
+}
+
 /// What PGHoard keeps beside an object of this kind.
 pub fn metadata(
     context: &SiteContext,
@@ -314,11 +318,8 @@ pub fn metadata(
         let backup = site.backups.all.get(name);
         let content = backup.and_then(|backup| backup.content.as_ref());
         if let Some((backup, content)) = backup.zip(content) {
-            let modes = label::Modes {
-                active_backup: context.config.active_backup_mode.name(),
-                basebackup: context.config.basebackup_mode.name(),
-            };
-            return label::write(&context.place.site, &modes, backup, content, version, size);
+            let (site, modes) = (&context.place.site, modes(&context.config));
+            return label::write(site, &modes, backup, content, version, size);
         }
     }
     let version = version.map(|version| ("pg-version", version.to_string()));

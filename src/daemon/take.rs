@@ -5,9 +5,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use machine::event::{Finished, How, Origin};
+use machine::projection::backups::Backup;
 use machine::{BackupName, Class, Event, File, Segment, SegmentSize};
 
 use crate::clock;
+use crate::config::BasebackupMode;
 use crate::daemon::site::SiteContext;
 use crate::durable;
 use crate::failure::{Failure, Outcome};
@@ -15,12 +17,17 @@ use crate::pg::conninfo::Conninfo;
 use crate::pg::files;
 use crate::source::chunks::Chunk;
 use crate::source::receive::Marks;
-use crate::source::stream::{self, Patience, Progress, Request, Taken};
+use crate::source::stream::whole::Tail;
+use crate::source::stream::{self, Chunking, Patience, Progress, Request, Taken};
+
+mod whole;
 
 pub struct Take<'a> {
     pub context: &'a SiteContext,
     pub info: &'a Conninfo,
     pub backup: &'a BackupName,
+    /// What the log says of it.
+    pub decided: &'a Backup,
     pub marks: &'a Marks,
     pub system_id: Option<u64>,
 }
@@ -29,46 +36,53 @@ pub struct Take<'a> {
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 
 impl Take<'_> {
-    /// Takes it and places its main object in the spool; the facts are to be told together.
+    /// Takes it; the facts that are not told on the way are to be told together.
     pub fn run(&self, entry: impl Fn() -> u64, emit: &mut dyn FnMut(Event)) -> Outcome<Vec<Event>> {
-        let place = &self.context.place;
+        let (place, config) = (&self.context.place, &self.context.config);
         if let Some(events) = self.taken_name()? {
             return Ok(events);
         }
-        let draft = place.scratch.join(format!("{}.main", self.backup));
         let request = Request {
             conninfo: self.info,
             store: &*place.store,
             prefix: &place.prefix,
             backup: self.backup,
             encoding: &self.context.chunk_encoding,
-            chunk_size_bytes: self.context.config.basebackup_chunk_size_bytes,
-            chunks_in_progress: usize::try_from(self.context.config.basebackup_chunks_in_progress)
-                .unwrap_or(usize::MAX),
+            wal: config.active_backup_mode.wal(),
             scratch: &place.scratch.join(&self.backup.0),
-            main: &draft,
             host: &place.host,
-            pgdata: self
-                .context
-                .config
-                .pg_data_directory
-                .as_deref()
-                .unwrap_or("".as_ref()),
+            pgdata: config.pg_data_directory.as_deref().unwrap_or("".as_ref()),
             patience: Patience::DEFAULT,
             stop: &self.marks.stop,
             clock: &clock::now,
         };
-        let mut told = Instant::now();
-        let taken = stream::take(&request, &mut |progress: Progress| {
-            if told.elapsed() >= PROGRESS_EVERY {
-                told = Instant::now();
-                emit(Event::BackupProgressed {
-                    backup: self.backup.clone(),
-                    bytes: progress.bytes,
-                    total: progress.total_bytes,
-                });
-            }
-        })?;
+        match config.basebackup_mode {
+            BasebackupMode::Basic => self.whole(&request, Tail::Nothing, emit),
+            BasebackupMode::Pipe => self.whole(&request, Tail::Manifest, emit),
+            BasebackupMode::Stream
+            | BasebackupMode::LocalTar
+            | BasebackupMode::Delta
+            | BasebackupMode::LocalTarDeltaStats => self.chunks(&request, entry, emit),
+        }
+    }
+
+    /// Chunks into the store; the main object's tar waits in the spool.
+    fn chunks(
+        &self,
+        request: &Request<'_>,
+        entry: impl Fn() -> u64,
+        emit: &mut dyn FnMut(Event),
+    ) -> Outcome<Vec<Event>> {
+        let config = &self.context.config;
+        let draft = format!("{}.main", self.backup);
+        let draft = self.context.place.scratch.join(draft);
+        let in_progress = usize::try_from(config.basebackup_chunks_in_progress);
+        let chunking = Chunking {
+            chunk_size_bytes: config.basebackup_chunk_size_bytes,
+            chunks_in_progress: in_progress.unwrap_or(usize::MAX),
+            main: &draft,
+        };
+        let taken = stream::take(request, &chunking, &mut self.progress(emit))?;
         self.same_cluster(&taken)?;
         let (file, bytes) = self.spool(&draft)?;
         let mut events = self.parts(&taken);
@@ -78,8 +92,25 @@ impl Take<'_> {
             bytes,
             origin: Origin::Backup,
         });
-        events.push(Event::BackupFinished(self.finished(&taken)));
+        let sum =
+            |bytes: fn(&Chunk) -> u64| taken.chunks.iter().map(bytes).fold(0, u64::saturating_add);
+        let sizes = (sum(|chunk| chunk.bytes_in), sum(|chunk| chunk.bytes_out));
+        events.push(Event::BackupFinished(self.finished(&taken, sizes, None)));
         Ok(events)
+    }
+
+    fn progress<'e>(&'e self, emit: &'e mut dyn FnMut(Event)) -> impl FnMut(Progress) + 'e {
+        let mut told = Instant::now();
+        move |progress| {
+            if told.elapsed() >= PROGRESS_EVERY {
+                told = Instant::now();
+                emit(Event::BackupProgressed {
+                    backup: self.backup.clone(),
+                    bytes: progress.bytes,
+                    total: progress.total_bytes,
+                });
+            }
+        }
     }
 
     fn same_cluster(&self, taken: &Taken) -> Outcome<()> {
@@ -109,10 +140,10 @@ impl Take<'_> {
     fn taken_name(&self) -> Outcome<Option<Vec<Event>>> {
         let place = &self.context.place;
         let main = File::Main(self.backup.clone());
-        let mut there = place
-            .store
-            .look(&place.key(&main.key(SegmentSize::DEFAULT)))?
-            .is_some();
+        let mut there = false;
+        for key in [main.key(SegmentSize::DEFAULT), self.object()] {
+            there |= place.store.look(&place.key(&key))?.is_some();
+        }
         place.store.list(
             &place.key(&format!("basebackup_chunk/{}", self.backup)),
             &mut |_| {
@@ -148,10 +179,9 @@ impl Take<'_> {
         taken.chunks.iter().map(stored).collect()
     }
 
-    fn finished(&self, taken: &Taken) -> Finished {
+    /// `sizes` before and after encoding.
+    fn finished(&self, taken: &Taken, sizes: (u64, u64), object: Option<String>) -> Finished {
         let size = taken.segment_size;
-        let sum =
-            |bytes: fn(&Chunk) -> u64| taken.chunks.iter().map(bytes).fold(0, u64::saturating_add);
         Finished {
             backup: self.backup.clone(),
             start: Segment::at(taken.start.timeline, taken.start.lsn, size),
@@ -161,9 +191,11 @@ impl Take<'_> {
             started_at: taken.started_at,
             ended_at: taken.ended_at,
             parts: u32::try_from(taken.chunks.len()).unwrap_or(u32::MAX),
-            bytes_in: sum(|chunk| chunk.bytes_in),
-            bytes_out: sum(|chunk| chunk.bytes_out),
+            bytes_in: sizes.0,
+            bytes_out: sizes.1,
             from_standby: taken.from == files::Origin::Standby,
+            object,
+            wal: self.context.config.active_backup_mode.wal(),
         }
     }
 }

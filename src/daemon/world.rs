@@ -182,17 +182,21 @@ impl RealWorld {
         context: Arc<SiteContext>,
         task: &Task,
         (node, backup): (u32, BackupName),
-        system_id: Option<u64>,
+        site: &SiteState,
     ) -> Outcome<()> {
         let marks = self.mark(&task.id());
+        let system_id = site.servers.system_id;
+        let decided = site.backups.all.get(&backup).cloned();
         let entries = Arc::clone(&self.entries);
         self.spawn(task, move |emit| {
             let entry = || entries.fetch_add(1, Ordering::SeqCst);
             let info = info(&context, node)?;
+            let unknown = || Failure::new(Class::Internal, format!("no backup '{backup}'"));
             let take = Take {
                 context: &context,
                 info: &info,
                 backup: &backup,
+                decided: &decided.ok_or_else(unknown)?,
                 marks: &marks,
                 system_id,
             };
@@ -334,6 +338,17 @@ impl RealWorld {
         })
     }
 
+    /// Whoever waits to make a backup visible is told when the WAL it needs is there.
+    fn release(&self, id: &TaskId, site: &SiteState) {
+        let ready = site.backups.ready(&site.ledger);
+        // Beside another daemon nothing more is stored.
+        let ready = ready.filter(|_| site.tenure.foreign().is_none());
+        let end = ready.and_then(|(_, content)| content.end_lsn);
+        if let (Some(marks), Some(end)) = (self.marks.get(id), end) {
+            marks.stored.store(end.0, Ordering::SeqCst);
+        }
+    }
+
     /// What the running stream may tell its server: the frontier as the state has it.
     fn acknowledge(&self, id: &TaskId, site: &SiteState) {
         let timeline = site
@@ -413,9 +428,7 @@ impl World for RealWorld {
             Task::Receive { node, start, .. } => self.receive(&context, task, node, start, site),
             Task::Probe { node, .. } => self.probe(context, task, node, site),
             Task::Store { file, entry, .. } => self.store(context, task, (file, entry), site),
-            Task::Take { node, backup, .. } => {
-                self.take(context, task, (node, backup), site.servers.system_id)
-            }
+            Task::Take { node, backup, .. } => self.take(context, task, (node, backup), site),
             Task::Switch { node, .. } => {
                 let info = info(&context, node)?;
                 self.spawn(task, move |_| {
@@ -495,12 +508,11 @@ impl World for RealWorld {
 
     fn publish(&mut self, state: &State, policy: &Policy, busy: &Busy) {
         self.marks.retain(|id, _| busy.contains_key(id));
-        for (id, _) in busy
-            .iter()
-            .filter(|(id, _)| matches!(id, TaskId::Receive(_)))
-        {
-            if let Some(site) = state.sites.get(id.site()) {
-                self.acknowledge(id, site);
+        for id in busy.keys() {
+            match (id, state.sites.get(id.site())) {
+                (TaskId::Receive(_), Some(site)) => self.acknowledge(id, site),
+                (TaskId::Take(_), Some(site)) => self.release(id, site),
+                _ => {}
             }
         }
         if self

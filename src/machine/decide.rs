@@ -150,9 +150,29 @@ impl Turn<'_> {
         self.delete(out);
     }
 
+    /// A backup in one object was taken, and nobody is there any more to store it; a listing says
+    /// whether it was.
+    fn abandoned(&self) -> bool {
+        let running = self.site.backups.running();
+        let left = running.is_some_and(|(_, b)| b.phase == Phase::Finished && b.one_object());
+        left && !self.is_busy(&TaskId::Take(self.name.clone()))
+    }
+
+    fn listed_since_start(&self) -> bool {
+        let at = self.site.ledger.reconciled_at;
+        at.is_some_and(|at| at >= self.started_at)
+    }
+
     /// A backup begun in an earlier run is dead; one that lost a part or its WAL never completes,
-    /// and would keep every later one from being taken.
+    /// and would keep every later one from being taken. Whoever still takes a dead one stops.
     fn interrupt(&self, out: &mut Vec<Command>) {
+        let taking = self.busy.get(&TaskId::Take(self.name.clone()));
+        let running = self.site.backups.running().map(|(name, _)| name);
+        if let Some(Task::Take { backup, .. }) = taking
+            && running != Some(backup)
+        {
+            out.push(Command::Stop(TaskId::Take(self.name.clone())));
+        }
         for (name, backup) in self.site.backups.live() {
             let failed = |class, message| Event::BackupFailed {
                 backup: name.clone(),
@@ -167,6 +187,10 @@ impl Turn<'_> {
                 Phase::Finished if !self.policy.active && self.orphaned(backup) => {
                     let message = "its site became inactive before the WAL that it needs came";
                     self.record(out, failed(Class::Interrupted, message.into()));
+                }
+                Phase::Finished if self.abandoned() && self.listed_since_start() => {
+                    let message = "the daemon stopped before its object was stored".to_string();
+                    self.record(out, failed(Class::Interrupted, message));
                 }
                 Phase::Finished if holds(Rule::LostPartFails) => {
                     if let Some((class, why)) = doomed(self.site, name, backup, self.source()) {

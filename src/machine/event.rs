@@ -439,6 +439,29 @@ pub struct Finished {
     pub bytes_in: u64,
     pub bytes_out: u64,
     pub from_standby: bool,
+    /// Base name of the one object that is all of it: whoever takes the backup stores it, once
+    /// the WAL it needs is there. `None` for parts and a main object that waits in the spool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object: Option<String>,
+    #[serde(default, skip_serializing_if = "WalIn::is_archive")]
+    pub wal: WalIn,
+}
+
+/// Where the WAL is that makes a backup consistent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WalIn {
+    /// Stored beside it, segment by segment.
+    #[default]
+    Archive,
+    /// In the backup: it can be restored by itself, to its end.
+    Backup,
+}
+
+impl WalIn {
+    pub fn is_archive(&self) -> bool {
+        *self == WalIn::Archive
+    }
 }
 
 /// A backup that a listing showed and the log did not know.
@@ -462,6 +485,8 @@ pub struct Adopted {
     /// Where it is consistent, to the byte.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end_lsn: Option<Lsn>,
+    #[serde(default, skip_serializing_if = "WalIn::is_archive")]
+    pub wal: WalIn,
 }
 
 impl Event {

@@ -30,6 +30,8 @@ pub struct SitePolicy {
     pub nodes: u32,
     /// WAL comes by streaming replication.
     pub streams: bool,
+    /// No WAL is expected at all: each backup brings what it needs.
+    pub standalone: bool,
     pub slot: bool,
     pub ack: Ack,
     /// `None` prefers whichever node is the primary.

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use crate::event::{Event, Lease, Millis, Server, Why};
+use crate::event::{Event, Lease, Millis, Server, WalIn, Why};
 use crate::file::BackupName;
 use crate::policy::{Ack, SitePolicy, Tiers};
 use crate::projection::backups::{Backup, Content, Phase};
@@ -13,6 +13,7 @@ pub fn site_policy() -> SitePolicy {
         active: true,
         nodes: 1,
         streams: true,
+        standalone: false,
         slot: true,
         ack: Ack::Stored,
         preferred_node: None,
@@ -88,6 +89,7 @@ pub fn backup(name: &str, at: Millis, reason: Why) -> (BackupName, Backup) {
         parts: 0,
         bytes_in: 0,
         bytes_out: 0,
+        wal: WalIn::Archive,
     };
     let made = Backup {
         phase: Phase::Complete,

@@ -8,6 +8,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
+use machine::event::WalIn;
 use machine::{Lsn, Timeline};
 
 use super::connection::{Connection, Row};
@@ -88,18 +89,20 @@ enum State {
 }
 
 impl<'c> BaseBackup<'c> {
-    /// Asks for the backup. The answer waits for the server's checkpoint, which `fast` makes
+    /// Asks for the backup, with the WAL from its start to its end inside or without it. The answer
+    /// waits for the server's checkpoint, which `fast` makes
     /// quick but not instant: give it minutes.
     pub async fn start(
         connection: &'c mut Connection,
         label: &str,
+        wal: WalIn,
         deadline: Instant,
     ) -> Answer<BaseBackup<'c>> {
         let manifest = match connection.version() >= VERSION_MANIFEST {
             true => Manifest::Expected,
             false => Manifest::Never,
         };
-        let sql = command(connection.version(), label, manifest);
+        let sql = command(connection.version(), label, manifest, wal);
         connection.query(&sql, deadline).await?;
         let start = position(connection, deadline).await?;
         let rows = result(connection, deadline).await?;
@@ -253,20 +256,27 @@ impl<'c> BaseBackup<'c> {
 
 /// Without TABLESPACE_MAP: the archive then holds the links themselves instead of a file that a
 /// starting server would obey, whatever tablespaces the restore had mapped elsewhere.
-fn command(version: u32, label: &str, manifest: Manifest) -> String {
+fn command(version: u32, label: &str, manifest: Manifest, wal: WalIn) -> String {
     let label = label.replace('\'', "''");
-    match (version >= VERSION_ONE_COPY, manifest) {
-        (true, _) => format!(
+    if version >= VERSION_ONE_COPY {
+        let wal = match wal {
+            WalIn::Archive => "",
+            WalIn::Backup => ", WAL true",
+        };
+        return format!(
             "BASE_BACKUP (LABEL '{label}', PROGRESS true, CHECKPOINT 'fast', WAIT false, \
-             MANIFEST 'yes')"
-        ),
-        (false, Manifest::Expected) => {
-            format!("BASE_BACKUP LABEL '{label}' PROGRESS FAST NOWAIT MANIFEST 'yes'")
-        }
-        (false, Manifest::Never) => {
-            format!("BASE_BACKUP LABEL '{label}' PROGRESS FAST NOWAIT")
-        }
+             MANIFEST 'yes'{wal})"
+        );
     }
+    let manifest = match manifest {
+        Manifest::Expected => " MANIFEST 'yes'",
+        Manifest::Never => "",
+    };
+    let wal = match wal {
+        WalIn::Archive => "",
+        WalIn::Backup => " WAL",
+    };
+    format!("BASE_BACKUP LABEL '{label}' PROGRESS FAST{wal} NOWAIT{manifest}")
 }
 
 /// `base.tar` is the cluster, `16384.tar` a tablespace.
@@ -311,25 +321,32 @@ mod tests {
 
     #[test]
     fn the_command_fits_the_version() {
-        for (version, manifest, expected) in [
+        use Manifest::{Expected, Never};
+        use WalIn::{Archive, Backup};
+        for (version, manifest, wal, expected) in [
             (
                 120_022,
-                Manifest::Never,
+                Never,
+                Archive,
                 "LABEL 'it''s' PROGRESS FAST NOWAIT",
             ),
+            (120_022, Never, Backup, "PROGRESS FAST WAL NOWAIT"),
             (
                 130_014,
-                Manifest::Expected,
+                Expected,
+                Archive,
                 "PROGRESS FAST NOWAIT MANIFEST 'yes'",
             ),
             (
                 150_018,
-                Manifest::Expected,
-                "(LABEL 'it''s', PROGRESS true, CHECKPOINT 'fast'",
+                Expected,
+                Archive,
+                "(LABEL 'it''s', PROGRESS true, CHECKPOINT 'fast', WAIT false, MANIFEST 'yes')",
             ),
+            (150_018, Expected, Backup, "MANIFEST 'yes', WAL true)"),
         ] {
-            let command = command(version, "it's", manifest);
-            assert!(command.contains(expected), "{command}");
+            let command = command(version, "it's", manifest, wal);
+            assert!(command.ends_with(expected), "{command}");
         }
     }
 

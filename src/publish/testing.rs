@@ -104,6 +104,8 @@ pub fn state(name: &str) -> State {
         bytes_in: 5_438_458,
         bytes_out: 419_844,
         from_standby: false,
+        object: None,
+        wal: machine::event::WalIn::Archive,
     });
     let lost = Event::ServerLost {
         node: 1,
@@ -145,6 +147,7 @@ pub fn policy(name: &str) -> Policy {
         active: true,
         nodes: 2,
         streams: true,
+        standalone: false,
         slot: true,
         ack: Ack::Stored,
         preferred_node: None,

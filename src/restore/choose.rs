@@ -112,6 +112,10 @@ pub fn backups<'a>(site: &'a Site, store: &dyn Store) -> Outcome<Vec<Backup<'a>>
 
 /// The WAL segment size of a site's cluster, read off the segment a backup begins with.
 pub fn segment_size(backup: &Backup<'_>, store: &dyn Store) -> Outcome<SegmentSize> {
+    let told = backup.text("wal-segment-size");
+    if let Some(size) = told.and_then(|bytes| SegmentSize::new(bytes.parse().ok()?)) {
+        return Ok(size);
+    }
     let Some(name) = backup.text("start-wal-segment") else {
         return Ok(SegmentSize::DEFAULT);
     };

@@ -35,6 +35,26 @@ impl Header {
         header
     }
 
+    /// Of a file, without a name, as pg_basebackup makes it (`astreamer_inject.c`,
+    /// `tarCreateHeader`).
+    pub fn file(size_bytes: u64, modified_s: u64) -> Header {
+        let mut header = Header([0; BLOCK]);
+        header.set(MODE, b"0000600 ");
+        header.set(108..116, b"0004000 ");
+        header.set(116..124, b"0002000 ");
+        header.set(SIZE, format!("{size_bytes:011o} ").as_bytes());
+        header.set(136..148, format!("{modified_s:011o} ").as_bytes());
+        header.set(KIND, b"0");
+        header.set(MAGIC, b"ustar\x0000");
+        for name in [265..297, 297..329] {
+            header.set(name, b"postgres");
+        }
+        for zero in [329..337, 337..345] {
+            header.set(zero, b"0000000 ");
+        }
+        header
+    }
+
     pub fn field(&self, field: Field) -> &[u8] {
         self.0.get(field).unwrap_or(&[])
     }

@@ -298,6 +298,30 @@ impl Member {
         }
     }
 
+    /// A file that the server did not send as a member.
+    pub fn file(path: &[u8], size_bytes: u64, modified_s: u64) -> Member {
+        let mut header = Header::file(size_bytes, modified_s);
+        header.set(NAME, path);
+        header.seal();
+        Member {
+            path: path.to_vec(),
+            kind: Kind::File,
+            size_bytes,
+            header: Box::new(header),
+        }
+    }
+
+    /// The header as it came, or what is as good where extensions described the member.
+    pub fn sent(&self) -> Vec<u8> {
+        let own = self.header.path();
+        let plain = own.strip_suffix(b"/").unwrap_or(&own) == self.path;
+        let sized = self.kind != Kind::File || self.header.number(SIZE) == Some(self.size_bytes);
+        match plain && sized {
+            true => self.header.0.to_vec(),
+            false => self.blocks(&self.path),
+        }
+    }
+
     /// The header block or blocks that name this member `path`; everything else is as it came.
     pub fn blocks(&self, path: &[u8]) -> Vec<u8> {
         let mut name = path.to_vec();

@@ -29,7 +29,8 @@ use crate::spool::{Partial, Sealed, Spool};
 #[derive(Debug, Default)]
 pub struct Marks {
     pub stop: AtomicBool,
-    /// Up to where the store holds WAL, as the folded state says.
+    /// Up to where the store holds WAL, as the folded state says; for who takes a basebackup where
+    /// that ends, once nothing but its object is missing.
     pub stored: AtomicU64,
     /// Up to where the spool's files are synced.
     pub synced: AtomicU64,

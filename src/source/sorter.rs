@@ -5,7 +5,8 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use machine::Class;
+use machine::event::WalIn;
+use machine::{Class, Segment};
 
 use super::chunks::{Chunk, Packer};
 use super::main_object::{EMPTY_FOLDERS, Space};
@@ -30,6 +31,7 @@ enum Fate {
 pub struct Sorter<'a> {
     packer: Packer<'a>,
     spaces: Vec<Space>,
+    wal: WalIn,
     sums: Option<Sums>,
     walker: Walker,
     /// The tablespace whose archive this is; `None` for the cluster itself.
@@ -57,10 +59,16 @@ pub struct Sorted {
 }
 
 impl<'a> Sorter<'a> {
-    pub fn new(packer: Packer<'a>, spaces: Vec<Space>, scratch: &Path) -> Outcome<Sorter<'a>> {
+    pub fn new(
+        packer: Packer<'a>,
+        spaces: Vec<Space>,
+        wal: WalIn,
+        scratch: &Path,
+    ) -> Outcome<Sorter<'a>> {
         Ok(Sorter {
             packer,
             spaces,
+            wal,
             sums: Some(Sums::create(scratch.join("sums"))?),
             walker: Walker::new(),
             archive: None,
@@ -121,7 +129,7 @@ impl<'a> Sorter<'a> {
     }
 
     fn begin(&mut self, member: Member) -> Outcome<()> {
-        let fate = fate(self.archive.as_ref(), &member);
+        let fate = fate(self.archive.as_ref(), self.wal, &member);
         match &fate {
             Fate::Chunk(name) => self.packer.begin(name, &member)?,
             Fate::Label | Fate::Control if member.size_bytes > HELD_MAX_BYTES => {
@@ -181,7 +189,7 @@ impl<'a> Sorter<'a> {
     }
 }
 
-fn fate(archive: Option<&Space>, member: &Member) -> Fate {
+fn fate(archive: Option<&Space>, wal: WalIn, member: &Member) -> Fate {
     let path = member.path.as_slice();
     let below = |folder: &[u8]| {
         path.strip_prefix(folder)
@@ -191,23 +199,29 @@ fn fate(archive: Option<&Space>, member: &Member) -> Fate {
         let prefix = format!("tablespaces/{}/", space.name);
         return Fate::Chunk([prefix.as_bytes(), path].concat());
     }
+    let in_wal = path == b"pg_wal" || below(b"pg_wal");
     let empty = EMPTY_FOLDERS.iter().any(|name| name.as_bytes() == path);
     match path {
+        _ if in_wal && wal == WalIn::Backup => Fate::Chunk([b"pgdata/", path].concat()),
         b"backup_label" => Fate::Label,
         b"global/pg_control" => Fate::Control,
-        _ if empty || below(b"pg_wal") => Fate::Nothing,
+        _ if empty || in_wal => Fate::Nothing,
         // The links are made anew; a tablespace made in place is files like any other.
         _ if below(b"pg_tblspc") && member.kind == Kind::Link => Fate::Nothing,
         _ => Fate::Chunk([b"pgdata/", path].concat()),
     }
 }
 
-/// A file as the manifest lists it; WAL is not listed.
-fn listed(archive: Option<&Space>, path: &[u8]) -> Option<Vec<u8>> {
+/// A file as the manifest lists it. Segments of WAL are not listed; histories beside them are, and
+/// so is what says that a segment is archived (`basebackup.c`).
+pub fn listed(archive: Option<&Space>, path: &[u8]) -> Option<Vec<u8>> {
     match archive {
         Some(space) => Some([format!("pg_tblspc/{}/", space.oid).as_bytes(), path].concat()),
-        None if path.starts_with(b"pg_wal/") => None,
-        None => Some(path.to_vec()),
+        None => {
+            let in_wal = path.strip_prefix(b"pg_wal/");
+            let name = in_wal.and_then(|name| std::str::from_utf8(name).ok());
+            (!name.is_some_and(Segment::is_name)).then(|| path.to_vec())
+        }
     }
 }
 
@@ -247,4 +261,36 @@ pub fn incomplete(what: &str) -> Failure {
         Class::Corrupt,
         format!("base backup: the server sent {what}"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_wal_the_manifest_lists_all_but_segments() {
+        let space = Space {
+            name: "far".into(),
+            oid: 16_384,
+            path: "/far".into(),
+        };
+        for (space, path, listed_as) in [
+            (None, "base/1/1259", Some("base/1/1259")),
+            (None, "pg_wal/000000010000000000000002", None),
+            (
+                None,
+                "pg_wal/00000002.history",
+                Some("pg_wal/00000002.history"),
+            ),
+            (
+                None,
+                "pg_wal/archive_status/000000010000000000000002.done",
+                Some("pg_wal/archive_status/000000010000000000000002.done"),
+            ),
+            (Some(&space), "PG_15/1/2", Some("pg_tblspc/16384/PG_15/1/2")),
+        ] {
+            let found = listed(space, path.as_bytes());
+            assert_eq!(found, listed_as.map(|l| l.as_bytes().to_vec()), "{path}");
+        }
+    }
 }

@@ -3,8 +3,9 @@
 //!
 //! One thread reads the server's tar, renames its members (`pgdata/...`, `tablespaces/NAME/...`),
 //! sums every file and feeds the chunk that grows; another stores the chunks that are full. Held
-//! back for the main object: backup_label, pg_control, backup_manifest. Left out: pg_wal and the
-//! links in pg_tblspc, which a restore makes anew.
+//! back for the main object: backup_label, pg_control, backup_manifest. Left out: pg_wal, unless
+//! the backup is to stand alone, and the links in pg_tblspc, which a restore makes anew. The modes
+//! that keep the server's tar as it is are in `whole.rs`.
 //! A backup that began on one timeline and ended on another is refused (S-38), and so is one whose
 //! files are not what the server's manifest says.
 //!
@@ -20,6 +21,7 @@ use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use machine::event::WalIn;
 use machine::{BackupName, Class, Millis, Segment, SegmentSize};
 use smol::future::FutureExt;
 
@@ -33,6 +35,8 @@ use crate::pg::fault::SqlState;
 use crate::pg::files::{BackupLabel, Origin};
 use crate::pg::{Answer, Connection, Conninfo, Fault, Mode, replication};
 use crate::store::Store;
+
+pub mod whole;
 
 pub const FORMAT: &str = "pghoard-bb-v2";
 
@@ -51,14 +55,10 @@ pub struct Request<'a> {
     pub prefix: &'a str,
     pub backup: &'a BackupName,
     pub encoding: &'a Encoding,
-    /// Plain size at which a chunk is full.
-    pub chunk_size_bytes: u64,
-    /// Chunks on disk at once; at least two.
-    pub chunks_in_progress: usize,
+    /// Where the WAL is to be that makes it consistent.
+    pub wal: WalIn,
     /// A folder of our own; made if it is not there, and removed at the end.
     pub scratch: &'a Path,
-    /// Where the plain tar of the main object goes.
-    pub main: &'a Path,
     /// This machine's name.
     pub host: &'a str,
     /// The configured path, in case the server does not tell its own.
@@ -66,6 +66,16 @@ pub struct Request<'a> {
     pub patience: Patience,
     pub stop: &'a AtomicBool,
     pub clock: &'a (dyn Fn() -> Millis + Sync),
+}
+
+/// What a backup in chunks needs beside.
+pub struct Chunking<'a> {
+    /// Plain size at which a chunk is full.
+    pub chunk_size_bytes: u64,
+    /// Chunks on disk at once; at least two.
+    pub chunks_in_progress: usize,
+    /// Where the plain tar of the main object goes.
+    pub main: &'a Path,
 }
 
 /// How long each kind of silence is borne.
@@ -114,7 +124,11 @@ pub struct Taken {
 
 /// Takes a backup: chunks into the store, the main object's tar into a file. Blocks until then.
 /// After a failure, chunks of this backup may be in the store.
-pub fn take(request: &Request<'_>, report: &mut dyn FnMut(Progress)) -> Outcome<Taken> {
+pub fn take(
+    request: &Request<'_>,
+    chunking: &Chunking<'_>,
+    report: &mut dyn FnMut(Progress),
+) -> Outcome<Taken> {
     let _scratch = Scratch::make(request.scratch)?;
     let mut connection = request.wait(connect(request))??;
     let facts = request.wait(look(request, &mut connection))??;
@@ -131,9 +145,9 @@ pub fn take(request: &Request<'_>, report: &mut dyn FnMut(Progress)) -> Outcome<
         stored: &stored,
     };
     // One chunk grows and one is being stored, beside those that wait.
-    let (sender, receiver) = sync_channel(request.chunks_in_progress.saturating_sub(2));
+    let (sender, receiver) = sync_channel(chunking.chunks_in_progress.saturating_sub(2));
     let (scratch, encoding) = (request.scratch, request.encoding);
-    let packer = Packer::new(scratch, encoding, request.chunk_size_bytes, sender)?;
+    let packer = Packer::new(scratch, encoding, chunking.chunk_size_bytes, sender)?;
     thread::scope(|scope| {
         let uploading = scope.spawn(|| uploader.run(receiver));
         let received = receive(request, &mut connection, &facts, packer, &stored, report);
@@ -148,7 +162,7 @@ pub fn take(request: &Request<'_>, report: &mut dyn FnMut(Progress)) -> Outcome<
             (Err(failure), Ok(())) => Err(failure),
             (Err(failure), Err(other)) if other.class == Class::Interrupted => Err(failure),
             (_, Err(failure)) => Err(failure),
-            (Ok(received), Ok(())) => conclude(request, &facts, received),
+            (Ok(received), Ok(())) => conclude(request, chunking.main, &facts, received),
         }
     })
 }
@@ -243,45 +257,29 @@ fn receive(
     stored: &AtomicU32,
     report: &mut dyn FnMut(Progress),
 ) -> Outcome<Received> {
-    let deadline = Instant::now() + request.patience.checkpoint;
-    let starting = BaseBackup::start(connection, LABEL, deadline);
-    let mut backup = request.wait(starting)??;
+    let mut backup = start(request, connection)?;
     let begin = backup.begin().clone();
     let began_at = (request.clock)();
-    let mut sorter = Sorter::new(packer, spaces(&begin, &facts.names), request.scratch)?;
+    let spaces = spaces(&begin, &facts.names);
+    let mut sorter = Sorter::new(packer, spaces, request.wal, request.scratch)?;
     let mut manifest: Option<Spooled> = None;
-    let estimates = begin.tablespaces.iter().map(|t| t.size_bytes);
-    let total_bytes = estimates.fold(begin.main_size_bytes, u64::saturating_add);
-    let (mut bytes, mut reported) = (0_u64, 0);
-    let end = loop {
-        let stall = Instant::now() + request.patience.stall;
-        match request.wait(backup.next(stall))?.map_err(broken_off)? {
-            Event::Archive(oid) => sorter.archive(oid)?,
-            Event::Data(data) => {
-                sorter.data(data)?;
-                bytes = bytes.saturating_add(u64::try_from(data.len()).unwrap_or(u64::MAX));
-            }
+    let end = follow(
+        request,
+        &mut backup,
+        stored,
+        report,
+        &mut |event| match event {
+            Event::Archive(oid) => sorter.archive(oid),
+            Event::Data(data) => sorter.data(data),
             Event::ManifestBegin => {
                 let path = request.scratch.join("manifest");
                 manifest = Some(Spooled::begin(path, sorter.sums()?)?);
+                Ok(())
             }
-            Event::Manifest(data) => {
-                let spooled = manifest.as_mut();
-                spooled
-                    .ok_or_else(|| incomplete("a manifest without a beginning"))?
-                    .feed(data)?;
-            }
-            Event::End(end) => break end,
-        }
-        if bytes - reported >= REPORT_BYTES {
-            reported = bytes;
-            report(Progress {
-                bytes,
-                total_bytes,
-                chunks_stored: stored.load(Ordering::Relaxed),
-            });
-        }
-    };
+            Event::Manifest(data) => fed(&mut manifest, data),
+            Event::End(_) => Ok(()),
+        },
+    )?;
     if manifest.is_none() && begin.manifest == Manifest::Expected {
         return Err(incomplete("no manifest"));
     }
@@ -297,6 +295,52 @@ fn receive(
         manifest,
         began_at,
     })
+}
+
+fn start<'c>(request: &Request<'_>, connection: &'c mut Connection) -> Outcome<BaseBackup<'c>> {
+    let deadline = Instant::now() + request.patience.checkpoint;
+    let starting = BaseBackup::start(connection, LABEL, request.wal, deadline);
+    Ok(request.wait(starting)??)
+}
+
+/// All that the server sends, piece by piece, up to where the backup ends.
+fn follow(
+    request: &Request<'_>,
+    backup: &mut BaseBackup<'_>,
+    stored: &AtomicU32,
+    report: &mut dyn FnMut(Progress),
+    each: &mut dyn FnMut(Event<'_>) -> Outcome<()>,
+) -> Outcome<Position> {
+    let begin = backup.begin();
+    let estimates = begin.tablespaces.iter().map(|t| t.size_bytes);
+    let total_bytes = estimates.fold(begin.main_size_bytes, u64::saturating_add);
+    let (mut bytes, mut reported) = (0_u64, 0);
+    loop {
+        let stall = Instant::now() + request.patience.stall;
+        let event = request.wait(backup.next(stall))?.map_err(broken_off)?;
+        if let Event::End(end) = event {
+            return Ok(end);
+        }
+        if let Event::Data(data) = event {
+            bytes = bytes.saturating_add(u64::try_from(data.len()).unwrap_or(u64::MAX));
+        }
+        each(event)?;
+        if bytes - reported >= REPORT_BYTES {
+            reported = bytes;
+            report(Progress {
+                bytes,
+                total_bytes,
+                chunks_stored: stored.load(Ordering::Relaxed),
+            });
+        }
+    }
+}
+
+fn fed(manifest: &mut Option<Spooled>, data: &[u8]) -> Outcome<()> {
+    let begun = manifest.as_mut();
+    begun
+        .ok_or_else(|| incomplete("a manifest without a beginning"))?
+        .feed(data)
 }
 
 /// What the server finds wrong with its own state while a backup runs (its standby was promoted,
@@ -329,7 +373,12 @@ fn judge(begin: &Begin, end: Position, label: &BackupLabel) -> Outcome<()> {
     Ok(())
 }
 
-fn conclude(request: &Request<'_>, facts: &Facts, received: Received) -> Outcome<Taken> {
+fn conclude(
+    request: &Request<'_>,
+    main: &Path,
+    facts: &Facts,
+    received: Received,
+) -> Outcome<Taken> {
     let Received {
         begin,
         end,
@@ -360,7 +409,7 @@ fn conclude(request: &Request<'_>, facts: &Facts, received: Received) -> Outcome
         label: &sorted.label,
         manifest: manifest.as_deref(),
     }
-    .write(request.main, request.scratch)?;
+    .write(main, request.scratch)?;
     Ok(Taken {
         start: begin.start,
         end,

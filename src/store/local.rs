@@ -14,7 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ use std::time::UNIX_EPOCH;
 use machine::Class;
 use sha2::{Digest, Sha256};
 
-use super::{Body, Entry, Metadata, Object, Put, Store};
+use super::{Body, Entry, Metadata, Object, Put, Store, Upload, Written};
 use crate::durable::{self, Draft};
 use crate::failure::{Failure, Outcome};
 
@@ -147,24 +147,24 @@ impl Store for Local {
 
         let (sha256, size_bytes) = content(body)?;
         let data = place(body, &path)?;
-        let mut draft = Draft::at(&sidecar_path)?;
-        draft.fill(&render_sidecar(metadata, size_bytes, &hex::encode(sha256))?)?;
-
-        let lock = File::open(folder)
-            .and_then(|file| file.lock().map(|()| file))
-            .map_err(|e| Failure::io(&e, folder.display()))?;
-        refuse_existing(mode, &sidecar_path, key)?;
-        // A crash half way through a replacement leaves no object, which the caller repeats,
-        // rather than new data under old metadata.
-        durable::remove(&sidecar_path)?;
-        let outcome = match data {
-            Data::Draft(data) => data.commit(),
-            Data::Scratch(scratch) => durable::rename(scratch, &path),
-        }
-        .and_then(|()| draft.commit());
-        drop(lock);
+        let sidecar = render_sidecar(metadata, size_bytes, &hex::encode(sha256))?;
+        let outcome = publish(key, &path, data, &sidecar, mode);
         settle_scratch(body, &path, &outcome)?;
         outcome
+    }
+
+    fn begin(&self, key: &str, metadata: &Metadata) -> Outcome<Box<dyn Upload + '_>> {
+        let path = self.path(key)?;
+        self.confirm_root()?;
+        durable::make_folders(path.parent().unwrap_or(&self.root))?;
+        refuse_existing(Put::Create, &sidecar_path(&path), key)?;
+        Ok(Box::new(Growing {
+            key: key.to_owned(),
+            data: BufWriter::with_capacity(WRITE_BYTES, Draft::at(&path)?),
+            path,
+            bytes: 0,
+            metadata: metadata.clone(),
+        }))
     }
 
     fn get(&self, key: &str) -> Outcome<(Object, Box<dyn Read + Send>)> {
@@ -228,6 +228,69 @@ impl Store for Local {
             false => self.confirm_absent(&path),
         }
     }
+}
+
+/// An object that is being written, beside its place.
+struct Growing {
+    key: String,
+    path: PathBuf,
+    data: BufWriter<Draft>,
+    bytes: u64,
+    metadata: Metadata,
+}
+
+impl Write for Growing {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = self.data.write(bytes)?;
+        self.bytes += u64::try_from(taken).unwrap_or(u64::MAX);
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.data.flush()
+    }
+}
+
+impl Upload for Growing {
+    fn finish(self: Box<Self>, written: Written, late: &Metadata) -> Outcome<()> {
+        let Growing {
+            key,
+            path,
+            data,
+            bytes,
+            mut metadata,
+        } = *self;
+        let Written { size_bytes, sha256 } = written;
+        if bytes != size_bytes {
+            let message = format!("{key} has {bytes} bytes, its writer wrote {size_bytes}");
+            return Err(Failure::new(Class::Internal, message));
+        }
+        metadata.extend(late.clone());
+        let data = data.into_inner();
+        let data = data.map_err(|e| Failure::io(e.error(), path.display()))?;
+        let sidecar = render_sidecar(&metadata, size_bytes, &hex::encode(sha256))?;
+        publish(&key, &path, Data::Draft(data), &sidecar, Put::Create)
+    }
+}
+
+/// Puts data and sidecar in their places.
+fn publish(key: &str, path: &Path, data: Data<'_>, sidecar: &[u8], mode: Put) -> Outcome<()> {
+    let sidecar_path = sidecar_path(path);
+    let folder = path.parent().unwrap_or(path);
+    let mut draft = Draft::at(&sidecar_path)?;
+    draft.fill(sidecar)?;
+    let _lock = File::open(folder)
+        .and_then(|file| file.lock().map(|()| file))
+        .map_err(|e| Failure::io(&e, folder.display()))?;
+    refuse_existing(mode, &sidecar_path, key)?;
+    // A crash half way through a replacement leaves no object, which the caller repeats, rather
+    // than new data under old metadata.
+    durable::remove(&sidecar_path)?;
+    match data {
+        Data::Draft(data) => data.commit()?,
+        Data::Scratch(scratch) => durable::rename(scratch, path)?,
+    }
+    draft.commit()
 }
 
 /// Data synced and ready to be renamed into place.
@@ -484,6 +547,9 @@ const CONTENT_LENGTH: &str = "Content-Length";
 const HASH: &str = "_hash";
 const SIDECAR_END: &str = ".metadata";
 const SIDECAR_DRAFT: &[u8] = b".metadata_tmp";
+
+/// Large enough that a growing object is written in few calls.
+const WRITE_BYTES: usize = 256 << 10;
 
 /// Keys have five parts; more than this is a loop of symbolic links.
 const DEPTH_MAX: u32 = 32;

@@ -7,6 +7,9 @@
 //! - `look` answers `None` only for a confirmed absence; any doubt is an error.
 //! - `list` visits every object below a folder once, sorted by key, with bounded memory.
 //! - `delete` of nothing succeeds.
+//! - `begin` takes an object whose end nobody knows yet. Nothing is visible before
+//!   [`Upload::finish`], however long that takes: whoever writes may be told then that it is still
+//!   too early. What was not finished leaves nothing visible, now or after a crash.
 //!
 //! Keys are relative to the storage root, `/`-separated, without a leading slash; a key that
 //! could lead anywhere else is refused. A driver adds `Content-Length` to the metadata.
@@ -17,10 +20,12 @@ pub mod choose;
 pub mod local;
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::Path;
 
-use crate::failure::Outcome;
+use machine::Class;
+
+use crate::failure::{Failure, Outcome};
 
 /// What PGHoard keeps beside an object: text to text.
 pub type Metadata = BTreeMap<String, String>;
@@ -63,6 +68,23 @@ pub enum Put {
     Replace,
 }
 
+/// What the writer of an object knows of its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Written {
+    pub size_bytes: u64,
+    pub sha256: [u8; 32],
+}
+
+/// An object in the making: its bytes are written to it as they come. Budget: a driver holds some
+/// megabytes of them, whatever the size of the object.
+pub trait Upload: Write {
+    /// Makes it visible, whole; what exists meanwhile under its key is a [`Class::Conflict`].
+    ///
+    /// `late` is metadata that only the end tells, beyond what was given at the beginning. A driver
+    /// whose store takes metadata at the beginning alone may leave it out: no reader may need it.
+    fn finish(self: Box<Self>, written: Written, late: &Metadata) -> Outcome<()>;
+}
+
 pub trait Store: Send + Sync {
     /// For messages: the type and place, without secrets.
     fn name(&self) -> String;
@@ -71,6 +93,12 @@ pub trait Store: Send + Sync {
     fn look(&self, key: &str) -> Outcome<Option<Object>>;
     fn list(&self, folder: &str, visit: &mut dyn FnMut(Entry) -> Outcome<()>) -> Outcome<()>;
     fn delete(&self, key: &str) -> Outcome<()>;
+
+    /// Begins an object under a key that does not exist. `metadata` is all that a reader needs.
+    fn begin(&self, key: &str, _metadata: &Metadata) -> Outcome<Box<dyn Upload + '_>> {
+        let message = format!("{key}: {} takes no object of unknown size", self.name());
+        Err(Failure::new(Class::Unsupported, message).hint("set basebackup_mode to \"stream\""))
+    }
 
     /// SHA-256 of the stored bytes in hexadecimal, where the driver noted it when they came.
     fn noted_sha256(&self, _key: &str) -> Outcome<Option<String>> {

@@ -60,10 +60,16 @@ pub fn backup(
     }
     let mut refused = Refusals::default();
     let blindly = object.is_some() || holds(Rule::MainRemovedBlindly);
-    if blindly && !refused.delete(place, &key)? {
-        refused.files.push(main);
-        refused.tell(emit);
-        return Ok(());
+    let mut mains = vec![key];
+    // One that failed did not say whether it was to be one object.
+    let unsaid = object.is_none() && doomed.unless_held_at.is_none();
+    mains.extend(unsaid.then(|| place.key(&format!("basebackup/{name}"))));
+    for key in mains.iter().filter(|_| blindly) {
+        if !refused.delete(place, key)? {
+            refused.files.push(main);
+            refused.tell(emit);
+            return Ok(());
+        }
     }
     let folder = place.key(&format!("basebackup_chunk/{name}"));
     let mut keys = Vec::new();

@@ -2,19 +2,71 @@
 //! them (`isoformat()` with a `T`, `str()` with a blank).
 
 use jiff::Timestamp;
-use machine::event::{Adopted, Why};
+use machine::event::{Adopted, WalIn, Why};
 use machine::projection::backups::{Backup, Content};
-use machine::{BackupName, Millis, Segment, SegmentSize};
+use machine::{BackupName, Lsn, Millis, Segment, SegmentSize};
 
 use crate::store::Metadata;
 
 /// Beside WAL and histories, ours: `system_identifier` of the cluster, in digits.
 pub const SYSTEM_ID: &str = "system-identifier";
 
+/// Ours: bytes of a WAL segment, where they are not 16 MiB. Without WAL beside it only the backup
+/// itself can tell what the names of its segments mean.
+pub const SEGMENT_SIZE: &str = "wal-segment-size";
+
+/// The `active-backup-mode` of backups with their WAL inside.
+pub const STANDALONE: &str = "standalone_hot_backup";
+
 /// What the site's configuration adds.
 pub struct Modes<'a> {
     pub active_backup: &'a str,
     pub basebackup: &'a str,
+}
+
+/// What is known of a backup when it has begun.
+pub struct Begun {
+    pub start: Segment,
+    pub started_at: Millis,
+    pub pg_version: Option<u32>,
+    pub size: SegmentSize,
+}
+
+/// Of a backup in one object: all that is known before its end.
+pub fn begun(site: &str, modes: &Modes<'_>, backup: &Backup, begun: &Begun) -> Metadata {
+    let mut metadata = Metadata::new();
+    let mut add = |key: &str, value: String| metadata.insert(key.into(), value);
+    add("site", site.into());
+    add("active-backup-mode", modes.active_backup.into());
+    add("basebackup-mode", modes.basebackup.into());
+    add("backup-decision-time", iso(backup.decided_at));
+    add("backup-reason", reason(backup.reason).into());
+    if let Some(at) = backup.normalized_at {
+        add("normalized-backup-time", iso(at));
+    }
+    add("start-time", iso(begun.started_at));
+    add("start-wal-segment", begun.start.name(begun.size));
+    if let Some(version) = begun.pg_version {
+        add("pg-version", version.to_string());
+    }
+    if begun.size != SegmentSize::DEFAULT {
+        add(SEGMENT_SIZE, begun.size.bytes().to_string());
+    }
+    metadata
+}
+
+/// What its end adds, in every form.
+pub fn ended(
+    at: Option<Millis>,
+    end: Option<Segment>,
+    lsn: Option<Lsn>,
+    size: SegmentSize,
+) -> Metadata {
+    let at = at.map(|at| ("end-time", iso(at).replace('T', " ")));
+    let end = end.map(|end| ("end-wal-segment", end.name(size)));
+    let lsn = lsn.map(|lsn| ("end-lsn", lsn.to_string()));
+    let known = [at, end, lsn].into_iter().flatten();
+    known.map(|(key, value)| (key.into(), value)).collect()
 }
 
 pub fn write(
@@ -25,31 +77,17 @@ pub fn write(
     pg_version: Option<u32>,
     size: SegmentSize,
 ) -> Metadata {
-    let mut metadata = Metadata::new();
+    let beginning = Begun {
+        start: content.start,
+        started_at: content.started_at,
+        pg_version,
+        size,
+    };
+    let mut metadata = begun(site, modes, backup, &beginning);
+    let (at, end, lsn) = (content.ended_at, content.end, content.end_lsn);
+    metadata.extend(ended(at, end, lsn, size));
     let mut add = |key: &str, value: String| metadata.insert(key.into(), value);
     add("format", content.format.clone());
-    add("site", site.into());
-    add("active-backup-mode", modes.active_backup.into());
-    add("basebackup-mode", modes.basebackup.into());
-    add("backup-decision-time", iso(backup.decided_at));
-    add("backup-reason", reason(backup.reason).into());
-    if let Some(at) = backup.normalized_at {
-        add("normalized-backup-time", iso(at));
-    }
-    add("start-time", iso(content.started_at));
-    add("start-wal-segment", content.start.name(size));
-    if let Some(at) = content.ended_at {
-        add("end-time", iso(at).replace('T', " "));
-    }
-    if let Some(end) = content.end {
-        add("end-wal-segment", end.name(size));
-    }
-    if let Some(lsn) = content.end_lsn {
-        add("end-lsn", lsn.to_string());
-    }
-    if let Some(version) = pg_version {
-        add("pg-version", version.to_string());
-    }
     add("parts", content.parts.to_string());
     add("total-size-plain", content.bytes_in.to_string());
     add("total-size-enc", content.bytes_out.to_string());
@@ -94,7 +132,18 @@ pub fn read(
             .unwrap_or(0),
         ended_at: text("end-time").and_then(millis),
         end_lsn: text("end-lsn").and_then(|lsn| lsn.parse().ok()),
+        wal: wal(metadata),
     })
+}
+
+/// PGHoard's modes that read the server's files leave WAL out, whatever the active mode.
+fn wal(metadata: &Metadata) -> WalIn {
+    let text = |key: &str| metadata.get(key).map(String::as_str);
+    let streamed = text("format").is_none() || text("basebackup-mode") == Some("stream");
+    match text("active-backup-mode") {
+        Some(STANDALONE) if streamed => WalIn::Backup,
+        _ => WalIn::Archive,
+    }
 }
 
 /// The backup that a main object's base name stands for.
@@ -192,6 +241,7 @@ mod tests {
             parts: 3,
             bytes_in: 5,
             bytes_out: 4,
+            wal: WalIn::Archive,
         };
         let backup = Backup {
             phase: machine::projection::backups::Phase::Finished,
@@ -227,7 +277,44 @@ mod tests {
             bytes_out: content.bytes_out,
             ended_at: content.ended_at,
             end_lsn: content.end_lsn,
+            wal: content.wal,
         };
         assert_eq!(found, Some(expect));
+    }
+
+    #[test]
+    fn a_backup_with_its_wal_inside_says_so_by_its_modes() {
+        for (format, mode, active, expect) in [
+            (None, Some("basic"), "standalone_hot_backup", WalIn::Backup),
+            (None, Some("pipe"), "standalone_hot_backup", WalIn::Backup),
+            (None, None, "standalone_hot_backup", WalIn::Backup),
+            (
+                Some("pghoard-bb-v2"),
+                Some("stream"),
+                STANDALONE,
+                WalIn::Backup,
+            ),
+            (
+                Some("pghoard-bb-v2"),
+                Some("local-tar"),
+                STANDALONE,
+                WalIn::Archive,
+            ),
+            (
+                Some("pghoard-delta-v2"),
+                Some("delta"),
+                STANDALONE,
+                WalIn::Archive,
+            ),
+            (None, Some("basic"), "basic", WalIn::Archive),
+            (None, Some("pipe"), "pg_receivexlog", WalIn::Archive),
+        ] {
+            let mut metadata = Metadata::new();
+            let mut add = |key: &str, value: &str| metadata.insert(key.into(), value.into());
+            add("active-backup-mode", active);
+            format.map(|format| add("format", format));
+            mode.map(|mode| add("basebackup-mode", mode));
+            assert_eq!(wal(&metadata), expect, "{metadata:?}");
+        }
     }
 }

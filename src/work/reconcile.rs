@@ -113,7 +113,7 @@ fn compare(place: &Place, known: &Known, listing: &Listing, size: SegmentSize) -
             files.unknown += 1;
             continue;
         }
-        match look(place, &place.key(&file.key(size)))? {
+        match look(place, &key_of(place, known, file, size))? {
             Look::There(_) => files.new.push(file.clone()),
             // Counted where its backup is adopted.
             Look::Damaged if matches!(file, File::Main(_)) => {}
@@ -122,11 +122,7 @@ fn compare(place: &Place, known: &Known, listing: &Listing, size: SegmentSize) -
         }
     }
     for file in held.difference(&listing.files) {
-        let key = match file {
-            File::Main(name) => place.key(&main_key(known, name)),
-            other => place.key(&other.key(size)),
-        };
-        match look(place, &key)? {
+        match look(place, &key_of(place, known, file, size))? {
             Look::Absent => files.gone.push(file.clone()),
             Look::Damaged => files.unknown += 1,
             Look::There(_) => {}
@@ -188,6 +184,27 @@ pub fn stored_size(place: &Place) -> Outcome<SegmentSize> {
         return Ok(bytes
             .and_then(SegmentSize::new)
             .unwrap_or(SegmentSize::DEFAULT));
+    }
+    told_by_backup(place)
+}
+
+/// Backups that stand alone have no WAL beside them.
+fn told_by_backup(place: &Place) -> Outcome<SegmentSize> {
+    let mut newest = BTreeSet::new();
+    place.store.list(&place.key("basebackup"), &mut |entry| {
+        newest.insert((entry.modified_ms, entry.key));
+        if newest.len() > SAMPLES {
+            newest.pop_first();
+        }
+        Ok(())
+    })?;
+    for (_, key) in newest {
+        if let Look::There(object) = look(place, &key)?
+            && let Some(bytes) = object.metadata.get(label::SEGMENT_SIZE)
+        {
+            let size = bytes.parse().ok().and_then(SegmentSize::new);
+            return Ok(size.unwrap_or(SegmentSize::DEFAULT));
+        }
     }
     Ok(SegmentSize::DEFAULT)
 }
@@ -359,6 +376,13 @@ fn adopt(
             None => Adopt::Unreadable,
         },
     )
+}
+
+fn key_of(place: &Place, known: &Known, file: &File, size: SegmentSize) -> String {
+    match file {
+        File::Main(name) => place.key(&main_key(known, name)),
+        other => place.key(&other.key(size)),
+    }
 }
 
 fn main_key(known: &Known, name: &BackupName) -> String {

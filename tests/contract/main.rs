@@ -7,13 +7,13 @@
 )]
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::sync::Barrier;
 use std::thread;
 
 use machine::Class;
 use pghoard::store::local::Local;
-use pghoard::store::{Body, Entry, Metadata, Put, Scratch, Store};
+use pghoard::store::{Body, Entry, Metadata, Put, Scratch, Store, Upload, Written};
 use sha2::{Digest, Sha256};
 
 #[test]
@@ -29,6 +29,7 @@ fn contract(store: &dyn Store) {
     create_refuses_what_exists(store);
     create_has_one_winner(store);
     scratch_moves_in(store);
+    what_grows_is_invisible_until_it_is_finished(store);
     list_is_complete_and_sorted(store);
     delete_is_repeatable(store);
     hostile_keys_are_refused(store);
@@ -133,6 +134,58 @@ fn scratch_moves_in(store: &dyn Store) {
     put(b"other", 5).unwrap_err();
     assert!(path.exists());
     assert_eq!(read(store, "p/scratch"), b"scratch");
+}
+
+/// `written` is what the writer says of it.
+fn grow<'a>(store: &'a dyn Store, key: &str, body: &[u8]) -> (Box<dyn Upload + 'a>, Written) {
+    let needed = metadata(&[("start-time", "2026-11-22T09:27:26+00:00")]);
+    let mut upload = store.begin(key, &needed).unwrap();
+    for piece in body.chunks(100_000) {
+        upload.write_all(piece).unwrap();
+    }
+    let written = Written {
+        size_bytes: u64::try_from(body.len()).unwrap(),
+        sha256: Sha256::digest(body).into(),
+    };
+    (upload, written)
+}
+
+fn what_grows_is_invisible_until_it_is_finished(store: &dyn Store) {
+    let body = vec![7; (20 << 20) + 1];
+    let absent = |key: &str| {
+        assert_eq!(store.look(key).unwrap(), None);
+        assert_eq!(list_all(store, "grow"), [""; 0]);
+    };
+    let (dropped, _) = grow(store, "grow/a", &body);
+    absent("grow/a");
+    drop(dropped);
+    absent("grow/a");
+    let (short, written) = grow(store, "grow/a", &body[1..]);
+    let longer = Written {
+        size_bytes: written.size_bytes + 1,
+        ..written
+    };
+    short.finish(longer, &Metadata::new()).unwrap_err();
+    absent("grow/a");
+
+    let (upload, written) = grow(store, "grow/a", &body);
+    let (late, written_late) = grow(store, "grow/a", &body[1..]);
+    upload
+        .finish(written, &metadata(&[("end-lsn", "0/1")]))
+        .unwrap();
+    assert!(read(store, "grow/a") == body);
+    let object = store.look("grow/a").unwrap().unwrap();
+    assert_eq!(object.metadata["Content-Length"], body.len().to_string());
+    assert_eq!(object.metadata["start-time"], "2026-11-22T09:27:26+00:00");
+    // A driver may leave out what came late, but not make anything else of it.
+    let said = object.metadata.get("end-lsn").map(String::as_str);
+    assert!(matches!(said, None | Some("0/1")), "{said:?}");
+    let failure = late.finish(written_late, &Metadata::new()).unwrap_err();
+    assert_eq!(failure.class, Class::Conflict);
+    let failure = store.begin("grow/a", &Metadata::new()).err().unwrap();
+    assert_eq!(failure.class, Class::Conflict);
+    assert!(read(store, "grow/a") == body);
+    assert_eq!(list_all(store, "grow"), ["grow/a"]);
 }
 
 fn list_is_complete_and_sorted(store: &dyn Store) {

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use machine::event::{
     Adopted, Branch, Finished, How, Lease, Origin, Previous, Range, Reason, Server, Slot, Sought,
-    Why,
+    WalIn, Why,
 };
 use machine::projection::marks::{Hole, Mark};
 use machine::task::Means;
@@ -159,6 +159,8 @@ fn plain_samples() -> Vec<Event> {
             bytes_in: 5_662_720,
             bytes_out: 403_606,
             from_standby: false,
+            object: None,
+            wal: WalIn::Archive,
         }),
         Event::BackupFailed {
             backup: backup.clone(),
@@ -184,6 +186,7 @@ fn plain_samples() -> Vec<Event> {
             bytes_out: 403_606,
             ended_at: None,
             end_lsn: None,
+            wal: WalIn::Archive,
         }),
         Event::WalExpired {
             wal: vec![Range {
@@ -407,6 +410,23 @@ fn what_a_look_at_a_server_learned_to_tell_round_trips() {
     let (value, _) = encode(&envelope(event.clone()), &GENESIS).unwrap();
     let read = parse(&value[GENESIS.len()..]).unwrap().unwrap();
     assert_eq!(read.event, event);
+}
+
+#[test]
+fn what_backups_learned_to_tell_round_trips() {
+    for mut event in samples() {
+        match &mut event {
+            Event::BackupFinished(finished) => {
+                finished.object = Some("2026-11-22_09-27_0".into());
+                finished.wal = WalIn::Backup;
+            }
+            Event::BackupFound(adopted) => adopted.wal = WalIn::Backup,
+            _ => continue,
+        }
+        let (value, _) = encode(&envelope(event.clone()), &GENESIS).unwrap();
+        let read = parse(&value[GENESIS.len()..]).unwrap().unwrap();
+        assert_eq!(read.event, event);
+    }
 }
 
 #[test]

@@ -27,6 +27,7 @@ mod standby;
 mod support_check;
 mod take;
 mod trouble;
+mod whole;
 mod wire;
 
 #[path = "../support/mod.rs"]

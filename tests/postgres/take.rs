@@ -9,12 +9,13 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use machine::event::WalIn;
 use machine::{BackupName, Class, Lsn, Millis, Segment};
 use pghoard::codec::keys::Keyring;
 use pghoard::codec::{Compression, Encoding, decoder};
 use pghoard::pg::conninfo::{Conninfo, Defaults};
 use pghoard::pg::files::Origin;
-use pghoard::source::stream::{Patience, Progress, Request, Taken, take};
+use pghoard::source::stream::{Chunking, Patience, Progress, Request, Taken, take};
 use pghoard::store::local::Local;
 use pghoard::store::{Body, Entry, Metadata, Object, Put, Store};
 use pghoard::{Failure, Outcome};
@@ -76,10 +77,8 @@ impl Bed {
             prefix: "site",
             backup: &BackupName(BACKUP.into()),
             encoding: &encoding,
-            chunk_size_bytes: CHUNK_BYTES,
-            chunks_in_progress: 2,
+            wal: WalIn::Archive,
             scratch: &self.scratch.join("work"),
-            main: &self.main(),
             host: "here",
             pgdata: Path::new("/configured"),
             patience: Patience {
@@ -90,7 +89,12 @@ impl Bed {
             clock: &|| Millis(1_795_339_698_467),
         };
         let mut reports = Vec::new();
-        let taken = take(&request, &mut |progress| reports.push(progress));
+        let chunking = Chunking {
+            chunk_size_bytes: CHUNK_BYTES,
+            chunks_in_progress: 2,
+            main: &self.main(),
+        };
+        let taken = take(&request, &chunking, &mut |progress| reports.push(progress));
         assert!(!self.scratch.join("work").exists(), "scratch is swept");
         Ok((taken?, reports))
     }

@@ -7,6 +7,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use machine::event::WalIn;
 use machine::{Lsn, Segment, SegmentSize, Timeline};
 use pghoard::pg::basebackup::{BaseBackup, Event, Manifest};
 use pghoard::pg::files::WalHeader;
@@ -278,7 +279,13 @@ fn check_base_backup(major: u32) {
         .unwrap();
     let scratch = Scratch::new();
     let mut walsender = local(&server, Mode::Physical);
-    let mut backup = block_on(BaseBackup::start(&mut walsender, "it's", deadline())).unwrap();
+    let mut backup = block_on(BaseBackup::start(
+        &mut walsender,
+        "it's",
+        WalIn::Archive,
+        deadline(),
+    ))
+    .unwrap();
     let begin = backup.begin().clone();
     assert_eq!(begin.start.timeline, Timeline(1));
     assert_eq!(begin.manifest, Manifest::Expected);

@@ -21,6 +21,7 @@ mod server;
 mod sim;
 mod storage;
 mod store;
+mod take;
 mod tasks;
 mod world;
 

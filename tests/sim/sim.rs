@@ -106,7 +106,9 @@ fn compacts(seed: u64) -> bool {
 impl Sim {
     fn new(fate: &Fate, seed: u64) -> Sim {
         let log = LogDisk::new(fate.clone());
-        let world = World::new(fate, &log);
+        let mut world = World::new(fate, &log);
+        // Not drawn: the dice of seeds that were found before stay theirs.
+        world.one_object = seed.is_multiple_of(5);
         Sim {
             seed,
             policy: policy(fate, &world, seed),

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use machine::event::{Finished, Lease, Origin, Server, Sought};
+use machine::event::{Lease, Origin, Server, Sought};
 use machine::projection::ledger::{Ledger, Presence};
 use machine::projection::marks::{Hole, Marks};
 use machine::task::Means;
@@ -11,7 +11,7 @@ use machine::{BackupName, Class, Event, File, Segment, SiteState, State, Task, T
 use pghoard::journal::chunk;
 use pghoard::journal::log::Log;
 use pghoard::spool::Sealed;
-use pghoard::store::{Body, Metadata, Put, Store};
+use pghoard::store::Metadata;
 use pghoard::work::delete::Doomed;
 use pghoard::work::export::Export;
 use pghoard::work::lease::Moment;
@@ -24,7 +24,7 @@ use pghoard::{Failure, Outcome};
 
 use crate::receiver::Receiver;
 use crate::server::{SIZE, Sent, UNITS, lsn};
-use crate::store::{Manifest, key};
+use crate::take::Take;
 use crate::world::{Running, Stage, World, site};
 
 /// What a task is given of the state when it starts.
@@ -79,7 +79,11 @@ pub fn main_metadata(site: &SiteState, name: &BackupName) -> Metadata {
     let backup = site.backups.all.get(name);
     let content = backup.and_then(|backup| Some((backup, backup.content.as_ref()?)));
     content.map_or_else(Metadata::new, |(backup, content)| {
-        label::write("main", &modes, backup, content, Some(180_000), SIZE)
+        let mut metadata = label::write("main", &modes, backup, content, Some(180_000), SIZE);
+        if backup.one_object() {
+            metadata.remove("format");
+        }
+        metadata
     })
 }
 
@@ -461,129 +465,4 @@ fn histories(world: &mut World, running: &Running, to: Timeline) -> Outcome<Vec<
         }
     }
     Ok(events)
-}
-
-/// A basebackup on its way: parts straight to the store, the main object to the spool.
-pub struct Take {
-    node: usize,
-    backup: BackupName,
-    timeline: Timeline,
-    start: u64,
-    started_at: machine::Millis,
-    parts: u32,
-    put: u32,
-    falls: u64,
-}
-
-impl Take {
-    fn new(world: &mut World, node: u32, backup: BackupName) -> Take {
-        let node = usize::try_from(node).unwrap();
-        let at = world.cluster.checkpoint(node);
-        let timeline = world.cluster.nodes[node].timeline;
-        let mut truth = world.store.truth();
-        let start = Segment::new(timeline, at / UNITS);
-        truth.live.insert(backup.clone(), start);
-        Take {
-            node,
-            backup,
-            timeline,
-            start: at,
-            started_at: world.now(),
-            parts: u32::try_from(world.fate.between(1, 4)).unwrap(),
-            put: 0,
-            falls: world.cluster.nodes[node].falls,
-        }
-    }
-
-    fn act(&mut self, world: &mut World, running: &mut Running) {
-        let server = &world.cluster.nodes[self.node];
-        let stepped = if running.stopping {
-            Err(Failure::new(Class::Interrupted, "stopped"))
-        } else if server.falls != self.falls || world.fate.strikes(crate::fate::Fault::TakeStep) {
-            Err(Failure::new(Class::Network, "the server hung up"))
-        } else if server.timeline != self.timeline {
-            Err(Failure::new(Class::Internal, "promoted meanwhile"))
-        } else if self.put < self.parts {
-            self.part(world, running)
-        } else {
-            self.finish(world, running)
-        };
-        let Err(failure) = stepped else { return };
-        running.outbox.push_back(vec![Event::BackupFailed {
-            backup: self.backup.clone(),
-            class: failure.class,
-            message: failure.message,
-        }]);
-        running.done = true;
-    }
-
-    fn part(&mut self, world: &mut World, running: &mut Running) -> Outcome<()> {
-        let file = File::Part {
-            backup: self.backup.clone(),
-            number: self.put + 1,
-        };
-        let key = key(&file);
-        let body = Body::Bytes(key.as_bytes());
-        world.store.put(&key, body, &Metadata::new(), Put::Create)?;
-        self.put += 1;
-        running.outbox.push_back(vec![Event::Stored {
-            file,
-            entry: None,
-            bytes_in: 1,
-            bytes_out: 1,
-            digest: String::new(),
-            millis: 0,
-            how: machine::event::How::Written,
-        }]);
-        Ok(())
-    }
-
-    fn finish(&mut self, world: &mut World, running: &mut Running) -> Outcome<()> {
-        let at = world.cluster.finish_backup(self.node);
-        if at <= self.start {
-            return Err(Failure::new(Class::Internal, "no checkpoint yet"));
-        }
-        let end = Segment::new(self.timeline, (at - 1) / UNITS);
-        let start = Segment::new(self.timeline, self.start / UNITS);
-        let manifest = Manifest {
-            parts: self.parts,
-            start,
-            end,
-        };
-        let main = File::Main(self.backup.clone());
-        let content = self.backup.0.as_bytes();
-        match world.spool.place(&main.spool_name(SIZE), content)? {
-            Sealed::New => {}
-            other => world
-                .fate
-                .violated(format!("I6: {main:?} twice: {other:?}")),
-        }
-        let mut truth = world.store.truth();
-        truth.manifests.insert(self.backup.clone(), manifest);
-        drop(truth);
-        let finished = Finished {
-            backup: self.backup.clone(),
-            start,
-            end,
-            start_lsn: lsn(self.start),
-            end_lsn: lsn(at),
-            started_at: self.started_at,
-            ended_at: world.now(),
-            parts: self.parts,
-            bytes_in: 1,
-            bytes_out: 1,
-            from_standby: world.cluster.nodes[self.node].in_recovery,
-        };
-        running.outbox.push_back(vec![
-            Event::Spooled {
-                file: main,
-                entry: world.entry(),
-                bytes: 1,
-                origin: Origin::Backup,
-            },
-            Event::BackupFinished(finished),
-        ]);
-        running.done = true;
-        Ok(())
-    }
 }

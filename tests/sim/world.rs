@@ -10,13 +10,15 @@ use machine::decide::Busy;
 use machine::event::{Lease, Range};
 use machine::policy::{Ack, Policy};
 use machine::{
-    Class, Envelope, Event, File, Lsn, Millis, Segment, Site, State, Task, TaskId, Timeline,
+    BackupName, Class, Envelope, Event, File, Lsn, Millis, Segment, Site, State, Task, TaskId,
+    Timeline,
 };
 use pghoard::codec::digest::Algorithm;
 use pghoard::codec::keys::Keyring;
 use pghoard::codec::{Compression, Encoding};
 use pghoard::journal::run::{self, Report};
 use pghoard::spool::Spool;
+use pghoard::store::Metadata;
 use pghoard::work::Place;
 use pghoard::work::lease::{Identity, Watch};
 use pghoard::{Failure, Outcome};
@@ -27,7 +29,8 @@ use crate::receiver::Receiver;
 use crate::server::{Cluster, SIZE};
 use crate::storage::LogDisk;
 use crate::store::{PREFIX, SimStore};
-use crate::tasks::{Facts, Take};
+use crate::take::Take;
+use crate::tasks::{Facts, main_metadata};
 
 pub fn site() -> Site {
     Site("main".into())
@@ -50,6 +53,8 @@ pub struct World {
     pub watch: Watch,
     pub ack: Ack,
     pub slot: bool,
+    /// Backups are one object each, which whoever takes them stores.
+    pub one_object: bool,
     /// What the wall clock says; it may jump.
     wall: u64,
     now: u64,
@@ -68,6 +73,8 @@ pub struct World {
 pub struct Published {
     pub acknowledged: BTreeMap<Timeline, Lsn>,
     pub lost: Vec<Range>,
+    /// The backup that only its object keeps from being complete, and the object's metadata.
+    pub ready: Option<(BackupName, Metadata)>,
 }
 
 pub struct Running {
@@ -158,6 +165,7 @@ impl World {
                 Ack::Spooled
             },
             slot: fate.chance(700),
+            one_object: false,
             wall: 1_795_339_646_717,
             now: 0,
             running: BTreeMap::new(),
@@ -345,6 +353,10 @@ impl run::World for Handle {
                 .into_iter()
                 .collect(),
             lost: site.ledger.lost.iter().map(|lost| lost.range).collect(),
+            ready: site
+                .backups
+                .ready(&site.ledger)
+                .map(|(name, _)| (name.clone(), main_metadata(site, name))),
         };
     }
 }

@@ -56,7 +56,8 @@ impl Turn<'_> {
         let at = self.site.ledger.reconciled_at;
         let stale = at.is_none_or(|at| self.now.since(at) >= self.policy.reconcile_interval_ms);
         let asked = || !listed_lately(self.site, self.now) && self.takes_something();
-        if (stale || asked()) && !deleting {
+        let unsaid = || self.abandoned() && !self.listed_since_start();
+        if (stale || asked() || unsaid()) && !deleting {
             self.start(
                 out,
                 Task::Reconcile {

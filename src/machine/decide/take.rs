@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use super::Turn;
 use crate::breaks::{Rule, holds};
-use crate::event::{Event, Server, Why};
+use crate::event::{Event, Server, WalIn, Why};
 use crate::file::{BackupName, File};
 use crate::projection::backups::Phase;
 use crate::rule::{holes, schedule};
@@ -74,6 +74,9 @@ impl Turn<'_> {
     /// No backup leads to what is written now: a hole that nothing heals cuts the newest one off,
     /// or the cluster went on from before all of them (S-48).
     fn uncovered(&self) -> bool {
+        if self.policy.standalone {
+            return false;
+        }
         let live = self.site.backups.live();
         // A backup that does not mend it must not follow the one before at once.
         let ours = live.filter(|(_, b)| b.reason == Why::Hole && b.node.is_some());
@@ -136,7 +139,8 @@ impl Turn<'_> {
             .switched_at
             .filter(|at| *at >= backup.decided_at);
         let again = last.is_none_or(|at| self.now.since(at) >= SWITCH_AGAIN_MS);
-        if waited && again && !self.site.ledger.has(end) {
+        let waits = content.wal == WalIn::Archive && !self.site.ledger.has(end);
+        if waited && again && waits {
             self.start(
                 out,
                 Task::Switch {
@@ -147,3 +151,6 @@ impl Turn<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -243,6 +243,8 @@ mod tests {
             bytes_in: 1,
             bytes_out: 1,
             from_standby: true,
+            object: None,
+            wal: crate::event::WalIn::Archive,
         });
         let mut attempts = Attempts::default();
         let take = TaskId::Take(site.clone());

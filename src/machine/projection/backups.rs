@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use crate::class::Class;
-use crate::event::{Adopted, Event, Finished, Millis, Why};
+use crate::event::{Adopted, Event, Finished, Millis, WalIn, Why};
 use crate::file::{BackupName, File};
 use crate::projection::ledger::Ledger;
 use crate::wal::{Lsn, Segment};
@@ -42,7 +42,8 @@ pub struct Backup {
 pub enum Phase {
     /// Being taken.
     Running,
-    /// Taken; its main object is stored once the WAL it needs is.
+    /// Taken; its main object, or the one object that is all of it, is stored once the WAL it
+    /// needs is.
     Finished,
     /// Its main object was stored.
     Complete,
@@ -65,6 +66,8 @@ pub struct Content {
     pub parts: u32,
     pub bytes_in: u64,
     pub bytes_out: u64,
+    #[serde(default, skip_serializing_if = "WalIn::is_archive")]
+    pub wal: WalIn,
 }
 
 impl Backups {
@@ -109,7 +112,11 @@ impl Backups {
                 message,
             } => {
                 self.last_failure = Some((at, *class, message.clone()));
-                self.bury(backup);
+                // A put that only said that it failed may have been listed meanwhile.
+                let found = self.all.get(backup).map(|backup| backup.phase);
+                if found != Some(Phase::Complete) {
+                    self.bury(backup);
+                }
             }
             Event::BackupExpired { backup, rule } => {
                 self.bury(backup);
@@ -133,7 +140,21 @@ impl Backups {
                     backup.phase = Phase::Complete;
                 }
             }
+            // One object is not made visible before it is a whole backup, whoever says so first.
+            Event::Found { files, .. } => self.found(files),
             _ => {}
+        }
+    }
+
+    fn found(&mut self, files: &[File]) {
+        for file in files {
+            if let File::Main(backup) = file
+                && let Some(backup) = self.all.get_mut(backup)
+                && backup.phase == Phase::Finished
+                && backup.one_object()
+            {
+                backup.phase = Phase::Complete;
+            }
         }
     }
 
@@ -162,8 +183,11 @@ impl Backups {
         }
         backup.phase = Phase::Finished;
         backup.content = Some(Content {
-            object: None,
-            format: "pghoard-bb-v2".into(),
+            format: match finished.object {
+                Some(_) => String::new(),
+                None => "pghoard-bb-v2".into(),
+            },
+            object: finished.object.clone(),
             start: finished.start,
             end: Some(finished.end),
             end_lsn: Some(finished.end_lsn),
@@ -172,6 +196,7 @@ impl Backups {
             parts: finished.parts,
             bytes_in: finished.bytes_in,
             bytes_out: finished.bytes_out,
+            wal: finished.wal,
         });
     }
 
@@ -191,6 +216,7 @@ impl Backups {
             parts: adopted.parts,
             bytes_in: adopted.bytes_in,
             bytes_out: adopted.bytes_out,
+            wal: adopted.wal,
         };
         let backup = Backup {
             phase: Phase::Complete,
@@ -218,6 +244,14 @@ impl Backups {
             .find(|(_, b)| matches!(b.phase, Phase::Running | Phase::Finished))
     }
 
+    /// The backup that only its last object keeps from being complete.
+    pub fn ready(&self, ledger: &Ledger) -> Option<(&BackupName, &Content)> {
+        let (name, backup) = self.running()?;
+        let content = backup.content.as_ref()?;
+        let there = content.whole(name, ledger) && content.consistent(ledger);
+        (backup.phase == Phase::Finished && there).then_some((name, content))
+    }
+
     /// Restorable backups, oldest first: main object, every part and the WAL it needs to become
     /// consistent are stored. Age goes by WAL: clocks may have been wrong.
     pub fn restorable(&self, ledger: &Ledger) -> Vec<(&BackupName, &Backup, &Content)> {
@@ -236,6 +270,14 @@ impl Backups {
     }
 }
 
+impl Backup {
+    /// It was taken into one object, which only the task that takes it can store.
+    pub fn one_object(&self) -> bool {
+        let object = self.content.as_ref().map(|content| &content.object);
+        matches!(object, Some(Some(_)))
+    }
+}
+
 impl Content {
     /// Every part is stored.
     pub fn whole(&self, name: &BackupName, ledger: &Ledger) -> bool {
@@ -247,8 +289,11 @@ impl Content {
                 .is_some_and(|have| have.covers(1, parts))
     }
 
-    /// The WAL from start to end is stored.
+    /// The WAL from start to end is stored, or the backup brings it.
     pub fn consistent(&self, ledger: &Ledger) -> bool {
+        if self.wal == WalIn::Backup {
+            return true;
+        }
         let end = self.end.unwrap_or(self.start);
         let held = ledger.wal.get(&self.start.timeline);
         end.timeline == self.start.timeline

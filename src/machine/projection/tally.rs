@@ -300,6 +300,8 @@ mod tests {
             bytes_in: 1,
             bytes_out: 1,
             from_standby: false,
+            object: None,
+            wal: crate::event::WalIn::Archive,
         });
         let failed = Event::BackupFailed {
             backup: backup(),

@@ -6,7 +6,7 @@
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
-use crate::event::{Millis, Server, Slot};
+use crate::event::{Millis, Server, Slot, WalIn};
 use crate::file::{BackupName, Site};
 use crate::policy::{Ack, SitePolicy};
 use crate::projection::backups::Content;
@@ -57,7 +57,9 @@ pub fn positions(
     live: &Live,
 ) -> Positions {
     let (ledger, servers) = (&site.ledger, &site.servers);
-    let Some(frontier) = ledger.frontier else {
+    // What lies in the store from before is no measure of what is safe now.
+    let expected = policy.is_none_or(|policy| !policy.standalone);
+    let Some(frontier) = ledger.frontier.filter(|_| expected) else {
         return Positions::default();
     };
     let streaming = servers.stream.as_ref().map(|stream| stream.next.timeline);
@@ -96,7 +98,7 @@ pub struct Coverage {
     /// Oldest first.
     pub windows: Vec<Window>,
     /// Everything committed until then can be restored; `None` without a backup that reaches the
-    /// frontier.
+    /// frontier, where WAL is expected.
     pub protected_until: Option<Millis>,
     pub unprotected: Unprotected,
     pub last_backup: Option<(BackupName, Millis)>,
@@ -139,7 +141,8 @@ pub fn coverage(
         // History: nothing comes any more.
         windows.iter_mut().for_each(|window| window.open = false);
     }
-    let reaching = windows.iter().rfind(|window| window.open);
+    let alone = policy.is_some_and(|policy| policy.standalone);
+    let reaching = windows.iter().rfind(|window| window.open || alone);
     let positions = positions(name, site, policy, live);
     let rate = site.exposure.bytes_an_hour(now);
     let room = policy.map(|policy| {
@@ -222,11 +225,11 @@ pub fn windows(site: &SiteState) -> Vec<Window> {
     let frontier = site.ledger.frontier.map(|f| (f.timeline, f.end(size)));
     let mut windows: Vec<Window> = Vec::new();
     for (_, _, content) in site.backups.restorable(&site.ledger) {
-        let Some((timeline, to_lsn)) = reach(site, content, size) else {
+        let from_lsn = content.end_lsn.unwrap_or_else(|| last(content).end(size));
+        let Some((timeline, to_lsn)) = reach(site, content, from_lsn, size) else {
             continue;
         };
         let at = ended_at(content);
-        let from_lsn = content.end_lsn.unwrap_or_else(|| last(content).end(size));
         let same = |w: &&mut Window| (w.timeline, w.to_lsn) == (timeline, to_lsn);
         if let Some(window) = windows.iter_mut().find(same) {
             window.from_lsn = window.from_lsn.min(from_lsn);
@@ -256,8 +259,17 @@ fn last(content: &Content) -> Segment {
 
 /// Where the WAL after a backup ends: on the way to the cluster's timeline if one leads there, else
 /// on the backup's own.
-fn reach(site: &SiteState, content: &Content, size: SegmentSize) -> Option<(Timeline, Lsn)> {
+fn reach(
+    site: &SiteState,
+    content: &Content,
+    own: Lsn,
+    size: SegmentSize,
+) -> Option<(Timeline, Lsn)> {
     let from = last(content);
+    // WAL in the backup ends where it does; only its last segment, whole, leads on.
+    if content.wal == WalIn::Backup && !site.ledger.stored(from) {
+        return Some((from.timeline, own));
+    }
     let consistent = content.end_lsn.unwrap_or_else(|| from.start(size));
     let goal = site.ledger.frontier.map(|frontier| frontier.timeline);
     // A backup that ended beyond the switch lies on the branch that was left.

@@ -2,7 +2,7 @@
 //! every later one from being taken.
 
 use crate::class::Class;
-use crate::event::Server;
+use crate::event::{Server, WalIn};
 use crate::file::{BackupName, File};
 use crate::projection::backups::{Backup, Content};
 use crate::state::SiteState;
@@ -19,12 +19,13 @@ pub fn doomed(
     let main = File::Main(name.clone());
     let content = backup.content.as_ref()?;
     let end = content.end.unwrap_or(content.start);
+    let archived = content.wal == WalIn::Archive;
     let why = if !content.whole(name, ledger) {
         (
             Class::NotFound,
             "the store lost a part of it before it was complete",
         )
-    } else if hopeless(site, content, end) {
+    } else if archived && hopeless(site, content, end) {
         (
             Class::NotFound,
             "the WAL it needs to become consistent is lost",
@@ -34,12 +35,15 @@ pub fn doomed(
             Class::Conflict,
             "the store holds another backup of its name",
         )
-    } else if overtaken(site, end, source) {
+    } else if archived && overtaken(site, end, source) {
         (
             Class::Interrupted,
             "a promotion ended the timeline it waited on",
         )
-    } else if !ledger.mains.contains(name) && !ledger.spool.contains_key(&main) {
+    } else if !backup.one_object()
+        && !ledger.mains.contains(name)
+        && !ledger.spool.contains_key(&main)
+    {
         (Class::NotFound, "its main object vanished from the spool")
     } else {
         return None;

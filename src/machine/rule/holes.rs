@@ -8,7 +8,7 @@
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
-use crate::event::{Millis, Range};
+use crate::event::{Millis, Range, WalIn};
 use crate::file::{BackupName, File};
 use crate::projection::backups::{Content, Phase};
 use crate::projection::marks::{Hole, Mark};
@@ -80,8 +80,12 @@ pub fn holes(site: &SiteState) -> Vec<Found> {
     walk.found()
 }
 
-/// Whether a backup's way goes on to the timeline of the frontier. Doubt is no reason to say no.
+/// Whether a backup's way goes on to the timeline of the frontier. Doubt is no reason to say no;
+/// but no WAL was received for one that brings its own.
 pub fn leads(site: &SiteState, content: &Content) -> bool {
+    if content.wal == WalIn::Backup {
+        return false;
+    }
     let (Some(frontier), Some(size)) = (site.ledger.frontier, site.ledger.segment_size) else {
         return true;
     };
@@ -191,11 +195,12 @@ struct Walk<'a> {
     histories: BTreeMap<Timeline, Segment>,
 }
 
-/// The backups in the store, each with what is known of it.
+/// The backups in the store that need WAL beside them, each with what is known of it.
 fn backups(site: &SiteState) -> impl Iterator<Item = (&BackupName, &Content)> {
     site.backups.live().filter_map(|(name, backup)| {
         let stored = backup.phase == Phase::Complete && site.ledger.mains.contains(name);
-        Some((name, backup.content.as_ref().filter(|_| stored)?))
+        let needs = |content: &&Content| stored && content.wal == WalIn::Archive;
+        Some((name, backup.content.as_ref().filter(needs)?))
     })
 }
 

@@ -277,6 +277,7 @@ mod tests {
                     started_at: Millis(1),
                     ended_at: None,
                     end_lsn: None,
+                    wal: machine::event::WalIn::Archive,
                     decided_at: Millis(1),
                     normalized_at: None,
                     reason: machine::event::Why::Operator,

@@ -190,6 +190,7 @@ fn policy() -> Policy {
         active: true,
         nodes: 1,
         streams: true,
+        standalone: false,
         slot: true,
         ack: Ack::Stored,
         preferred_node: None,
@@ -335,6 +336,8 @@ fn backup(number: u64, tell: &mut dyn FnMut(Event)) {
         bytes_in: 1 << 30,
         bytes_out: 1 << 28,
         from_standby: false,
+        object: None,
+        wal: machine::event::WalIn::Archive,
     }));
     tell(stored(File::Main(backup), None));
 }

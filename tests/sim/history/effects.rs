@@ -160,6 +160,8 @@ impl Life {
             bytes_in: 1,
             bytes_out: 1,
             from_standby: false,
+            object: None,
+            wal: machine::event::WalIn::Archive,
         }));
         Ok(())
     }

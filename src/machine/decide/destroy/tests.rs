@@ -290,5 +290,6 @@ fn backup(name: &str, start: u64) -> Event {
         bytes_out: 0,
         ended_at: None,
         end_lsn: None,
+        wal: crate::event::WalIn::Archive,
     })
 }

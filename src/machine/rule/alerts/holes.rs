@@ -108,6 +108,7 @@ mod tests {
             started_at: Millis(1),
             ended_at: None,
             end_lsn: None,
+            wal: crate::event::WalIn::Archive,
             decided_at: Millis(1),
             normalized_at: None,
             reason: Why::Schedule,

@@ -95,6 +95,8 @@ fn backup(label: &str, timeline: u32, number: u64, ended_at: u64) -> Vec<Event> 
         bytes_in: 1,
         bytes_out: 1,
         from_standby: false,
+        object: None,
+        wal: WalIn::Archive,
     });
     [begun, finished, file(File::Main(backup))].into()
 }
@@ -173,6 +175,46 @@ fn windows_go_from_a_backups_end_to_the_first_gap() {
     );
     // The end of a backup's own WAL is gone: it cannot be restored at all.
     check(&[&start, &two, &[missing(5, 5)]], "1:620-700 @9-9 x1..");
+}
+
+/// The same with its WAL inside.
+fn alone(label: &str, number: u64, ended_at: u64) -> Vec<Event> {
+    let mut events = backup(label, 1, number, ended_at);
+    for event in &mut events {
+        if let Event::BackupFinished(finished) = event {
+            finished.wal = WalIn::Backup;
+            finished.object = Some(label.into());
+        }
+    }
+    events
+}
+
+#[test]
+fn backups_that_stand_alone_are_windows_of_one_position() {
+    let two = [alone("a", 5, 4), alone("b", 8, 9)].concat();
+    check(
+        &[&[seen(510)], &two],
+        "1:520-520 @4-4 x1, 1:820-820 @9-9 x1",
+    );
+    // WAL after it counts only with the whole of its last segment.
+    check(
+        &[&[seen(510)], &two, &[stored(9)]],
+        "1:520-520 @4-4 x1, 1:820-820 @9-9 x1",
+    );
+    check(
+        &[&[seen(510)], &two, &[stored(8), stored(9)]],
+        "1:520-520 @4-4 x1, 1:820-1000 @9-9 x1",
+    );
+    // They make no holes, whatever lies in the store from other times, and nothing is awaited.
+    let before = [seen(510), begun(1, 2), stored(2), seen(900)];
+    let site = fold(&[&before[..], &two, &[testing::reconciled()]].concat());
+    assert_eq!(crate::rule::holes::holes(&site), []);
+    let mut policy = site_policy();
+    (policy.streams, policy.standalone) = (false, true);
+    let now = Millis(20);
+    let said = coverage(&name(), &site, Some(&policy), &Live::default(), now);
+    assert_eq!(said.protected_until, Some(Millis(9)));
+    assert_eq!(said.unprotected, Unprotected::default());
 }
 
 #[test]

@@ -100,6 +100,8 @@ fn taken(minute: u64) -> [Event; 3] {
         bytes_in: 1,
         bytes_out: 1,
         from_standby: false,
+        object: None,
+        wal: crate::event::WalIn::Archive,
     });
     [begun, finished, stored(File::Main(backup))]
 }
