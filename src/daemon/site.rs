@@ -44,6 +44,7 @@ const HOUR: Duration = Duration::from_secs(3_600);
 /// The active sites, and the history of each. A history that cannot be opened keeps nobody from
 /// work: it is told, nothing expires in it, and it counts for nothing.
 pub fn open_all(config: &Config, root: &Path) -> Outcome<Sites> {
+    config.apart()?;
     let mut sites = Sites::new();
     let about = |site: &config::Site, failure: Failure| Failure {
         message: format!("site '{}': {}", site.name, failure.message),
@@ -97,15 +98,8 @@ fn base(config: &Config, site: &config::Site, root: &Path) -> PathBuf {
 
 fn open(config: &Config, site: &config::Site, root: &Path) -> Outcome<SiteContext> {
     let active = site.active == Activity::Active;
-    if active && site.basebackup_mode != BasebackupMode::Stream {
-        return Err(Failure::new(
-            machine::Class::Unsupported,
-            format!(
-                "basebackup_mode '{}' is not supported yet",
-                site.basebackup_mode.name()
-            ),
-        )
-        .hint("use \"stream\"; what the other modes wrote is restored all the same"));
+    if active {
+        taken(site.basebackup_mode)?;
     }
     let base = base(config, site, root);
     let (spool_directory, scratch) = (base.join(spool::FOLDER), base.join(SCRATCH_FOLDER));
@@ -146,6 +140,16 @@ fn open(config: &Config, site: &config::Site, root: &Path) -> Outcome<SiteContex
             .collect::<Outcome<_>>()?,
         config: site.clone(),
     })
+}
+
+/// Whether basebackups are taken in this mode.
+pub fn taken(mode: BasebackupMode) -> Outcome<()> {
+    if mode == BasebackupMode::Stream {
+        return Ok(());
+    }
+    let message = format!("basebackup_mode '{}' is not supported yet", mode.name());
+    Err(Failure::new(machine::Class::Unsupported, message)
+        .hint("use \"stream\"; what the other modes wrote is restored all the same"))
 }
 
 /// How a node is reached, under the site's `application_name`.
