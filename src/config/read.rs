@@ -130,8 +130,8 @@ impl<'a> Object<'a> {
     }
 
     /// What Python takes for false, which switches some of PGHoard's keys off.
-    pub fn is_falsy(&self, name: &str) -> bool {
-        match self.map.get(name) {
+    pub fn is_falsy(&self, name: &'static str) -> bool {
+        match self.value(name).option() {
             None | Some(Value::Null | Value::Bool(false)) => true,
             Some(Value::Number(number)) => number.as_f64() == Some(0.0),
             Some(Value::String(text)) => text.is_empty(),

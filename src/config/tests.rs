@@ -149,7 +149,14 @@ fn values_mean_what_they_mean_to_pghoard() {
 
 #[test]
 fn active_sites_do_not_write_over_each_other() {
-    let local = |directory: &str, prefix: &str| json!({"storage_type": "local", "directory": directory, "prefix": prefix});
+    let local = |directory: &str, prefix: &str| {
+        let place = json!({"directory": directory, "prefix": prefix, "storage_type": "local"});
+        json!({"object_storage": place})
+    };
+    let over = |mut site: Value, prefix: &str| {
+        site["prefix"] = json!(prefix);
+        site
+    };
     for (a, b, told) in [
         (json!({}), json!({}), None),
         (
@@ -163,15 +170,11 @@ fn active_sites_do_not_write_over_each_other() {
             None,
         ),
         (
-            json!({"prefix": "y", "object_storage": local("/s", "/x/")}),
-            json!({"prefix": "x/y", "object_storage": local("/s/", "")}),
+            over(local("/s", "/x/"), "y"),
+            over(local("/s/", ""), "x/y"),
             Some("sites 'a' and 'b' both have the place /s/x/y in the store"),
         ),
-        (
-            json!({"object_storage": local("/s", "")}),
-            json!({"object_storage": local("/s", "")}),
-            None,
-        ),
+        (local("/s", ""), local("/s", ""), None),
     ] {
         let (config, _) = parse(&json!({"backup_sites": {"a": a, "b": b}})).unwrap();
         let found = config.apart().err().map(|failure| failure.message);

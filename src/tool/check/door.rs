@@ -34,7 +34,11 @@ impl Tried<'_> {
         let inside = self.physical.is_none() || self.plain.is_none();
         let reached = inside || failed.iter().any(|finding| finding.point != REACHABLE);
         let passed = [
-            (reached, REACHABLE, format!("in {} ms", self.millis)),
+            (
+                reached,
+                REACHABLE,
+                format!("answered in {} ms", self.millis),
+            ),
             (inside, LOGIN, format!("as '{}'", self.info.user)),
             (self.physical.is_none(), REPLICATION, "let in".to_owned()),
             (self.plain.is_none(), QUERIES, "let in".to_owned()),

@@ -93,7 +93,7 @@ impl Group {
     pub fn render(&self) -> String {
         let mut out = format!("{}\n", clean(&self.title));
         for finding in &self.findings {
-            let head = format!("  {:<4}  {:<15} ", finding.verdict.mark(), finding.point);
+            let head = format!("  {:<4}  {:<16} ", finding.verdict.mark(), finding.point);
             out += &wrap(&head, &clean(&finding.text));
             if let Some(cure) = &finding.cure {
                 out += &wrap("        to do: ", &clean(cure));
@@ -181,11 +181,11 @@ mod tests {
             text,
             "\
 site main, server 0 at db:5432
-  ok    reachable       in 3 ms
-  warn  grants          no t all
+  ok    reachable        in 3 ms
+  warn  grants           no t all
         to do: grant them
-  FAIL  wal_level       it is minimal it is minimal it is minimal it is minimal
-                        it is minimal it is minimal it is minimal it is minimal
+  FAIL  wal_level        it is minimal it is minimal it is minimal it is minimal
+                         it is minimal it is minimal it is minimal it is minimal
         to do: set wal_level = replica
 "
         );

@@ -5,7 +5,6 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use machine::Class;
 use nix::unistd::{AccessFlags, User, access, geteuid};
 use serde_json::Value;
 
@@ -100,7 +99,7 @@ fn settings(host: &Host<'_>) -> Option<Finding> {
         let cure = "add a site below backup_sites, or set its \"active\" to true";
         return Some(Finding::warn("settings", "no site is active", cure));
     }
-    let told = format!("the file can be read; {all} sites, {active} of them active");
+    let told = format!("the file can be read; sites: {all}, active: {active}");
     Some(Finding::ok("settings", told))
 }
 
@@ -290,12 +289,7 @@ fn maintenance(host: &Host<'_>) -> Option<Finding> {
 fn ask(config: &Config) -> Http {
     let reply = match Daemon::of(config).ask("GET", "/status", &[]) {
         Ok(reply) => reply,
-        Err(failure) if failure.class == Class::Network => {
-            return match failure.message.ends_with("did not answer in HTTP") {
-                true => Http::Other("no HTTP".to_owned()),
-                false => Http::Nobody,
-            };
-        }
+        Err(failure) if failure.message.contains("refused") => return Http::Nobody,
         Err(failure) => return Http::Other(failure.message),
     };
     if reply.status != 200 {

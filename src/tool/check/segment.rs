@@ -1,4 +1,4 @@
-//! One WAL segment through the whole way: written, finished, received, stored, fetched and verified.
+//! One WAL segment through the whole way: written, finished, received, stored, fetched, verified.
 //!
 //! Without a daemon it is not tried: what is received belongs to its slot and its spool.
 

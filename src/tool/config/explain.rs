@@ -95,24 +95,36 @@ pub(super) fn is_section(level: Level, key: &Key) -> bool {
 fn find(wanted: &str) -> Outcome<Vec<Key>> {
     let (path, name) = wanted.rsplit_once('.').unwrap_or(("", wanted));
     let path: Vec<&str> = path.split('.').filter(|part| !part.is_empty()).collect();
-    let there = |key: &Key| {
+    // What the user named himself may be anything, so names of ours come first.
+    let there = |key: &Key, own: bool| {
         let way = way(key.level);
-        let fits = |(known, given): (&&str, &&str)| is_own(known) || known == given;
+        let fits = |(known, given): (&&str, &&str)| known == given || (own && is_own(known));
         way.len() >= path.len() && way.iter().rev().zip(path.iter().rev()).all(fits)
     };
-    let exact = keys::all().filter(|key| key.name == name && there(key));
-    let exact: Vec<Key> = exact.collect();
-    if !exact.is_empty() {
-        return Ok(exact);
-    }
-    let begun = keys::all().filter(|key| key.name.starts_with(name) && there(key));
-    let begun: Vec<Key> = begun.collect();
-    let mut names: Vec<&str> = begun.iter().map(|key| key.name).collect();
+    let is_it = |key: &Key| key.name == name;
+    let begins = |key: &Key| key.name.starts_with(name);
+    let keys = |by: &dyn Fn(&Key) -> bool, own| -> Vec<Key> {
+        keys::all()
+            .filter(|key| by(key) && there(key, own))
+            .collect()
+    };
+    let tries = [
+        (&is_it as &dyn Fn(&Key) -> bool, false),
+        (&is_it, true),
+        (&begins, false),
+        (&begins, true),
+    ];
+    let found = tries.into_iter().map(|(by, own)| keys(by, own));
+    let found = found
+        .into_iter()
+        .find(|found| !found.is_empty())
+        .unwrap_or_default();
+    let mut names: Vec<&str> = found.iter().map(|key| key.name).collect();
     names.sort_unstable();
     names.dedup();
     let refused = |message: String| Failure::new(Class::Config, message);
     match names.len() {
-        1 => return Ok(begun),
+        1 => return Ok(found),
         2.. => {
             let names = names.join(", ");
             return Err(refused(format!("'{wanted}' begins several keys: {names}")));

@@ -122,10 +122,10 @@ fn global(config: &Config, key: &Key) -> Option<Value> {
 }
 
 fn own(site: &Site, key: &Key) -> Option<Value> {
-    let hours = |seconds: u64| json!(seconds / 3_600 + 1);
     match key.name {
+        // Two intervals and an hour.
         "backup_overdue_hours" => Some(site.basebackup_interval.map_or(Value::Null, |interval| {
-            hours(interval.as_secs().saturating_mul(2))
+            json!(interval.as_secs_f64() / 1_800.0 + 1.0)
         })),
         "basebackup_compression_threads" => Some(json!(site.basebackup_compression_threads)),
         "basebackup_minute" => Some(site.basebackup_time.map_or(Value::Null, |_| json!(0))),
@@ -181,13 +181,17 @@ mod tests {
     fn it_reads_as_the_same_configuration() {
         for raw in [
             json!({}),
-            json!({ "backup_location": "/spool", "backup_sites": { "a": {}, "b": {
-                "basebackup_count": null, "basebackup_hour": 3, "prefix": "x/y/",
-                "basebackup_interval_hours": 1.5, "stream_compression": true,
-                "object_storage": { "storage_type": "local", "directory": "/store" },
-                "pg_receivexlog": { "min_disk_free_bytes": 5 }, "moved_from": ["a"],
-                "encryption_keys": { "k": {} }, "unknown": 1, "http_prot": 2 } } }),
-            json!({ "http_port": null, "compression": { "algorithm": "zstd" }, "statsd": {},
+            json!({ "backup_location": "/spool", "backup_sites": {
+                "a": { "backup_overdue_hours": 9 },
+                "b": {
+                    "backup_overdue_hours": 9, "basebackup_count": null, "basebackup_hour": 3,
+                    "prefix": "x/y/", "basebackup_interval_hours": 1.5, "moved_from": ["a"],
+                    "stream_compression": true, "encryption_keys": { "k": {} }, "unknown": 1,
+                    "object_storage": { "storage_type": "local", "directory": "/store" },
+                    "pg_receivexlog": { "min_disk_free_bytes": 5 },
+                },
+            } }),
+            json!({ "http_port": null, "compression": { "algorithm": "zstd" },
                 "statsd": { "host": null }, "prometheus": {}, "transfer": { "thread_count": 3 },
                 "graceful_shutdown_upload_timeout": null, "event_log_events_max": 0 }),
         ] {
@@ -215,7 +219,7 @@ mod tests {
             ("/compression/algorithm", json!("snappy")),
             ("/statsd", Value::Null),
             ("/backup_sites/a/basebackup_count", Value::Null),
-            ("/backup_sites/a/backup_overdue_hours", json!(49)),
+            ("/backup_sites/a/backup_overdue_hours", json!(49.0)),
             ("/backup_sites/a/basebackup_compression_threads", json!(2)),
             ("/backup_sites/a/prefix", json!("a")),
         ] {
