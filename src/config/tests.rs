@@ -233,6 +233,25 @@ fn a_wrong_value_is_one_error_with_its_path() {
              'backup_location'",
         ),
         (
+            site(json!({"moved_from": ["b"]})),
+            "backup_sites.a.moved_from: expected sites of this configuration, found 'b'",
+        ),
+        (
+            site(json!({"encryption_key_id": "k"})),
+            "backup_sites.a.encryption_key_id: expected one of the ids in encryption_keys, \
+             found another text",
+        ),
+    ] {
+        assert_eq!(message(&config), expected);
+    }
+}
+
+/// Python would fail at the first use of a text for a number; we say it at the start.
+#[test]
+fn a_value_of_another_kind_is_no_default() {
+    let site = |value: Value| json!({"backup_sites": {"a": value}});
+    for (config, expected) in [
+        (
             site(json!({"object_storage": {"storage_type": "local"}})),
             "backup_sites.a.object_storage.directory: expected a text, found null",
         ),
@@ -249,15 +268,6 @@ fn a_wrong_value_is_one_error_with_its_path() {
         (
             json!({"backup_sites": []}),
             "backup_sites: expected an object, found a list",
-        ),
-        (
-            site(json!({"moved_from": ["b"]})),
-            "backup_sites.a.moved_from: expected sites of this configuration, found 'b'",
-        ),
-        (
-            site(json!({"encryption_key_id": "k"})),
-            "backup_sites.a.encryption_key_id: expected one of the ids in encryption_keys, \
-             found another text",
         ),
     ] {
         assert_eq!(message(&config), expected);

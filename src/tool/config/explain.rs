@@ -92,6 +92,8 @@ pub(super) fn is_section(level: Level, key: &Key) -> bool {
     inner == own
 }
 
+type Test<'a> = &'a dyn Fn(&Key) -> bool;
+
 fn find(wanted: &str) -> Outcome<Vec<Key>> {
     let (path, name) = wanted.rsplit_once('.').unwrap_or(("", wanted));
     let path: Vec<&str> = path.split('.').filter(|part| !part.is_empty()).collect();
@@ -103,13 +105,13 @@ fn find(wanted: &str) -> Outcome<Vec<Key>> {
     };
     let is_it = |key: &Key| key.name == name;
     let begins = |key: &Key| key.name.starts_with(name);
-    let keys = |by: &dyn Fn(&Key) -> bool, own| -> Vec<Key> {
+    let keys = |by: Test<'_>, own| -> Vec<Key> {
         keys::all()
             .filter(|key| by(key) && there(key, own))
             .collect()
     };
-    let tries = [
-        (&is_it as &dyn Fn(&Key) -> bool, false),
+    let tries: [(Test<'_>, bool); 4] = [
+        (&is_it, false),
         (&is_it, true),
         (&begins, false),
         (&begins, true),

@@ -24,19 +24,23 @@ const SECRETS: [&str; 7] = [
 
 pub fn document(config: &Config, raw: &Value) -> Value {
     let mut document = object(Level::Global, raw, &|key| global(config, key));
-    for (name, site) in &config.sites {
+    let sites = config.sites.iter().map(|(name, site)| {
         let given = raw.get("backup_sites").and_then(|sites| sites.get(name));
         let given = given.unwrap_or(&Value::Null);
         let mut filled = object(Level::Site, given, &|key| own(site, key));
-        filled["nodes"] = site.nodes.iter().map(|node| told(node, site)).collect();
-        filled["prefix"] = json!(site.prefix);
-        document["backup_sites"][name] = filled;
-    }
-    document
+        let nodes = site.nodes.iter().map(|node| told(node, site)).collect();
+        filled.insert("nodes".to_owned(), nodes);
+        filled.insert("prefix".to_owned(), json!(site.prefix));
+        (name.clone(), Value::Object(filled))
+    });
+    document.insert("backup_sites".to_owned(), Value::Object(sites.collect()));
+    Value::Object(document)
 }
 
+type Computed<'a> = &'a dyn Fn(&Key) -> Option<Value>;
+
 /// The keys of a level; `computed` knows the defaults that the table can only describe.
-fn object(level: Level, given: &Value, computed: &dyn Fn(&Key) -> Option<Value>) -> Value {
+fn object(level: Level, given: &Value, computed: Computed<'_>) -> Map<String, Value> {
     let keys = keys::of(level).filter(|key| key.used != Use::Accepted);
     let filled = keys.map(|key| {
         let value = given.get(key.name);
@@ -49,11 +53,11 @@ fn object(level: Level, given: &Value, computed: &dyn Fn(&Key) -> Option<Value>)
         };
         (key.name.to_owned(), section(&key, value, computed))
     });
-    Value::Object(filled.collect())
+    filled.collect()
 }
 
 /// A value that is an object of known keys, with these filled in.
-fn section(key: &Key, value: Value, computed: &dyn Fn(&Key) -> Option<Value>) -> Value {
+fn section(key: &Key, value: Value, computed: Computed<'_>) -> Value {
     let Value::Object(map) = &value else {
         return value;
     };
@@ -62,7 +66,8 @@ fn section(key: &Key, value: Value, computed: &dyn Fn(&Key) -> Option<Value>) ->
     let mut levels = levels.filter(|level| is_section(*level, key));
     let level = match kind {
         Some(kind) => levels.find(|level| level.name().ends_with(&format!("({kind})"))),
-        None => levels.next(),
+        // An empty object_storage is none.
+        None => levels.find(|level| !level.name().ends_with(')')),
     };
     let Some(level) = level else {
         return Value::Object(map.iter().map(hidden).collect());
@@ -70,10 +75,11 @@ fn section(key: &Key, value: Value, computed: &dyn Fn(&Key) -> Option<Value>) ->
     match way(level).last().is_some_and(|part| is_own(part)) {
         true => {
             let named = map.iter();
-            let named = named.map(|(name, inner)| (name.clone(), object(level, inner, computed)));
+            let named = named
+                .map(|(name, inner)| (name.clone(), Value::Object(object(level, inner, computed))));
             Value::Object(named.collect())
         }
-        false => object(level, &value, computed),
+        false => Value::Object(object(level, &value, computed)),
     }
 }
 
@@ -115,8 +121,6 @@ fn global(config: &Config, key: &Key) -> Option<Value> {
         (Level::Global, "restore_prefetch") => Some(json!(config.restore_prefetch)),
         (Level::Compression, "thread_count") => Some(json!(config.compression.threads)),
         (Level::Transfer, "thread_count") => Some(json!(config.transfer_threads)),
-        // Each site is filled in by itself.
-        (Level::Global, "backup_sites") => Some(json!({})),
         _ => None,
     }
 }
@@ -182,7 +186,7 @@ mod tests {
         for raw in [
             json!({}),
             json!({ "backup_location": "/spool", "backup_sites": {
-                "a": { "backup_overdue_hours": 9 },
+                "a": { "backup_overdue_hours": 9, "object_storage": {} },
                 "b": {
                     "backup_overdue_hours": 9, "basebackup_count": null, "basebackup_hour": 3,
                     "prefix": "x/y/", "basebackup_interval_hours": 1.5, "moved_from": ["a"],
