@@ -13,6 +13,7 @@ use machine::{Class, Segment};
 use super::finding::Finding;
 use super::host::Host;
 use super::server::Seen;
+use super::site;
 use crate::config::Site;
 use crate::failure::{Failure, Outcome};
 use crate::pg::conninfo::Conninfo;
@@ -46,6 +47,10 @@ fn finding(way: &Way<'_>) -> Finding {
                     all the way";
         return Finding::warn(POINT, "not followed: the daemon does not run", cure);
     }
+    if site::received(way.site).is_none() {
+        let cure = "set \"active_backup_mode\": \"pg_receivexlog\"";
+        return Finding::warn(POINT, "not followed: no WAL is received in this mode", cure);
+    }
     let Some(primary) = way.servers.iter().find(|seen| !seen.sql.in_recovery) else {
         let cure = "run this once more when the primary answers";
         return Finding::warn(POINT, "not followed: no primary answers", cure);
@@ -53,7 +58,7 @@ fn finding(way: &Way<'_>) -> Finding {
     if !primary.sql.may_switch {
         let cure = format!(
             "in the database {}: grant execute on function pg_switch_wal() to {}",
-            primary.info.dbname, primary.info.user
+            primary.sql.database, primary.info.user
         );
         return Finding::warn(POINT, "not followed: we may not finish a segment", cure);
     }

@@ -65,6 +65,8 @@ pub struct Sql {
     synchronous: String,
     pub may_switch: bool,
     reads_settings: bool,
+    /// Where the grants have to be: the one that was asked for may not exist.
+    pub database: String,
     tls: Option<String>,
     skew_ms: i64,
 }
@@ -219,7 +221,8 @@ fn question(plain: &Connection, site: &Site) -> String {
          WHERE pid = pg_catalog.pg_backend_pid() AND ssl), \
          (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000)::int8, \
          (SELECT last_failed_wal FROM pg_catalog.pg_stat_archiver \
-         WHERE last_failed_time > coalesce(last_archived_time, '-infinity'))"
+         WHERE last_failed_time > coalesce(last_archived_time, '-infinity')), \
+         pg_catalog.current_database()"
     )
 }
 
@@ -244,6 +247,7 @@ impl Sql {
             may_switch: is(12, "t"),
             reads_settings: is(13, "t"),
             tls: row.text(14).map(str::to_owned),
+            database: text(17),
             archive_failed: row.text(16).map(str::to_owned),
             skew_ms: 0,
         }
@@ -530,11 +534,7 @@ fn grants(on: &Subject<'_>) -> Option<Finding> {
         false => Finding::warn(
             "grants",
             missing.join("; "),
-            format!(
-                "in the database {}: {}",
-                on.seen.info.dbname,
-                grants.join("; ")
-            ),
+            format!("in the database {}: {}", sql.database, grants.join("; ")),
         ),
     })
 }

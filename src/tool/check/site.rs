@@ -63,17 +63,22 @@ fn mode(site: &Site) -> Option<Finding> {
     let failure = match taken(site.basebackup_mode) {
         Ok(()) => {
             let told = format!("basebackups: {}", site.basebackup_mode.name());
-            let received = match site.active_backup_mode {
-                ActiveBackupMode::PgReceivexlog | ActiveBackupMode::Walreceiver => "streamed",
-                ActiveBackupMode::ArchiveCommand => "by archive_command",
-                ActiveBackupMode::StandaloneHotBackup | ActiveBackupMode::Basic => "none",
-            };
+            let received = received(site).unwrap_or("none");
             return Some(Finding::ok("mode", format!("{told}; WAL: {received}")));
         }
         Err(failure) => failure,
     };
     let cure = "set \"basebackup_mode\": \"stream\"";
     Some(Finding::failed("mode", &failure, cure))
+}
+
+/// How WAL comes, if it does.
+pub fn received(site: &Site) -> Option<&'static str> {
+    match site.active_backup_mode {
+        ActiveBackupMode::PgReceivexlog | ActiveBackupMode::Walreceiver => Some("streamed"),
+        ActiveBackupMode::ArchiveCommand => Some("by archive_command"),
+        ActiveBackupMode::StandaloneHotBackup | ActiveBackupMode::Basic => None,
+    }
 }
 
 fn schedule(site: &Site) -> Option<Finding> {
