@@ -31,6 +31,14 @@ impl Failure {
         self
     }
 
+    /// With the known name that somebody may have meant by `word` as the hint, if there is one.
+    pub fn meant<'a>(self, word: &str, known: impl Iterator<Item = &'a str>) -> Failure {
+        match nearest(word, known) {
+            Some(known) => self.hint(format!("did you mean {known}?")),
+            None => self,
+        }
+    }
+
     /// The same failure with the thing it befell in front.
     pub fn about(mut self, thing: impl fmt::Display) -> Failure {
         self.message = format!("{thing}: {}", self.message);
@@ -78,6 +86,15 @@ impl Failure {
             _ => failure,
         }
     }
+}
+
+/// The known name that is nearest to a word, if it is near enough to have been meant.
+pub fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .map(|known| (strsim::damerau_levenshtein(known, word), known))
+        .filter(|(distance, known)| *distance <= known.len() / 3)
+        .min()
+        .map(|(_, known)| known)
 }
 
 impl fmt::Display for Failure {

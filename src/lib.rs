@@ -68,7 +68,7 @@
 //! restore:   codec config pg store
 //! serve:     config journal publish restore source spool store work
 //! daemon:    codec config journal pg publish serve source spool store work
-//! tool:      codec config daemon journal pg publish restore serve spool store work
+//! tool:      codec config daemon journal pg publish restore serve source spool store work
 //! ```
 //!
 //! Facts come to `source` and `work` as arguments. `journal` alone names redb and serde_cbor, each

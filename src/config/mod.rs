@@ -201,6 +201,27 @@ impl Config {
             encryption: site.encryption()?,
         })
     }
+
+    /// Two active sites would write over each other if they had a prefix in common, which names
+    /// the spool as well, or a place in the store: the daemon does not begin then. No error of the
+    /// file, because restores have to work all the same.
+    pub fn apart(&self) -> Outcome<()> {
+        let active = || self.sites.values().filter(|s| s.active == Activity::Active);
+        for (count, a) in active().enumerate() {
+            for b in active().skip(count + 1) {
+                let place = a.place().filter(|place| b.place().as_ref() == Some(place));
+                let what = match place {
+                    _ if a.prefix == b.prefix => format!("the prefix '{}'", a.prefix),
+                    Some(place) => format!("the place {} in the store", place.display()),
+                    None => continue,
+                };
+                let message = format!("sites '{}' and '{}' both have {what}", a.name, b.name);
+                return Err(Failure::new(Class::Config, message)
+                    .hint("give each site a prefix of its own, or set active of one to false"));
+            }
+        }
+        Ok(())
+    }
 }
 
 fn global(value: &Value, notes: &Notes) -> Outcome<Config> {
@@ -244,7 +265,7 @@ fn global(value: &Value, notes: &Notes) -> Outcome<Config> {
             true => Anonymous::Anyone,
             false => Anonymous::Loopback,
         },
-        log_level: global.one_of("log_level", LOG_LEVELS)?.or(LogLevel::Info),
+        log_level: log_level(&global),
         syslog: syslog(&global)?,
         upload_retries_warning_limit: global.whole("upload_retries_warning_limit", COUNT)?.or(3),
         hash_algorithm: global.text("hash_algorithm")?.or("sha1".to_owned()),
@@ -269,6 +290,17 @@ fn global(value: &Value, notes: &Notes) -> Outcome<Config> {
         sites: sites(&global, backup_location.as_deref(), notes)?,
         backup_location,
     })
+}
+
+/// A level that nobody knows is passed over, as in PGHoard: no reason not to start.
+fn log_level(global: &Object<'_>) -> LogLevel {
+    match global.one_of("log_level", LOG_LEVELS) {
+        Ok(found) => found.or(LogLevel::Info),
+        Err(_) => {
+            global.warn("log_level", "no such level, ignored: it is INFO");
+            LogLevel::Info
+        }
+    }
 }
 
 fn threads(global: &Object<'_>, name: &'static str, default: u32) -> Outcome<u32> {
@@ -417,6 +449,9 @@ const LOG_LEVELS: &[(&str, LogLevel)] = &[
     ("WARNING", LogLevel::Warning),
     ("ERROR", LogLevel::Error),
     ("CRITICAL", LogLevel::Critical),
+    // Python's other names for them.
+    ("WARN", LogLevel::Warning),
+    ("FATAL", LogLevel::Critical),
 ];
 const ALGORITHMS: &[(&str, Compression)] = &[
     ("snappy", Compression::Snappy),

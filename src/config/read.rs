@@ -10,7 +10,7 @@ use machine::Class;
 use serde_json::{Map, Value};
 
 use super::keys::{self, Level};
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Outcome, nearest};
 
 /// Something in the configuration that has no effect, with the path of its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +30,13 @@ impl fmt::Display for Warning {
 pub(super) struct Notes {
     pub warnings: RefCell<Vec<Warning>>,
     pub asked: RefCell<BTreeSet<(Level, &'static str)>>,
+}
+
+impl Notes {
+    pub fn warn(&self, path: String, message: impl Into<String>) {
+        let message = message.into();
+        self.warnings.borrow_mut().push(Warning { path, message });
+    }
 }
 
 /// A value that may be missing or null, which mean different things for some keys.
@@ -89,11 +96,7 @@ impl<'a> Object<'a> {
         };
         for name in map.keys() {
             if keys::of(level).all(|key| key.name != name) {
-                let warning = Warning {
-                    path: object.path(name),
-                    message: unknown(level, name),
-                };
-                notes.warnings.borrow_mut().push(warning);
+                notes.warn(object.path(name), unknown(level, name));
             }
         }
         Ok(object)
@@ -118,6 +121,23 @@ impl<'a> Object<'a> {
             None => Found::Unset,
             Some(Value::Null) => Found::Null,
             Some(value) => Found::Is(value),
+        }
+    }
+
+    /// For a value that is passed over.
+    pub fn warn(&self, name: &str, message: &str) {
+        self.notes.warn(self.path(name), message);
+    }
+
+    /// What Python takes for false, which switches some of PGHoard's keys off.
+    pub fn is_falsy(&self, name: &'static str) -> bool {
+        match self.value(name).option() {
+            None | Some(Value::Null | Value::Bool(false)) => true,
+            Some(Value::Number(number)) => number.as_f64() == Some(0.0),
+            Some(Value::String(text)) => text.is_empty(),
+            Some(Value::Array(list)) => list.is_empty(),
+            Some(Value::Object(map)) => map.is_empty(),
+            Some(Value::Bool(true)) => false,
         }
     }
 
@@ -226,12 +246,14 @@ pub(super) fn wrong(path: &str, expected: &str, found: &Value) -> Failure {
 }
 
 fn unknown(level: Level, name: &str) -> String {
-    let nearest = keys::of(level)
-        .map(|key| (strsim::damerau_levenshtein(key.name, name), key.name))
-        .filter(|(distance, known)| *distance <= known.len() / 3)
-        .min();
-    match nearest {
-        Some((_, known)) => format!("unknown key, ignored; did you mean {known}?"),
+    if let Some(known) = nearest(name, keys::of(level).map(|key| key.name)) {
+        return format!("unknown key, ignored; did you mean {known}?");
+    }
+    match keys::all().find(|key| key.name == name) {
+        Some(key) => format!(
+            "unknown key here, ignored; it belongs to {}",
+            key.level.name()
+        ),
         None => "unknown key, ignored".to_owned(),
     }
 }

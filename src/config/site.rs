@@ -87,6 +87,21 @@ impl Site {
         })
     }
 
+    /// The folder of its objects, where the store is one.
+    pub(super) fn place(&self) -> Option<PathBuf> {
+        match &self.object_storage {
+            Some(Storage::Local { directory, prefix }) => {
+                // By components: neither `//` nor `/./` tells two folders apart.
+                let parts = [prefix.trim_matches('/'), &self.prefix];
+                let path = parts
+                    .iter()
+                    .fold(directory.clone(), |path, part| path.join(part));
+                Some(path.components().collect())
+            }
+            Some(Storage::Other { .. }) | None => None,
+        }
+    }
+
     /// The site's keys, parsed; either half of a pair may be missing.
     pub fn keyring(&self) -> Outcome<Keyring> {
         let mut keyring = Keyring::default();
@@ -285,7 +300,7 @@ pub(super) fn parse(name: &str, value: &Value, around: &Around<'_>) -> Outcome<S
         ack: site.one_of("ack", ACKS)?.or(Ack::Stored),
         application_name: site.text("application_name")?.or("pghoard".to_owned()),
         preferred_node: preferred_node(&site)?,
-        nodes: nodes(&site)?,
+        nodes: nodes(&site, around.notes)?,
         spool_limit_bytes: site.whole("spool_limit_bytes", SIZE)?.option(),
         min_disk_free_bytes,
         resume_multiplier,
@@ -301,7 +316,10 @@ pub(super) fn parse(name: &str, value: &Value, around: &Around<'_>) -> Outcome<S
         basebackup_mode: mode,
         basebackup_count: site.whole("basebackup_count", COUNT_OR_NULL)?.or_none(2),
         basebackup_count_min: site.whole("basebackup_count_min", COUNT)?.or(2),
-        basebackup_age_max: span(&site, "basebackup_age_days_max", 86_400.0)?.option(),
+        basebackup_age_max: match site.is_falsy("basebackup_age_days_max") {
+            true => None,
+            false => span(&site, "basebackup_age_days_max", 86_400.0)?.option(),
+        },
         recovery_window: span(&site, "recovery_window_days", 86_400.0)?.option(),
         retain_weekly: site.whole("retain_weekly", COUNT)?.or(0),
         retain_monthly: site.whole("retain_monthly", COUNT)?.or(0),
@@ -373,9 +391,11 @@ fn prefix(site: &Object<'_>, name: &str, path_prefix: &str) -> Outcome<String> {
 
 fn receive_limits(site: &Object<'_>) -> Outcome<(Option<u64>, f64)> {
     let limits = site.section("pg_receivexlog", Level::Receivexlog, |limits| {
-        let bytes: Option<u64> = limits.whole("min_disk_free_bytes", SIZE)?.option();
-        let multiplier = limits.number("resume_multiplier")?.or(1.5);
-        Ok((bytes.filter(|bytes| *bytes > 0), multiplier))
+        let bytes = match limits.is_falsy("min_disk_free_bytes") {
+            true => None,
+            false => limits.whole("min_disk_free_bytes", SIZE)?.option(),
+        };
+        Ok((bytes, limits.number("resume_multiplier")?.or(1.5)))
     })?;
     Ok(limits.unwrap_or((None, 1.5)))
 }
@@ -395,14 +415,14 @@ fn preferred_node(site: &Object<'_>) -> Outcome<PreferredNode> {
     }
 }
 
-fn nodes(site: &Object<'_>) -> Outcome<Vec<Node>> {
+fn nodes(site: &Object<'_>, notes: &Notes) -> Outcome<Vec<Node>> {
     let items = site.list("nodes")?.iter().enumerate();
     items
-        .map(|(index, value)| node(&format!("{}.{index}", site.path("nodes")), value))
+        .map(|(index, value)| node(&format!("{}.{index}", site.path("nodes")), value, notes))
         .collect()
 }
 
-fn node(path: &str, value: &Value) -> Outcome<Node> {
+fn node(path: &str, value: &Value, notes: &Notes) -> Outcome<Node> {
     let expected = "a connection string or an object of connection parameters";
     let map = match value {
         Value::String(text) => return Ok(Node::Text(Secret::new(text))),
@@ -424,10 +444,17 @@ fn node(path: &str, value: &Value) -> Outcome<Node> {
         });
     let mut parameters: BTreeMap<String, Secret> = parameters.collect::<Outcome<_>>()?;
     match parameters.remove("connection_string") {
-        Some(connection_string) => Ok(Node::Connection {
-            connection_string,
-            slot: parameters.remove("slot").map(|slot| slot.0),
-        }),
+        Some(connection_string) => {
+            let slot = parameters.remove("slot").map(|slot| slot.0);
+            for name in parameters.keys() {
+                let message = "ignored beside connection_string: put it into that";
+                notes.warn(format!("{path}.{name}"), message);
+            }
+            Ok(Node::Connection {
+                connection_string,
+                slot,
+            })
+        }
         None => Ok(Node::Parameters(parameters)),
     }
 }
@@ -453,7 +480,10 @@ fn time_of_day(site: &Object<'_>) -> Outcome<Option<TimeOfDay>> {
         .option();
     match (hour, minute) {
         (None, None) => Ok(None),
-        (None, Some(_)) => Err(site.wrong("basebackup_hour", "an hour, as there is a minute")),
+        (None, Some(_)) => {
+            site.warn("basebackup_minute", "no effect without basebackup_hour");
+            Ok(None)
+        }
         (Some(24..), _) => Err(site.wrong("basebackup_hour", "an hour number from 0 to 23")),
         (_, Some(60..)) => Err(site.wrong("basebackup_minute", "a minute number from 0 to 59")),
         (Some(hour), minute) => Ok(Some(TimeOfDay {

@@ -66,6 +66,123 @@ fn unknown_keys_are_warned_about_with_the_nearest_name() {
 }
 
 #[test]
+fn what_has_no_effect_is_told_at_every_level() {
+    let site = json!({
+        "http_port": 1,
+        "encryption_keys": {"k": {"publik": "pem"}},
+        "pg_receivexlog": {"min_disk_free": 1},
+        "nodes": [{"connection_string": "host=a", "slot": "s", "password": "hush"}],
+        "basebackup_minute": 5,
+    });
+    let (config, warnings) = parse(&json!({
+        "active": true,
+        "push_gateway": {},
+        "log_level": "LOUD",
+        "transfer": {"upload_retries_warning_limit": 3},
+        "backup_sites": {"a": site},
+    }))
+    .unwrap();
+    let texts: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        texts,
+        [
+            "active: unknown key here, ignored; it belongs to backup_sites.SITE",
+            "push_gateway: unknown key, ignored; did you mean pushgateway?",
+            "transfer.upload_retries_warning_limit: unknown key here, ignored; it belongs to \
+             global",
+            "log_level: no such level, ignored: it is INFO",
+            "backup_sites.a.http_port: unknown key here, ignored; it belongs to global",
+            "backup_sites.a.pg_receivexlog.min_disk_free: unknown key, ignored; did you mean \
+             min_disk_free_bytes?",
+            "backup_sites.a.encryption_keys.k.publik: unknown key, ignored; did you mean public?",
+            "backup_sites.a.nodes.0.password: ignored beside connection_string: put it into that",
+            "backup_sites.a.basebackup_minute: no effect without basebackup_hour",
+        ]
+    );
+    assert_eq!(config.log_level, LogLevel::Info);
+    assert_eq!(config.sites["a"].basebackup_time, None);
+}
+
+/// Reference: PGHoard `pghoard/config.py` and where each key is used.
+#[test]
+fn values_mean_what_they_mean_to_pghoard() {
+    let site = |value: Value| {
+        let (mut config, warnings) = parse(&json!({"backup_sites": {"a": value}})).unwrap();
+        assert_eq!(warnings, []);
+        config.sites.remove("a").unwrap()
+    };
+    for off in [json!(null), json!(0), json!(0.0), json!(false), json!("")] {
+        let limits = json!({"min_disk_free_bytes": off});
+        let site = site(json!({"basebackup_age_days_max": off, "pg_receivexlog": limits}));
+        assert_eq!(site.basebackup_age_max, None, "{off}");
+        assert_eq!(site.min_disk_free_bytes, None, "{off}");
+    }
+    let some = site(
+        json!({"basebackup_interval_hours": 0.5, "basebackup_count": 3.0,
+        "encryption_keys": null, "encryption_key_id": null, "object_storage": null,
+        "pg_receivexlog": {"min_disk_free_bytes": 5, "disk_space_check_interval": 1.5},
+        "moved_from": null, "nodes": null, "prefix": null, "active": false}),
+    );
+    assert_eq!(some.basebackup_interval, Some(Duration::from_secs(1_800)));
+    assert_eq!(
+        (some.basebackup_count, some.min_disk_free_bytes),
+        (Some(3), Some(5))
+    );
+    assert_eq!(
+        (some.prefix.as_str(), some.active),
+        ("a", Activity::Inactive)
+    );
+    assert_eq!(site(json!({"object_storage": {}})).object_storage, None);
+    let (config, _) = parse(&json!({"path_prefix": "x/y", "alert_file_dir": null,
+        "restore_prefetch": -1, "transfer": {"thread_count": 4}, "log_level": "WARN",
+        "webserver_username": "u", "webserver_password": "", "http_address": "",
+        "backup_location": "", "backup_sites": {"a": {}}}))
+    .unwrap();
+    assert_eq!(config.sites["a"].prefix, "x/y/a");
+    assert_eq!((config.restore_prefetch, config.transfer_threads), (0, 4));
+    assert_eq!(config.alert_file_dir, Path::new("."));
+    assert_eq!(config.log_level, LogLevel::Warning);
+    assert!(config.webserver.is_none() && config.backup_location.is_none());
+    let (config, _) = parse(&json!({"transfer": {"thread_count": 4}})).unwrap();
+    assert_eq!(config.restore_prefetch, 4);
+}
+
+#[test]
+fn active_sites_do_not_write_over_each_other() {
+    let local = |directory: &str, prefix: &str| {
+        let place = json!({"directory": directory, "prefix": prefix, "storage_type": "local"});
+        json!({"object_storage": place})
+    };
+    let over = |mut site: Value, prefix: &str| {
+        site["prefix"] = json!(prefix);
+        site
+    };
+    for (a, b, told) in [
+        (json!({}), json!({}), None),
+        (
+            json!({"prefix": "x"}),
+            json!({"prefix": "x"}),
+            Some("sites 'a' and 'b' both have the prefix 'x'"),
+        ),
+        (
+            json!({"prefix": "x"}),
+            json!({"prefix": "x", "active": false}),
+            None,
+        ),
+        (
+            over(local("/s", "/x/"), "y"),
+            over(local("/s/", ""), "x/y"),
+            Some("sites 'a' and 'b' both have the place /s/x/y in the store"),
+        ),
+        (local("/s", ""), local("/s", ""), None),
+    ] {
+        let (config, _) = parse(&json!({"backup_sites": {"a": a, "b": b}})).unwrap();
+        let found = config.apart().err().map(|failure| failure.message);
+        assert_eq!(found.as_deref(), told);
+    }
+}
+
+#[test]
 fn a_wrong_value_is_one_error_with_its_path() {
     let site = |value: Value| json!({"backup_location": "/spool", "backup_sites": {"a": value}});
     for (config, expected) in [
@@ -129,6 +246,34 @@ fn a_wrong_value_is_one_error_with_its_path() {
     }
 }
 
+/// Python would fail at the first use of a text for a number; we say it at the start.
+#[test]
+fn a_value_of_another_kind_is_no_default() {
+    let site = |value: Value| json!({"backup_sites": {"a": value}});
+    for (config, expected) in [
+        (
+            site(json!({"object_storage": {"storage_type": "local"}})),
+            "backup_sites.a.object_storage.directory: expected a text, found null",
+        ),
+        (
+            site(json!({"basebackup_interval_hours": "24"})),
+            "backup_sites.a.basebackup_interval_hours: expected a number of at least 0, found \
+             a text",
+        ),
+        (
+            site(json!({"basebackup_mode": "tar"})),
+            "backup_sites.a.basebackup_mode: expected one of stream, basic, pipe, local-tar, \
+             delta, local-tar-delta-stats, found another text",
+        ),
+        (
+            json!({"backup_sites": []}),
+            "backup_sites: expected an object, found a list",
+        ),
+    ] {
+        assert_eq!(message(&config), expected);
+    }
+}
+
 #[test]
 fn files_fail_in_pghoards_words() {
     let folder = tempfile::tempdir().unwrap();
@@ -144,6 +289,10 @@ fn files_fail_in_pghoards_words() {
         path.display()
     );
     assert!(load().starts_with(&start));
+    for bytes in [&b"{\"a\": \"\xff\"}"[..], b"{} x", b"{'a': 1}"] {
+        fs::write(&path, bytes).unwrap();
+        assert!(load().starts_with(&start), "{bytes:?}");
+    }
     fs::remove_file(&path).unwrap();
     fs::create_dir(&path).unwrap();
     let expected = format!(

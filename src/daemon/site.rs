@@ -43,6 +43,7 @@ const HOUR: Duration = Duration::from_secs(3_600);
 /// The active sites, and the history of each. A history that cannot be opened keeps nobody from
 /// work: it is told, nothing expires in it, and it counts for nothing.
 pub fn open_all(config: &Config, root: &Path) -> Outcome<Sites> {
+    config.apart()?;
     let mut sites = Sites::new();
     let about = |site: &config::Site, failure: Failure| Failure {
         message: format!("site '{}': {}", site.name, failure.message),
@@ -97,7 +98,7 @@ fn base(config: &Config, site: &config::Site, root: &Path) -> PathBuf {
 fn open(config: &Config, site: &config::Site, root: &Path) -> Outcome<SiteContext> {
     let active = site.active == Activity::Active;
     if let Some(advice) = site.replaced_mode().filter(|_| active) {
-        log::warn!("{advice}");
+        ::log::warn!("{advice}");
     }
     let base = base(config, site, root);
     let (spool_directory, scratch) = (base.join(spool::FOLDER), base.join(SCRATCH_FOLDER));

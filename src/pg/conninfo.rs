@@ -307,6 +307,13 @@ const MODES: [(&str, SslMode); 6] = [
     ("verify-full", SslMode::VerifyFull),
 ];
 
+impl SslMode {
+    pub fn name(self) -> &'static str {
+        let found = MODES.iter().find(|(_, mode)| *mode == self);
+        found.map_or("", |(name, _)| name)
+    }
+}
+
 const BINDINGS: [(&str, ChannelBinding); 3] = [
     ("disable", ChannelBinding::Disable),
     ("prefer", ChannelBinding::Prefer),
@@ -448,10 +455,12 @@ impl Given {
     fn end(mut self) -> Outcome<()> {
         match self.0.pop_first() {
             None => Ok(()),
-            Some((keyword, _)) => Err(Failure::new(
-                Class::Config,
-                format!("connection: unknown keyword '{keyword}'"),
-            )),
+            Some((keyword, _)) => {
+                let message = format!("connection: unknown keyword '{keyword}'");
+                let known = VARIABLES.iter().map(|(known, _)| *known);
+                let known = known.chain(["slot", "target_session_attrs"]);
+                Err(Failure::new(Class::Config, message).meant(&keyword, known))
+            }
         }
     }
 }

@@ -132,7 +132,14 @@ pub fn start(context: Context) -> Outcome<Handle> {
 
 fn bind(config: &Config) -> Outcome<TcpListener> {
     let (host, port) = (config.http_address.as_str(), config.http_port);
-    let addresses = resolve(host, port)?;
+    TcpListener::bind(&*addresses(config)?)
+        .map_err(|e| Failure::io(&e, format!("cannot listen on {host}:{port} (http_address)")))
+}
+
+/// Where to listen, unless strangers could come in.
+pub fn addresses(config: &Config) -> Outcome<Vec<SocketAddr>> {
+    let host = config.http_address.as_str();
+    let addresses = resolve(host, config.http_port)?;
     let open = addresses.iter().any(|address| !address.ip().is_loopback());
     if open && config.webserver.is_none() && config.http_anonymous == Anonymous::Loopback {
         let message = format!(
@@ -143,8 +150,7 @@ fn bind(config: &Config) -> Outcome<TcpListener> {
              true where the network keeps strangers out",
         ));
     }
-    TcpListener::bind(&*addresses)
-        .map_err(|e| Failure::io(&e, format!("cannot listen on {host}:{port} (http_address)")))
+    Ok(addresses)
 }
 
 /// As PGHoard: empty is every IPv4 address, a name is looked up as IPv4.

@@ -13,6 +13,8 @@ use clap::error::ErrorKind;
 use crate::failure::{Failure, Outcome};
 
 pub mod archive;
+pub mod check;
+pub mod config;
 pub mod create_keys;
 pub mod events;
 pub mod gnutaremu;
@@ -34,6 +36,8 @@ type Tool = fn(Vec<OsString>) -> i32;
 const TOOLS: &[(&str, Tool)] = &[
     ("archive_cleanup", |args| archive::cleanup::run(args)),
     ("archive_sync", |args| archive::sync::run(args)),
+    ("check", |args| check::run(args)),
+    ("config", |args| config::run(args)),
     ("create_keys", |args| create_keys::run(args)),
     ("events", |args| events::run(args)),
     ("gnutaremu", |args| gnutaremu::run(args)),

@@ -209,6 +209,16 @@ fn told_by_backup(place: &Place) -> Outcome<SegmentSize> {
     Ok(SegmentSize::DEFAULT)
 }
 
+/// The full segments that were stored last, with the store's times in milliseconds since 1970.
+pub fn latest_wal(place: &Place, size: SegmentSize) -> Outcome<BTreeSet<(i64, Segment)>> {
+    let mut listing = Listing::default();
+    place.store.list(&place.key("xlog"), &mut |entry| {
+        listing.file("xlog", entry, size);
+        Ok(())
+    })?;
+    Ok(listing.latest)
+}
+
 /// Segments asked for what all have in common; more than these are not damaged at a time.
 const SAMPLES: usize = 16;
 
@@ -411,6 +421,6 @@ fn length(files: &[File]) -> u64 {
     u64::try_from(files.len()).unwrap_or(u64::MAX)
 }
 
-mod cluster;
+pub mod cluster;
 #[cfg(test)]
 mod tests;

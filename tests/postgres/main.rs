@@ -10,6 +10,7 @@
 mod ahead;
 mod archive;
 mod bad_input;
+mod check;
 mod commands;
 mod compat;
 mod crash;
