@@ -42,6 +42,7 @@
 //! - [`restore`]: the way back, from the store alone.
 //! - [`config`]: JSON into checked types. [`tool`]: one file or folder a command; two that share
 //!   their beginning are in `archive/`.
+//! - [`http`] asks the daemon and a pushgateway, [`tls`] verifies and shows certificates.
 //! - [`durable`] writes every file that must survive, [`clock`] asks for the time, [`failure`] is
 //!   the one error, [`report`] the log lines.
 //!
@@ -56,19 +57,21 @@
 //! durable:
 //! failure:
 //! report:    config publish        (the level of the log, times as text)
-//! pg:
+//! tls:
+//! pg:        tls
 //! codec:     store                 (the metadata of an object)
+//! http:      config tls            (the daemon's address and login)
 //! store:     config                (which store to open)
 //! config:    codec                 (names of algorithms, keys)
 //! spool:
 //! source:    codec pg spool store
 //! work:      codec pg restore spool store   (it judges objects as their readers do)
 //! journal:   spool
-//! publish:   config                (where metrics go)
+//! publish:   config http tls       (where metrics go)
 //! restore:   codec config pg store
-//! serve:     config journal publish restore source spool store work
+//! serve:     config journal publish restore source spool store tls work
 //! daemon:    codec config journal pg publish serve source spool store work
-//! tool:      codec config daemon journal pg publish restore serve source spool store work
+//! tool:      codec config daemon http journal pg publish restore serve source spool store tls work
 //! ```
 //!
 //! Facts come to `source` and `work` as arguments. `journal` alone names redb and serde_cbor, each
@@ -133,6 +136,7 @@ pub mod config;
 pub mod daemon;
 pub mod durable;
 pub mod failure;
+pub mod http;
 pub mod journal;
 pub mod pg;
 pub mod publish;
@@ -142,6 +146,7 @@ pub mod serve;
 pub mod source;
 pub mod spool;
 pub mod store;
+pub mod tls;
 pub mod tool;
 pub mod work;
 

@@ -1,9 +1,16 @@
-//! A URL that something is sent to: `http://[USER:PASSWORD@]HOST[:PORT][/PATH]`.
+//! A URL that something is sent to: `http[s]://[USER:PASSWORD@]HOST[:PORT][/PATH]`.
 
 use super::Secret;
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    Http,
+    Https,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
+    pub scheme: Scheme,
     pub host: String,
     pub port: u16,
     /// Empty, or from its slash on.
@@ -16,9 +23,12 @@ impl Endpoint {
     /// `None` for anything else: query, fragment, other schemes, what does not fit into a request.
     pub(super) fn parse(url: &str) -> Option<Endpoint> {
         let unfit = |c: char| c.is_control() || matches!(c, ' ' | '?' | '#');
-        let rest = url
-            .strip_prefix("http://")
-            .filter(|url| !url.contains(unfit))?;
+        let (scheme, default, rest) =
+            match url.split_once("://").filter(|_| !url.contains(unfit))? {
+                ("http", rest) => (Scheme::Http, 80, rest),
+                ("https", rest) => (Scheme::Https, 443, rest),
+                _ => return None,
+            };
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         let (login, place) = match authority.rsplit_once('@') {
             Some((login, place)) => (Some(Secret::new(decoded(login)?)), place),
@@ -29,10 +39,11 @@ impl Endpoint {
             None => place.split_at(place.find(':').unwrap_or(place.len())),
         };
         let port = match port {
-            "" => 80,
+            "" => default,
             port => port.strip_prefix(':')?.parse().ok()?,
         };
         (!host.is_empty()).then(|| Endpoint {
+            scheme,
             host: host.to_owned(),
             port,
             path: path.to_owned(),
@@ -62,11 +73,15 @@ mod tests {
         for (url, host, port, path, login) in [
             ("http://gate:9091", "gate", 9091, "", None),
             ("http://gate", "gate", 80, "", None),
+            ("https://gate", "gate", 443, "", None),
+            ("https://gate:9091/x", "gate", 9091, "/x", None),
             ("http://[::1]:9091/a/b/", "::1", 9091, "/a/b/", None),
             ("http://[::1]", "::1", 80, "", None),
             ("http://u:p%40%3a@gate:1/x", "gate", 1, "/x", Some("u:p@:")),
         ] {
             let found = Endpoint::parse(url).unwrap();
+            let https = found.scheme == Scheme::Https;
+            assert_eq!(https, url.starts_with("https"), "{url}");
             let told = found.login.as_ref().map(Secret::reveal);
             assert_eq!(
                 (found.host.as_str(), found.port, found.path.as_str(), told),
@@ -81,7 +96,7 @@ mod tests {
         for url in [
             "",
             "gate:9091",
-            "https://gate",
+            "ftp://gate",
             "http://",
             "http://:80",
             "http://gate:port",

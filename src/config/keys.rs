@@ -134,6 +134,8 @@ const GLOBAL: &[Row] = &[
     key("webserver_username", "none", "basic authentication, with the password"),
     key("webserver_password", "none", "basic authentication, with the name"),
     key("http_allow_unauthenticated", "false", "true: no authentication beyond loopback either"),
+    key("http_tls_certificate", "none", "PEM file of the API's certificate and its chain"),
+    key("http_tls_key", "none", "PEM file of the key to it; with both the API speaks only TLS"),
     key("log_level", "INFO", "DEBUG, INFO, WARNING, ERROR or CRITICAL"),
     later("syslog", "false", "log to syslog too"),
     later("syslog_address", "/dev/log", "socket of syslog"),
@@ -180,7 +182,8 @@ const STATSD: &[Row] = &[
 
 #[rustfmt::skip]
 const PUSHGATEWAY: &[Row] = &[
-    key("endpoint", "empty", "http URL to push to; empty for nowhere"),
+    key("endpoint", "empty", "http or https URL to push to; empty for nowhere"),
+    key("tls_ca", "the system's", "PEM file of who signed the certificate of an https endpoint"),
     key("job", "pghoard", "job label"),
     key("instance", "empty", "instance label"),
     key("tags", "{}", "added to every metric"),

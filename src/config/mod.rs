@@ -26,7 +26,7 @@ use crate::failure::{Failure, Outcome};
 use keys::Level;
 use read::{Found, Notes, Object, wrong};
 
-pub use endpoint::Endpoint;
+pub use endpoint::{Endpoint, Scheme};
 pub use read::Warning;
 pub use site::{
     Ack, ActiveBackupMode, Activity, BasebackupMode, KeyPair, Node, PreferredNode, Secret, Site,
@@ -45,6 +45,8 @@ pub struct Config {
     /// Basic authentication, when both halves are set.
     pub webserver: Option<Credentials>,
     pub http_anonymous: Anonymous,
+    /// The API speaks TLS and nothing else.
+    pub http_tls: Option<Tls>,
     pub log_level: LogLevel,
     pub syslog: Option<Syslog>,
     pub upload_retries_warning_limit: u32,
@@ -70,6 +72,13 @@ pub struct Config {
 pub struct Credentials {
     pub username: String,
     pub password: Secret,
+}
+
+/// PEM files of a server's certificate chain and key.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
 }
 
 /// Who may use the HTTP API where no name and password are set.
@@ -123,6 +132,8 @@ pub struct Statsd {
 pub struct Pushgateway {
     /// None pushes nowhere.
     pub endpoint: Option<Endpoint>,
+    /// None is whom the system trusts.
+    pub tls_ca: Option<PathBuf>,
     pub job: String,
     pub instance: String,
     pub tags: Tags,
@@ -265,6 +276,7 @@ fn global(value: &Value, notes: &Notes) -> Outcome<Config> {
             true => Anonymous::Anyone,
             false => Anonymous::Loopback,
         },
+        http_tls: http_tls(&global)?,
         log_level: log_level(&global),
         syslog: syslog(&global)?,
         upload_retries_warning_limit: global.whole("upload_retries_warning_limit", COUNT)?.or(3),
@@ -344,6 +356,19 @@ fn webserver(global: &Object<'_>) -> Outcome<Option<Credentials>> {
     }))
 }
 
+fn http_tls(global: &Object<'_>) -> Outcome<Option<Tls>> {
+    let path = |name| -> Outcome<Option<PathBuf>> {
+        let text = global.text(name)?.option().filter(|text| !text.is_empty());
+        Ok(text.map(PathBuf::from))
+    };
+    match (path("http_tls_certificate")?, path("http_tls_key")?) {
+        (Some(certificate), Some(key)) => Ok(Some(Tls { certificate, key })),
+        (None, None) => Ok(None),
+        (Some(_), None) => Err(global.wrong("http_tls_key", "a file, as http_tls_certificate")),
+        (None, Some(_)) => Err(global.wrong("http_tls_certificate", "a file, as http_tls_key")),
+    }
+}
+
 fn syslog(global: &Object<'_>) -> Outcome<Option<Syslog>> {
     let syslog = Syslog {
         address: path_or(global, "syslog_address", "/dev/log")?,
@@ -386,6 +411,7 @@ fn statsd(section: &Object<'_>) -> Outcome<Statsd> {
 fn pushgateway(section: &Object<'_>) -> Outcome<Pushgateway> {
     Ok(Pushgateway {
         endpoint: endpoint(section)?,
+        tls_ca: section.text("tls_ca")?.option().map(PathBuf::from),
         job: section.text("job")?.or("pghoard".to_owned()),
         instance: section.text("instance")?.or(String::new()),
         tags: tags(section)?,
@@ -398,7 +424,7 @@ fn endpoint(section: &Object<'_>) -> Outcome<Option<Endpoint>> {
         return Ok(None);
     }
     let endpoint = Endpoint::parse(&url);
-    let expected = "a URL as http://HOST:PORT (https is not supported yet)";
+    let expected = "a URL as http://HOST:PORT or https://HOST:PORT";
     endpoint
         .map(Some)
         .ok_or_else(|| section.wrong("endpoint", expected))

@@ -199,6 +199,14 @@ fn a_wrong_value_is_one_error_with_its_path() {
             "http_port: expected a port number, found another number",
         ),
         (
+            json!({"http_tls_certificate": "/c.pem"}),
+            "http_tls_key: expected a file, as http_tls_certificate, found null",
+        ),
+        (
+            json!({"http_tls_key": "/k.pem"}),
+            "http_tls_certificate: expected a file, as http_tls_key, found null",
+        ),
+        (
             json!({"compression": {"algorithm": "gzip"}}),
             "compression.algorithm: expected one of snappy, zstd, lzma, found another text",
         ),
@@ -441,9 +449,9 @@ fn metrics_go_where_the_keys_say_and_by_default_where_pghoards_go() {
 fn wrong_places_for_metrics_are_errors_with_their_path() {
     for (config, expected) in [
         (
-            json!({"pushgateway": {"endpoint": "https://gate"}}),
-            "pushgateway.endpoint: expected a URL as http://HOST:PORT (https is not supported \
-             yet), found a text",
+            json!({"pushgateway": {"endpoint": "ftp://gate"}}),
+            "pushgateway.endpoint: expected a URL as http://HOST:PORT or https://HOST:PORT, found \
+             a text",
         ),
         (
             json!({"statsd": {"format": "etsy"}}),

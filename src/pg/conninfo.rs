@@ -16,6 +16,7 @@ use serde_json::Value;
 use super::conntext::{self, Pairs};
 use super::passfile::{self, Lookup, Password, Wanted};
 use crate::failure::{Failure, Outcome};
+use crate::tls::Roots;
 
 const PORT: u16 = 5432;
 
@@ -71,13 +72,6 @@ pub enum SslMode {
     Require,
     VerifyCa,
     VerifyFull,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Roots {
-    File(PathBuf),
-    /// `sslrootcert=system`: the platform's own bundle.
-    System,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

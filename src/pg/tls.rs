@@ -8,33 +8,21 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::path::Path;
 use std::sync::Arc;
 
 use futures_rustls::TlsConnector;
 use machine::Class;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::ClientConfig;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::server::ParsedCertificate;
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::pki_types::{PrivateKeyDer, ServerName};
 use sha2::{Digest, Sha256, Sha384, Sha512};
 use smol::net::TcpStream;
 
 use super::connection::Socket;
-use super::conninfo::{Conninfo, Host, Roots, SslMode};
+use super::conninfo::{Conninfo, Host, SslMode};
 use super::fault::{Answer, Fault};
 use crate::failure::{Failure, Outcome};
-
-/// The bundles of the common distributions, first one found.
-const SYSTEM_BUNDLES: [&str; 4] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
+use crate::tls::{self, Name, Verifier};
 
 /// A socket behind TLS, and the hash SCRAM's channel binding ties the login to.
 pub(super) struct Wrapped {
@@ -77,160 +65,26 @@ fn server_name(host: &Host, peer: IpAddr, mode: SslMode) -> Outcome<ServerName<'
 }
 
 fn client_config(info: &Conninfo) -> Outcome<ClientConfig> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let roots = info.sslrootcert.as_ref();
     let verifier = Verifier {
-        roots: info.sslrootcert.as_ref().map(roots).transpose()?,
-        named: info.sslmode == SslMode::VerifyFull,
-        provider: Arc::clone(&provider),
+        anchors: roots.map(|r| tls::anchors(r, "sslrootcert")).transpose()?,
+        name: match info.sslmode {
+            SslMode::VerifyFull => Name::Counts,
+            _ => Name::Ignored,
+        },
+        provider: tls::provider(),
     };
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|e| Failure::new(Class::Internal, format!("TLS versions: {e}")))?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier));
+    let config = verifier.into_client()?;
     let Some((certificate, key)) = &info.identity else {
         return Ok(config.with_no_client_auth());
     };
-    let chain = certificates(certificate)?;
+    let chain = tls::certificates(certificate)?;
     let secret = PrivateKeyDer::from_pem_file(key)
         .map_err(|e| Failure::new(Class::Config, format!("sslkey {}: {e}", key.display())))?;
     config.with_client_auth_cert(chain, secret).map_err(|e| {
         let path = certificate.display();
         Failure::new(Class::Config, format!("sslcert {path}: {e}"))
     })
-}
-
-struct Anchors {
-    store: RootCertStore,
-    certificates: Vec<CertificateDer<'static>>,
-}
-
-fn roots(source: &Roots) -> Outcome<Anchors> {
-    let path = match source {
-        Roots::File(path) => path.as_path(),
-        Roots::System => SYSTEM_BUNDLES
-            .map(Path::new)
-            .into_iter()
-            .find(|path| path.exists())
-            .ok_or_else(|| {
-                Failure::new(
-                    Class::Config,
-                    "sslrootcert=system: no bundle of certificates found",
-                )
-            })?,
-    };
-    let certificates = certificates(path)?;
-    let mut store = RootCertStore::empty();
-    let (added, _) = store.add_parsable_certificates(certificates.iter().cloned());
-    if added == 0 {
-        return Err(Failure::new(
-            Class::Config,
-            format!(
-                "sslrootcert {}: no usable certificate in it",
-                path.display()
-            ),
-        ));
-    }
-    Ok(Anchors {
-        store,
-        certificates,
-    })
-}
-
-fn certificates(path: &Path) -> Outcome<Vec<CertificateDer<'static>>> {
-    let wrong = |why: &dyn std::fmt::Display| {
-        Failure::new(
-            Class::Config,
-            format!("certificate {}: {why}", path.display()),
-        )
-    };
-    let found: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path)
-        .map_err(|e| wrong(&e))?
-        .collect();
-    let found = found.map_err(|e| wrong(&e))?;
-    match found.is_empty() {
-        true => Err(wrong(&"no certificate in PEM form")),
-        false => Ok(found),
-    }
-}
-
-/// Verifies what the mode asks for. Without roots the handshake's signature proves nothing about
-/// who signed it, so it is not checked either: that lets certificates of X.509 version 1 pass,
-/// which old recipes for a self-signed server certificate make.
-#[derive(Debug)]
-struct Verifier {
-    roots: Option<Anchors>,
-    named: bool,
-    provider: Arc<CryptoProvider>,
-}
-
-impl std::fmt::Debug for Anchors {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} roots", self.certificates.len())
-    }
-}
-
-impl ServerCertVerifier for Verifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        if let Some(anchors) = &self.roots {
-            let certificate = ParsedCertificate::try_from(end_entity)?;
-            // A self-signed server certificate used as its own root, the first recipe of
-            // PostgreSQL's manual, is trusted because it is that very file; webpki would call it
-            // an authority misused as a server.
-            if !anchors.certificates.contains(end_entity) {
-                verify_server_cert_signed_by_trust_anchor(
-                    &certificate,
-                    &anchors.store,
-                    intermediates,
-                    now,
-                    self.provider.signature_verification_algorithms.all,
-                )?;
-            }
-            if self.named {
-                verify_server_name(&certificate, server_name)?;
-            }
-        }
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        match self.roots {
-            Some(_) => verify_tls12_signature(message, certificate, signature, algorithms),
-            None => Ok(HandshakeSignatureValid::assertion()),
-        }
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        match self.roots {
-            Some(_) => verify_tls13_signature(message, certificate, signature, algorithms),
-            None => Ok(HandshakeSignatureValid::assertion()),
-        }
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
-    }
 }
 
 /// `tls-server-end-point` (RFC 5929, section 4.1): the certificate hashed with the hash of its own

@@ -92,6 +92,54 @@ pub enum Goal {
     Lsn(Lsn),
 }
 
+/// What was asked for, in the words of the command line.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wish<'a> {
+    pub name: Option<&'a str>,
+    pub xid: Option<&'a str>,
+    pub time: Option<&'a str>,
+    pub lsn: Option<&'a str>,
+    pub immediate: Option<Immediate>,
+}
+
+/// As soon as the backup is consistent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Immediate;
+
+impl Wish<'_> {
+    /// The one goal, or the end of the WAL.
+    pub fn goal(&self) -> Outcome<Goal> {
+        let mut goals = Vec::new();
+        goals.extend(self.name.map(|name| Goal::Name(name.to_owned())));
+        goals.extend(self.xid.map(|xid| Goal::Xid(xid.to_owned())));
+        if let Some(text) = self.time {
+            let time = time(text).ok_or_else(|| {
+                refused(format!(
+                    "recovery_target_time '{text}': expected an ISO 8601 time"
+                ))
+            })?;
+            goals.push(Goal::Time(time));
+        }
+        if let Some(text) = self.lsn {
+            let lsn = text.parse().map_err(|_| {
+                refused(format!(
+                    "recovery_target_lsn '{text}': expected two hex numbers with a /"
+                ))
+            })?;
+            goals.push(Goal::Lsn(lsn));
+        }
+        goals.extend(self.immediate.map(|Immediate| Goal::Immediate));
+        match (goals.pop(), goals.is_empty()) {
+            (None, _) => Ok(Goal::End),
+            (Some(goal), true) => Ok(goal),
+            (Some(_), false) => Err(refused(
+                "Specify at most one of recovery_target_name, recovery_target_time, \
+                 recovery_target_xid, recovery_target_lsn or recovery_target_immediate",
+            )),
+        }
+    }
+}
+
 /// The backups of one site, as its store lists them, sorted by key.
 pub fn backups<'a>(site: &'a Site, store: &dyn Store) -> Outcome<Vec<Backup<'a>>> {
     let mut keys = Vec::new();

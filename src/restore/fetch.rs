@@ -7,7 +7,7 @@ use std::thread;
 
 use machine::Class;
 
-use super::layout::{Content, Job};
+use super::layout::{Content, Job, Naming};
 use super::target::Places;
 use super::{Source, at, corrupt};
 use crate::codec;
@@ -66,10 +66,20 @@ pub fn all(
     }
 }
 
-fn one(
+/// Where objects go: onto the disk, or into a stream.
+pub trait Sink {
+    /// Takes all members and reads the source to its end, which proves it.
+    fn archive(&mut self, source: &mut dyn Read, naming: Naming) -> Outcome<()>;
+    /// A file of a delta backup, which keeps no modes; PostgreSQL's own is 0600. `bytes` as
+    /// announced.
+    fn file(&mut self, name: &str, bytes: Option<u64>, source: &mut dyn Read) -> Outcome<()>;
+}
+
+/// One object, verified as far as it can be by itself.
+pub fn one(
     job: &Job,
     source: &Source<'_>,
-    unpacker: &mut Unpacker<'_>,
+    sink: &mut impl Sink,
     progress: &Arc<Progress>,
 ) -> Outcome<()> {
     let (object, body) = source.store.get(&job.key)?;
@@ -87,7 +97,7 @@ fn one(
                     "it has {stored} bytes, the backup announces {announced}"
                 )));
             }
-            unpacker.archive(pipe::ahead(decoder()?), *naming)
+            sink.archive(&mut pipe::ahead(decoder()?), *naming)
         }
         // PGHoard's announcement can be wrong here: the object may have been stored anew with
         // another compression. Its digest cannot.
@@ -96,7 +106,7 @@ fn one(
                 source: decoder()?,
                 digest: Digest::new(Algorithm::Blake2s),
             };
-            unpacker.file(path, &mut hashed)?;
+            sink.file(path, job.plain_bytes, &mut hashed)?;
             match hashed.digest.hex() == *digest {
                 true => Ok(()),
                 false => Err(corrupt("its content has another digest than its name")),

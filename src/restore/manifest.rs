@@ -49,8 +49,22 @@ pub fn verify(pgdata: &Path, sums: &HashMap<PathBuf, Sum>) -> Outcome<()> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(e) => return Err(Failure::io(&e, path.display())),
     };
-    let manifest = parse(&bytes)?;
-    for listed in manifest.files {
+    check(&bytes, sums, &mut |name, algorithm| {
+        let name = match name == Path::new(CONTROL) {
+            true => Path::new(CONTROL_UNFINISHED),
+            false => name,
+        };
+        digest(&pgdata.join(name), algorithm)
+    })
+}
+
+/// Holds what was written against a manifest; `digest` tells of a file what its sum does not.
+pub fn check(
+    manifest: &[u8],
+    sums: &HashMap<PathBuf, Sum>,
+    digest: &mut dyn FnMut(&Path, Algorithm) -> Outcome<String>,
+) -> Outcome<()> {
+    for listed in parse(manifest)?.files {
         let name = listed.name()?;
         // Its content is the place of the tablespaces, which a restore decides anew.
         if name == Path::new("tablespace_map") {
@@ -68,7 +82,7 @@ pub fn verify(pgdata: &Path, sums: &HashMap<PathBuf, Sum>) -> Outcome<()> {
                 "{shown} has {found} bytes, backup_manifest says {listed}"
             )));
         }
-        if !listed.matches(pgdata, &name, sum)? {
+        if !listed.matches(&name, sum, digest)? {
             return Err(corrupt(format!(
                 "{shown} has another checksum than in backup_manifest"
             )));
@@ -101,7 +115,12 @@ impl Listed {
         }
     }
 
-    fn matches(&self, pgdata: &Path, name: &Path, sum: &Sum) -> Outcome<bool> {
+    fn matches(
+        &self,
+        name: &Path,
+        sum: &Sum,
+        digest: &mut dyn FnMut(&Path, Algorithm) -> Outcome<String>,
+    ) -> Outcome<bool> {
         let (Some(algorithm), Some(checksum)) = (&self.algorithm, &self.checksum) else {
             return Ok(true);
         };
@@ -119,11 +138,7 @@ impl Listed {
                 )));
             }
         };
-        let name = match name == Path::new(CONTROL) {
-            true => Path::new(CONTROL_UNFINISHED),
-            false => name,
-        };
-        Ok(digest(&pgdata.join(name), algorithm)? == *checksum)
+        Ok(digest(name, algorithm)? == *checksum)
     }
 }
 

@@ -7,6 +7,8 @@
 //! A target is not startable until all of it is there and on disk: `global/pg_control` keeps
 //! another name until the end, and PostgreSQL does not start without it.
 //!
+//! Or as a stream: [`stream`] does the same into a tar, for a host that has none of our programs.
+//!
 //! Budget: a worker holds [`PIECES_MAX`](fetch::pipe::PIECES_MAX) pieces of plain data; names,
 //! sizes and checksums of all files are held, about 150 bytes a file. One sync a file system, none
 //! a file.
@@ -18,14 +20,15 @@ pub mod layout;
 pub mod list;
 pub mod manifest;
 pub mod recovery;
+pub mod stream;
 pub mod target;
 pub mod wal;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, symlink};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use machine::Class;
@@ -37,8 +40,9 @@ use crate::durable;
 use crate::failure::{Failure, Outcome};
 use crate::store::choose::Missing;
 use crate::store::{self, Store};
+use fetch::Sink;
 use fetch::progress::{self, Progress};
-use fetch::unpack::{CONTROL, CONTROL_UNFINISHED, Unpacked, Unpacker};
+use fetch::unpack::{CONTROL, CONTROL_UNFINISHED, Sum, Unpacked, Unpacker};
 use layout::{Layout, Naming};
 use recovery::{Recovery, Version};
 use target::{Owner, Places};
@@ -150,10 +154,10 @@ fn fetch_all(
         unpacker.folder_named(folder)?;
     }
     if let Some(main) = &layout.main {
-        unpacker.archive(main.as_slice(), Naming::Prefixed)?;
+        unpacker.archive(&mut main.as_slice(), Naming::Prefixed)?;
     }
     for tiny in &layout.tiny {
-        unpacker.file(&tiny.path, &mut tiny.content.as_slice())?;
+        unpacker.file(&tiny.path, None, &mut tiny.content.as_slice())?;
     }
     let mut all = unpacker.done;
     all.merge(fetch::all(
@@ -169,8 +173,14 @@ fn fetch_all(
 
 /// Holds the files against everything the backup says about them.
 fn verify(layout: &Layout, places: &Places, unpacked: &Unpacked) -> Outcome<()> {
+    promised(layout, &unpacked.sums)?;
+    manifest::verify(&places.pgdata, &unpacked.sums)
+}
+
+/// Holds the files against what the backup's own description promises.
+fn promised(layout: &Layout, sums: &HashMap<PathBuf, Sum>) -> Outcome<()> {
     for (path, size) in &layout.promised {
-        match unpacked.sums.get(&PathBuf::from(path)) {
+        match sums.get(Path::new(path)) {
             Some(sum) if sum.size_bytes == *size => {}
             Some(sum) => {
                 let found = sum.size_bytes;
@@ -181,10 +191,10 @@ fn verify(layout: &Layout, places: &Places, unpacked: &Unpacked) -> Outcome<()> 
             None => return Err(corrupt(format!("{path} is missing from the backup"))),
         }
     }
-    if !unpacked.sums.contains_key(&PathBuf::from(CONTROL)) {
-        return Err(corrupt(format!("the backup has no {CONTROL}")));
+    match sums.contains_key(Path::new(CONTROL)) {
+        true => Ok(()),
+        false => Err(corrupt(format!("the backup has no {CONTROL}"))),
     }
-    manifest::verify(&places.pgdata, &unpacked.sums)
 }
 
 /// Links come after all files, so that no file was written through one.

@@ -41,7 +41,9 @@ pub enum Action {
 }
 
 impl Action {
-    fn name(self) -> &'static str {
+    pub const ALL: [Action; 3] = [Action::Pause, Action::Promote, Action::Shutdown];
+
+    pub fn name(self) -> &'static str {
         match self {
             Action::Pause => "pause",
             Action::Promote => "promote",
@@ -57,7 +59,7 @@ pub struct Version(u32);
 impl Version {
     pub const V10: Version = Version(1000);
     const V9_5: Version = Version(905);
-    const V12: Version = Version(1200);
+    pub const V12: Version = Version(1200);
     const V16: Version = Version(1600);
 
     pub fn read(pgdata: &Path) -> Outcome<Version> {
@@ -67,7 +69,7 @@ impl Version {
             .ok_or_else(|| corrupt(format!("{}: expected a version", path.display())))
     }
 
-    fn parse(text: &str) -> Option<Version> {
+    pub fn parse(text: &str) -> Option<Version> {
         let (major, minor) = text.split_once('.').unwrap_or((text, "0"));
         let (major, minor): (u32, u32) = (major.parse().ok()?, minor.parse().ok()?);
         Some(Version(major.checked_mul(100)?.checked_add(minor)?))
@@ -76,28 +78,26 @@ impl Version {
 
 pub fn write(places: &Places, recovery: &Recovery) -> Outcome<()> {
     let version = Version::read(&places.pgdata)?;
-    let text = recovery.render(version)?;
-    if version < Version::V12 {
-        return put(places, "recovery.conf", &text);
-    }
-    let path = places.pgdata.join("postgresql.auto.conf");
+    let path = places.pgdata.join(AUTO_CONF);
     let before = match fs::read_to_string(&path) {
         Ok(text) => text,
         Err(e) if e.kind() == io::ErrorKind::NotFound => String::new(),
         Err(e) => return Err(Failure::io(&e, path.display())),
     };
-    put(
-        places,
-        "postgresql.auto.conf",
-        &(without_recovery(&before) + &text),
-    )?;
-    let (signal, other) = match recovery.is_standby() {
-        true => ("standby.signal", "recovery.signal"),
-        false => ("recovery.signal", "standby.signal"),
-    };
-    durable::remove(&places.pgdata.join(other))?;
-    put(places, signal, "")
+    let files = recovery.files(version, &before)?;
+    if version >= Version::V12 {
+        for signal in SIGNALS {
+            durable::remove(&places.pgdata.join(signal))?;
+        }
+    }
+    files
+        .iter()
+        .try_for_each(|(name, text)| put(places, name, text))
 }
+
+pub const AUTO_CONF: &str = "postgresql.auto.conf";
+/// Files that say which recovery it is; one of the backup itself means nothing.
+pub const SIGNALS: [&str; 2] = ["recovery.signal", "standby.signal"];
 
 fn put(places: &Places, name: &str, text: &str) -> Outcome<()> {
     let path = places.pgdata.join(name);
@@ -131,6 +131,22 @@ const OURS: &[&str] = &[
 const HEADER: &str = "# pghoard created recovery.conf";
 
 impl Recovery {
+    /// The files that a server of this version recovers by, where `before` is its
+    /// `postgresql.auto.conf`.
+    pub fn files(&self, version: Version, before: &str) -> Outcome<Vec<(&'static str, String)>> {
+        let text = self.render(version)?;
+        if version < Version::V12 {
+            return Ok(vec![("recovery.conf", text)]);
+        }
+        let [recovery, standby] = SIGNALS;
+        let signal = match self.is_standby() {
+            true => standby,
+            false => recovery,
+        };
+        let auto = without_recovery(before) + &text;
+        Ok(vec![(AUTO_CONF, auto), (signal, String::new())])
+    }
+
     /// A target ends recovery, unless the server is told to follow a primary.
     fn is_standby(&self) -> bool {
         let aims = self.goal != Goal::End && self.primary_conninfo.is_empty();

@@ -256,7 +256,9 @@ fn deliver(
 ) -> Outcome<u64> {
     let scratch = Scratch::beside(output);
     let told = |e: io::Error| Failure::io(&e, scratch.0.display());
-    let file = File::create(&scratch.0).map_err(told)?;
+    // Never through a link that somebody left there.
+    let _gone = fs::remove_file(&scratch.0);
+    let file = File::create_new(&scratch.0).map_err(told)?;
     let mut file = BufWriter::with_capacity(BLOCK, file);
     let bytes = match kind {
         Kind::Segment => segment(plain, name, padding, &mut file)?,

@@ -19,7 +19,7 @@ use hyper::StatusCode;
 use machine::policy::Ack;
 use machine::{Class, Envelope, Event, File, Site, State};
 
-use super::routes::Answer;
+use super::answer::Answer;
 use crate::failure::{Failure, Outcome};
 use crate::journal::run::Report;
 use crate::source::archive::{self, Intake, Lying, Stamp};

@@ -21,7 +21,8 @@ use hyper::StatusCode;
 use hyper::header::HeaderValue;
 use machine::{Class, Segment, Timeline};
 
-use super::routes::{Answer, Routes};
+use super::answer::Answer;
+use super::routes::Routes;
 use crate::config::{Config, Site};
 use crate::durable;
 use crate::failure::{Failure, Outcome};
@@ -164,7 +165,7 @@ impl Routes {
         Ok(answer)
     }
 
-    pub fn find(&self, site: &Site, name: &str) -> Outcome<Answer> {
+    pub fn look(&self, site: &Site, name: &str) -> Outcome<Answer> {
         let related = self.context.config.related(site);
         let spool = spool(&self.context.config, site);
         if !is_archived(name) {

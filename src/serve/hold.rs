@@ -11,7 +11,8 @@ use machine::{BackupName, Class, Event};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::routes::{Answer, Routes};
+use super::answer::Answer;
+use super::routes::Routes;
 use crate::clock;
 use crate::config::Site;
 use crate::failure::{Failure, Outcome};
@@ -96,10 +97,7 @@ impl Routes {
             sent.map_err(|_| Failure::new(Class::Interrupted, "the daemon stops, ask again"))?;
         }
         let text = pretty(&json!({ "objects": keys }))?;
-        Ok(Answer {
-            content_type: "application/json",
-            ..Answer::text(StatusCode::CREATED, text.trim_end())
-        })
+        Ok(Answer::json(StatusCode::CREATED, &text))
     }
 }
 

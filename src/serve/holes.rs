@@ -10,7 +10,7 @@ use machine::{Class, Millis, SegmentSize};
 use serde_json::{Value, json};
 
 use super::Context;
-use super::routes::Answer;
+use super::answer::Answer;
 use crate::clock;
 use crate::config::Site;
 use crate::failure::{Failure, Outcome};
@@ -133,10 +133,7 @@ pub fn acknowledge(context: &Context, site: &Site, body: &[u8]) -> Outcome<Answe
         sent.map_err(|_| Failure::new(Class::Interrupted, "the daemon is too busy, ask again"))?;
     }
     let text = pretty(&json!({ "acknowledged": names }))?;
-    Ok(Answer {
-        content_type: "application/json",
-        ..Answer::text(StatusCode::CREATED, text.trim_end())
-    })
+    Ok(Answer::json(StatusCode::CREATED, &text))
 }
 
 #[cfg(test)]

@@ -1,30 +1,21 @@
-//! PGHoard's paths. Words and codes of the answers are PGHoard's where a client may know them.
-//!
-//! | request | answer |
-//! |---|---|
-//! | GET /status | 200, the state document |
-//! | GET /SITE/basebackup | 200, JSON list from the stores |
-//! | PUT /SITE/archive/basebackup | 201, a basebackup is asked for |
-//! | PUT /SITE/hold, PUT or DELETE /SITE/release | see [`hold`](super::hold) |
-//! | PUT /SITE/holes/acknowledge | see [`holes`](super::holes) |
-//! | GET, HEAD /SITE/archive/FILE | see [`fetch`](super::fetch) |
-//! | PUT /SITE/archive/FILE | see [`archive`](super::archive) |
+//! From a path to who answers it, by the one table of [`table`]; PGHoard's words for what has no
+//! meaning.
 //!
 //! 400 for a path without meaning, 404 for an unknown site, 405 for a method that the path does
-//! not have, 503 for "cannot say now".
+//! not have, 501 for one that no path has, 503 for "cannot say now".
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hyper::header::HeaderValue;
-use hyper::{Method, StatusCode};
+use hyper::{Method, StatusCode, Version};
 use machine::event::Why;
 use machine::{Class, Event, Millis};
 use serde_json::{Value, json};
 
+use super::answer::Answer;
 use super::{Context, archive, fetch, holes};
 use crate::config::{Activity, Site};
 use crate::failure::{Failure, Outcome};
@@ -35,12 +26,18 @@ use crate::restore::Opened;
 use crate::restore::ahead::Ahead;
 use crate::source::archive::Intake;
 use crate::store::Store;
+use table::{Act, ROUTES, Route};
+
+mod openapi;
+pub mod table;
 
 /// What of a request is looked at.
 pub struct Asked {
     pub method: Method,
-    /// With its query, which is part of the last name.
+    /// With its query, which for PGHoard's paths is part of the last name.
     pub path: String,
+    pub version: Version,
+    pub host: Option<HeaderValue>,
     pub target: Option<HeaderValue>,
     /// The file is to come as the answer's body.
     pub bring: bool,
@@ -48,61 +45,21 @@ pub struct Asked {
     pub body: Vec<u8>,
 }
 
-impl Asked {
-    /// A segment sent to us is refused before it is read.
-    pub fn is_small(&self) -> bool {
-        let ends = ["/basebackup", "/hold", "/release", "/acknowledge"];
-        self.method != Method::PUT || ends.iter().any(|end| self.path.ends_with(end))
-    }
+/// Who answers, and about what.
+#[derive(Debug)]
+pub struct Found {
+    pub route: &'static Route,
+    pub site: String,
+    /// Of a basebackup or a file.
+    pub name: String,
+    /// Behind the question mark of a path that has one.
+    pub query: String,
 }
 
 /// Which file a body is.
 pub struct Arrival {
     site: machine::Site,
     name: String,
-}
-
-#[derive(Debug)]
-pub struct Answer {
-    pub status: StatusCode,
-    pub content_type: &'static str,
-    pub body: String,
-    /// Instead of `body`.
-    pub file: Option<File>,
-    pub headers: Vec<(&'static str, String)>,
-}
-
-impl Answer {
-    pub fn new(status: StatusCode) -> Answer {
-        Answer::text(status, "")
-    }
-
-    pub fn text(status: StatusCode, body: impl Into<String>) -> Answer {
-        let content_type = match status.is_success() {
-            true => "application/octet-stream",
-            false => "text/plain",
-        };
-        Answer {
-            status,
-            content_type,
-            body: body.into(),
-            file: None,
-            headers: Vec::new(),
-        }
-    }
-
-    pub fn unauthorized() -> Answer {
-        Answer {
-            content_type: "text/html",
-            ..Answer::text(StatusCode::UNAUTHORIZED, "Authentication required")
-        }
-    }
-
-    fn failed(failure: &Failure) -> Answer {
-        // The hint is for the log: it may speak of settings.
-        let message = format!("server failure: {}", failure.message);
-        Answer::text(StatusCode::SERVICE_UNAVAILABLE, message)
-    }
 }
 
 #[derive(Clone)]
@@ -114,24 +71,16 @@ pub struct Routes {
     pub outgoing: Arc<AtomicU64>,
     /// By site.
     pub ahead: Arc<BTreeMap<String, Ahead>>,
+    /// Tars on their way.
+    pub tars: Arc<AtomicUsize>,
 }
 
-/// What a path means.
+/// What a path means: one of the table, and its names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Meaning<'a> {
-    Status,
-    Metrics,
-    SiteStatus,
-    Basebackup(&'a str),
-    Hold(&'a str),
-    Release(&'a str),
-    File {
-        site: &'a str,
-        name: &'a str,
-    },
-    Acknowledge(&'a str),
-    /// Of a backup that PostgreSQL made itself; no restore asks for it.
-    Label(&'a str),
+struct Meaning<'a> {
+    path: &'static str,
+    site: &'a str,
+    name: &'a str,
 }
 
 impl Routes {
@@ -141,77 +90,91 @@ impl Routes {
             context,
             fetching: Arc::default(),
             outgoing: Arc::default(),
+            tars: Arc::default(),
         }
     }
 
-    pub fn answer(&self, asked: &Asked) -> Answer {
+    /// Who answers, or why nobody does.
+    pub fn find(&self, asked: &Asked) -> Result<Found, Answer> {
         let known = |name: &str| self.context.config.sites.contains_key(name);
-        match meaning(&asked.path, &known) {
-            Ok(meaning) => self.act(asked, meaning).unwrap_or_else(|failure| {
-                log::warn!("{} {}: {failure}", asked.method, asked.path);
-                Answer::failed(&failure)
-            }),
-            Err(answer) => answer,
-        }
+        // Only our own paths have a query.
+        let (bare, query) = asked.path.split_once('?').unwrap_or((&asked.path, ""));
+        let own = meaning(bare, &known)
+            .ok()
+            .filter(|own| QUERIED.contains(&own.path));
+        let (meaning, query) = match own {
+            Some(own) => (own, query),
+            None => (meaning(&asked.path, &known)?, ""),
+        };
+        let routes = || ROUTES.iter().filter(|route| route.path == meaning.path);
+        let found = routes().find(|route| route.method == asked.method.as_str());
+        let Some(route) = found else {
+            let methods: Vec<&str> = routes().map(|route| route.method).collect();
+            return Err(no_method(&asked.method, &methods.join(", ")));
+        };
+        Ok(Found {
+            route,
+            site: meaning.site.to_owned(),
+            name: meaning.name.to_owned(),
+            query: query.to_owned(),
+        })
     }
 
-    fn act(&self, asked: &Asked, meaning: Meaning<'_>) -> Outcome<Answer> {
-        let method = &asked.method;
-        Ok(match (method, meaning) {
-            (&Method::GET, Meaning::Status) => self.status(),
-            (&Method::GET, Meaning::Metrics) if self.context.config.prometheus.is_some() => {
-                self.metrics()
+    pub fn answer(&self, asked: &Asked, found: &Found) -> Answer {
+        self.act(asked, found).unwrap_or_else(|failure| {
+            log::warn!("{} {}: {failure}", asked.method, asked.path);
+            Answer::failed(&failure)
+        })
+    }
+
+    fn act(&self, asked: &Asked, found: &Found) -> Outcome<Answer> {
+        let name = found.name.as_str();
+        let site = || self.context.config.site(Some(&found.site));
+        Ok(match found.route.act {
+            Act::Status => self.status(),
+            Act::Metrics => self.metrics(),
+            Act::SiteStatus => Answer::new(StatusCode::NOT_IMPLEMENTED),
+            Act::Document => {
+                let text = pretty(&openapi::document(&self.context.config))?;
+                Answer::json(StatusCode::OK, &text)
             }
-            (&Method::GET, Meaning::Basebackup(site)) => self.basebackups(self.site(site)?)?,
-            (&Method::PUT, Meaning::Basebackup(site)) => self.request(site)?,
-            (&Method::PUT, Meaning::Hold(site)) => self.hold(self.site(site)?, &asked.body)?,
-            (&(Method::PUT | Method::DELETE), Meaning::Release(site)) => {
-                self.release(self.site(site)?, &asked.body)?
-            }
-            (&Method::PUT, Meaning::Acknowledge(site)) => {
-                holes::acknowledge(&self.context, self.site(site)?, &asked.body)?
-            }
-            (&Method::GET, Meaning::File { site, name }) if asked.bring => {
-                self.bring(self.site(site)?, name)?
-            }
-            (&Method::GET, Meaning::File { site, name }) => {
-                self.fetch(self.site(site)?, name, asked.target.as_ref())?
-            }
-            (&Method::HEAD, Meaning::File { .. }) if asked.target.is_some() => Answer::text(
+            Act::List => self.basebackups(site()?)?,
+            Act::Request => self.request(&found.site)?,
+            Act::Tar => self.tar(site()?, found, asked),
+            Act::Script => self.script(site()?, found, asked),
+            Act::Hold => self.hold(site()?, &asked.body)?,
+            Act::Release => self.release(site()?, &asked.body)?,
+            Act::Acknowledge => holes::acknowledge(&self.context, site()?, &asked.body)?,
+            Act::Fetch | Act::Find if is_label(name) => fetch::absent(name),
+            Act::Fetch if asked.bring => self.bring(site()?, name)?,
+            Act::Fetch => self.fetch(site()?, name, asked.target.as_ref())?,
+            Act::Find if asked.target.is_some() => Answer::text(
                 StatusCode::BAD_REQUEST,
                 format!("{} header is not for HEAD requests", fetch::TARGET_HEADER),
             ),
-            (&Method::HEAD, Meaning::File { site, name }) => self.find(self.site(site)?, name)?,
-            (&Method::PUT, Meaning::Label(name)) => {
+            Act::Find => self.look(site()?, name)?,
+            Act::Archive if is_label(name) => {
                 log::info!("{name}: the label of a backup is not kept, nothing needs it");
                 Answer::new(StatusCode::CREATED)
             }
-            (&(Method::GET | Method::HEAD), Meaning::Label(name)) => fetch::absent(name),
-            (&Method::PUT, Meaning::File { site, name }) => {
-                let site = machine::Site(site.to_owned());
+            Act::Archive => {
+                let site = machine::Site(found.site.clone());
                 archive::answer(self.context.desk.archive(&site, name))
             }
-            (_, Meaning::Metrics | Meaning::SiteStatus) => Answer::new(StatusCode::NOT_IMPLEMENTED),
-            (&(Method::HEAD | Method::PUT), _) => Answer::text(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "this path has no such method",
-            ),
-            _ => Answer::text(StatusCode::NOT_IMPLEMENTED, "GET, HEAD and PUT are served"),
         })
     }
 
     /// A file that comes as the body of a request, if it may.
-    pub fn begin(&self, asked: &Asked) -> Result<(Arrival, Intake), Answer> {
-        let known = |name: &str| self.context.config.sites.contains_key(name);
-        let Meaning::File { site, name } = meaning(&asked.path, &known)? else {
-            let message = "this path takes no body";
-            return Err(Answer::text(StatusCode::BAD_REQUEST, message));
-        };
+    pub fn begin(&self, found: &Found) -> Result<(Arrival, Intake), Answer> {
         let arrival = Arrival {
-            site: machine::Site(site.to_owned()),
-            name: name.to_owned(),
+            site: machine::Site(found.site.clone()),
+            name: found.name.clone(),
         };
-        let begun = self.context.desk.begin(&arrival.site, name);
+        if is_label(&found.name) {
+            let message = "the label of a backup is not kept, nothing needs it";
+            return Err(Answer::text(StatusCode::CREATED, message));
+        }
+        let begun = self.context.desk.begin(&arrival.site, &arrival.name);
         begun
             .map(|intake| (arrival, intake))
             .map_err(|failure| archive::answer(Err(failure)))
@@ -222,10 +185,6 @@ impl Routes {
         archive::answer(self.context.desk.finish(site, name, intake))
     }
 
-    fn site(&self, name: &str) -> Outcome<&Site> {
-        self.context.config.site(Some(name))
-    }
-
     fn status(&self) -> Answer {
         let document = self.context.document.lock();
         let text = document.unwrap_or_else(PoisonError::into_inner).to_string();
@@ -233,6 +192,9 @@ impl Routes {
     }
 
     fn metrics(&self) -> Answer {
+        if self.context.config.prometheus.is_none() {
+            return Answer::new(StatusCode::NOT_IMPLEMENTED);
+        }
         let metrics = self.context.metrics.lock();
         let text = metrics.unwrap_or_else(PoisonError::into_inner).to_string();
         Answer {
@@ -242,7 +204,7 @@ impl Routes {
     }
 
     fn request(&self, site: &str) -> Outcome<Answer> {
-        if self.site(site)?.active == Activity::Inactive {
+        if self.context.config.site(Some(site))?.active == Activity::Inactive {
             let message = format!("site '{site}' is inactive: no basebackup is taken");
             return Ok(Answer::text(StatusCode::CONFLICT, message));
         }
@@ -261,10 +223,7 @@ impl Routes {
             list(opened.store.as_ref(), &site.prefix, &mut all)?;
         }
         let text = pretty(&json!({ "basebackups": all }))?;
-        Ok(Answer {
-            content_type: "application/json",
-            ..Answer::text(StatusCode::OK, text.trim_end())
-        })
+        Ok(Answer::json(StatusCode::OK, &text))
     }
 }
 
@@ -294,14 +253,36 @@ fn list(store: &dyn Store, prefix: &str, all: &mut Vec<Value>) -> Outcome<()> {
     Ok(())
 }
 
+fn no_method(method: &Method, allowed: &str) -> Answer {
+    if !ROUTES.iter().any(|route| route.method == method.as_str()) {
+        let message = "GET, HEAD, PUT and DELETE are served";
+        return Answer::text(StatusCode::NOT_IMPLEMENTED, message);
+    }
+    let message = "this path has no such method";
+    let mut answer = Answer::text(StatusCode::METHOD_NOT_ALLOWED, message);
+    answer.headers.push(("allow", allowed.to_owned()));
+    answer
+}
+
+/// Of a backup that PostgreSQL made itself; no restore asks for it.
+fn is_label(name: &str) -> bool {
+    name.ends_with(".backup")
+}
+
+const TAR: &str = "/{site}/basebackup/{name}/tar";
+const SCRIPT: &str = "/{site}/restore-command";
+const QUERIED: [&str; 2] = [TAR, SCRIPT];
+
 fn meaning<'a>(path: &'a str, known: &dyn Fn(&str) -> bool) -> Result<Meaning<'a>, Answer> {
     let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     let bad = |message: String| Err(Answer::text(StatusCode::BAD_REQUEST, message));
+    let of = |path, site, name| Ok(Meaning { path, site, name });
     let site = match *parts {
-        ["status"] => return Ok(Meaning::Status),
+        ["status"] => return of("/status", "", ""),
         ["status", ..] => return bad("Invalid status request".to_owned()),
-        ["metrics"] => return Ok(Meaning::Metrics),
+        ["metrics"] => return of("/metrics", "", ""),
         ["metrics", ..] => return bad("Invalid request".to_owned()),
+        ["openapi.json"] => return of("/openapi.json", "", ""),
         [_] | [] => return bad(format!("Invalid path {}", quoted(&parts))),
         [site, ..] => site,
     };
@@ -309,18 +290,21 @@ fn meaning<'a>(path: &'a str, known: &dyn Fn(&str) -> bool) -> Result<Meaning<'a
         let message = format!("Site: '{site}' not found for path {}", quoted(&parts));
         return Err(Answer::text(StatusCode::NOT_FOUND, message));
     }
+    const FILE: &str = "/{site}/archive/{file}";
     match *parts {
-        [_, "basebackup", ..] => Ok(Meaning::Basebackup(site)),
-        [_, "holes", "acknowledge"] => Ok(Meaning::Acknowledge(site)),
-        [_, "status", ..] => Ok(Meaning::SiteStatus),
-        [_, "hold"] => Ok(Meaning::Hold(site)),
-        [_, "release"] => Ok(Meaning::Release(site)),
-        [_, "archive", "basebackup"] => Ok(Meaning::Basebackup(site)),
-        [_, "archive", name] if name.ends_with(".backup") => Ok(Meaning::Label(name)),
+        [_, "basebackup", name, "tar"] => of(TAR, site, name),
+        [_, "basebackup", ..] => of("/{site}/basebackup", site, ""),
+        [_, "restore-command"] => of(SCRIPT, site, ""),
+        [_, "holes", "acknowledge"] => of("/{site}/holes/acknowledge", site, ""),
+        [_, "status", ..] => of("/{site}/status", site, ""),
+        [_, "hold"] => of("/{site}/hold", site, ""),
+        [_, "release"] => of("/{site}/release", site, ""),
+        [_, "archive", "basebackup"] => of("/{site}/basebackup", site, ""),
+        [_, "archive", name] if is_label(name) => of(FILE, site, name),
         [_, "archive", name] if !crate::source::archive::is_archived(name) => {
             bad(format!("Unrecognized file '{name}' for archiving"))
         }
-        [_, "archive" | "xlog" | "timeline", name] => Ok(Meaning::File { site, name }),
+        [_, "archive" | "xlog" | "timeline", name] => of(FILE, site, name),
         [_, kind @ ("archive" | "xlog" | "timeline"), ..] => bad(format!(
             "Invalid '{kind}' request, only single file retrieval is supported for now"
         )),

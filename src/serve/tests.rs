@@ -6,10 +6,13 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::Duration;
 
 use machine::policy::Ack;
 use serde_json::{Value, json};
 
+use super::answer::BODY_BYTES_MAX;
+use super::connection::{HEAD_BYTES_MAX, HEADERS_MAX};
 use super::*;
 use crate::config;
 use crate::spool::{RealDisk, Spool};
@@ -17,9 +20,20 @@ use crate::store::local::Local;
 use crate::store::{Body, Metadata, Put, Store};
 
 mod archiving;
+mod bodies;
+mod document;
 mod fetching;
 
 const NAME: &str = "000000010000000000000003";
+
+/// Waits for what a thread is about to do.
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        assert!(std::time::Instant::now() < deadline, "waited for {what}");
+        thread::yield_now();
+    }
+}
 
 struct Api {
     handle: Handle,
@@ -39,7 +53,13 @@ fn raw(address: SocketAddr, request: &[u8], body: &[u8]) -> String {
 }
 
 fn ask(address: SocketAddr, method: &str, path: &str, headers: &str) -> (u16, String, String) {
-    let request = format!("{method} {path} HTTP/1.1\r\nhost: x\r\n{headers}\r\n");
+    speak(address, (method, path, headers), "1.1")
+}
+
+fn speak(address: SocketAddr, asked: (&str, &str, &str), version: &str) -> (u16, String, String) {
+    let (method, path, headers) = asked;
+    let request =
+        format!("{method} {path} HTTP/{version}\r\nhost: x\r\nconnection: close\r\n{headers}\r\n");
     let reply = raw(address, request.as_bytes(), b"");
     let (head, body) = reply.split_once("\r\n\r\n").unwrap();
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
@@ -100,6 +120,16 @@ impl Api {
             desk,
             folder,
         }
+    }
+
+    fn speak(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &str,
+        version: &str,
+    ) -> (u16, String, String) {
+        speak(self.handle.address(), (method, path, headers), version)
     }
 
     fn path(&self, name: &str) -> String {
@@ -190,7 +220,12 @@ fn paths_mean_what_they_mean_to_pghoard() {
             "Invalid 'xlog' request, only single file retrieval is supported for now",
         ),
         ("PUT", "/status", 405, "this path has no such method"),
-        ("POST", "/status", 501, "GET, HEAD and PUT are served"),
+        (
+            "POST",
+            "/status",
+            501,
+            "GET, HEAD, PUT and DELETE are served",
+        ),
     ] {
         let (got, head, text) = api.ask(method, path, "");
         assert_eq!((got, text.as_str()), (status, body), "{method} {path}");
@@ -376,7 +411,13 @@ fn metrics_are_served_where_they_are_configured() {
     for (method, path, headers, status, body) in [
         ("GET", "/metrics", authorization, 200, "a 1\n"),
         ("GET", "/metrics", "", 401, "Authentication required"),
-        ("POST", "/metrics", authorization, 501, ""),
+        (
+            "POST",
+            "/metrics",
+            authorization,
+            501,
+            "GET, HEAD, PUT and DELETE are served",
+        ),
         (
             "GET",
             "/main/metrics",
@@ -422,6 +463,10 @@ fn beyond_loopback_a_password_is_needed() {
         ("0.0.0.0", json!({}), false),
         ("", json!({}), false),
         ("::", json!({}), false),
+        ("::1", json!({}), true),
+        ("::ffff:127.0.0.1", json!({}), true),
+        ("::ffff:0.0.0.0", json!({}), false),
+        ("0", json!({}), false),
         ("", json!({ "http_allow_unauthenticated": true }), true),
         (
             "",
@@ -475,7 +520,7 @@ fn a_hold_is_written_and_told_before_it_is_confirmed() {
     let put = |method: &str, path: &str, body: &str| {
         let length = format!("content-length: {}\r\n", body.len());
         let reply = api.raw(&format!(
-            "{method} {path} HTTP/1.1\r\nhost: x\r\n{length}\r\n{body}"
+            "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{length}\r\n{body}"
         ));
         reply.split(' ').nth(1).unwrap().parse::<u16>().unwrap()
     };
@@ -522,7 +567,7 @@ fn a_hold_is_written_and_told_before_it_is_confirmed() {
             "{\"backup\":\"a\",\"reason\":\"r\"}",
             404,
         ),
-        ("GET", "/main/hold", "", 501),
+        ("GET", "/main/hold", "", 405),
         ("DELETE", "/main/release", "{\"backup\":\"a\"}", 404),
     ] {
         assert_eq!(put(method, path, body), status, "{method} {path} {body}");

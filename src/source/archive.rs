@@ -120,6 +120,8 @@ pub struct Intake {
     head: Vec<u8>,
     file: Option<Partial>,
     bytes: u64,
+    /// Known once the first page's header is there.
+    bytes_max: Option<u64>,
 }
 
 /// It is what its name says, and still to get it.
@@ -144,6 +146,7 @@ impl Intake {
             head: Vec::new(),
             file,
             bytes: 0,
+            bytes_max: None,
         })
     }
 
@@ -172,6 +175,17 @@ impl Intake {
         self.bytes = self.bytes.saturating_add(length);
         if self.bytes > SEGMENT_BYTES_MAX {
             return wrong(format!("'{}' is larger than any segment", self.name));
+        }
+        // What cannot become a segment does not fill the disk first.
+        if self.file.is_some() && self.bytes_max.is_none() && self.head.len() == WAL_HEADER_BYTES {
+            let header = WalHeader::parse(&self.head).map_err(|f| f.about(&self.name))?;
+            self.bytes_max = Some(header.segment_size.bytes());
+        }
+        if let Some(max) = self.bytes_max.filter(|max| self.bytes > *max) {
+            let name = &self.name;
+            return wrong(format!(
+                "'{name}' is larger than the {max} bytes of its segment"
+            ));
         }
         match &mut self.file {
             Some(file) => file.write(at, bytes),

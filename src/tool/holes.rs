@@ -14,11 +14,11 @@ use clap::Parser;
 use machine::{Class, SegmentSize, SiteState, State};
 use serde_json::{Map, Value, json};
 
-use super::http::Daemon;
 use super::screen;
 use crate::clock;
 use crate::config::{Config, Site};
 use crate::failure::{Failure, Outcome};
+use crate::http::Peer;
 use crate::journal::log;
 use crate::publish::{holes, text};
 use crate::serve::holes::{Ask, size_of, store};
@@ -200,7 +200,7 @@ fn acknowledge(flags: &Flags, config: &Config, site: &Site) -> Outcome<i32> {
     // As the daemon will see it: what it would refuse is refused without it, too.
     let ask = Ask::parse(&ask.body()).map_err(|why| Failure::new(Class::Config, why))?;
     let path = format!("/{}/holes/acknowledge", site.name);
-    match Daemon::of(config).send("PUT", &path, &[], &ask.body()) {
+    match Peer::of(config).send("PUT", &path, &[], &ask.body()) {
         Ok(reply) if reply.status == 201 => {
             super::say(&format!("{}\n", String::from_utf8_lossy(&reply.body)));
             Ok(NONE)

@@ -6,11 +6,12 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
 
 use crate::failure::{Failure, Outcome};
+use crate::tls::{Roots, Trust};
 
 pub mod archive;
 pub mod check;
@@ -19,7 +20,6 @@ pub mod create_keys;
 pub mod events;
 pub mod gnutaremu;
 pub mod holes;
-mod http;
 pub mod links;
 pub mod pghoard;
 pub mod postgres_command;
@@ -29,6 +29,27 @@ mod screen;
 pub mod status;
 
 pub mod verify;
+
+/// How a command asks a daemon that may be elsewhere.
+#[derive(clap::Args)]
+pub struct Secured {
+    /// The daemon speaks TLS
+    #[arg(long)]
+    tls: bool,
+    /// PEM file of who signed the daemon's certificate, instead of whom the system trusts; with it
+    /// --tls need not be said
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+}
+
+impl Secured {
+    fn trust(&self) -> Option<Trust> {
+        match &self.ca {
+            Some(path) => Some(Trust::Roots(Roots::File(path.clone()))),
+            None => self.tls.then_some(Trust::Roots(Roots::System)),
+        }
+    }
+}
 
 type Tool = fn(Vec<OsString>) -> i32;
 

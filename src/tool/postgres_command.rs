@@ -30,9 +30,9 @@ use clap::error::ErrorKind;
 use clap::{Parser, ValueEnum};
 use machine::Class;
 
-use super::http::Daemon;
-use crate::config::{self, Secret};
+use crate::config;
 use crate::failure::{Failure, Outcome};
+use crate::http::{Login, Patience, Peer};
 use crate::restore::Opened;
 use crate::restore::wal::{self, Delivery, Places};
 use crate::serve::{ABSENT_HEADER, BODY_HEADER};
@@ -69,6 +69,8 @@ struct Flags {
     /// is not this machine)
     #[arg(long)]
     remote: bool,
+    #[command(flatten)]
+    secured: super::Secured,
     /// Seconds for which a standby's request is repeated
     #[arg(long, default_value_t = 60)]
     retry_deadline: u64,
@@ -172,12 +174,14 @@ fn tell(message: impl std::fmt::Display) {
 }
 
 impl Flags {
-    fn daemon(&self) -> Daemon {
-        let password = self.password.clone().map(Secret::new);
-        Daemon {
+    fn daemon(&self) -> Peer {
+        let login = self.username.as_deref().zip(self.password.as_deref());
+        Peer {
             host: self.host.clone(),
             port: self.port,
-            login: self.username.clone().zip(password),
+            login: login.map(|(name, password)| Login::new(name, password)),
+            tls: self.secured.trust(),
+            patience: Patience::DAEMON,
         }
     }
 

@@ -21,10 +21,10 @@ use nix::unistd::geteuid;
 use serde::Deserialize;
 use smol::stream::StreamExt;
 
-use super::http::Daemon;
 use super::{print, say, warn};
-use crate::config::{self, Config, Secret};
+use crate::config::{self, Config};
 use crate::failure::{Failure, Outcome};
+use crate::http::{Login, Patience, Peer};
 use crate::restore::choose::{self, Backup, Goal, timeline};
 use crate::restore::list::{self, Detail, Row};
 use crate::restore::{self, Notes, Opened, Order, target};
@@ -122,11 +122,13 @@ struct Listed {
 }
 
 fn list_http(list: &ListHttp) -> Result<(), Fatal> {
-    let password = list.password.clone().map(Secret::new);
-    let daemon = Daemon {
+    let login = list.username.as_deref().zip(list.password.as_deref());
+    let daemon = Peer {
         host: list.host.clone(),
         port: list.port,
-        login: list.username.clone().zip(password),
+        login: login.map(|(name, password)| Login::new(name, password)),
+        tls: list.secured.trust(),
+        patience: Patience::DAEMON,
     };
     let reply = daemon.ask("GET", &format!("/{}/basebackup", list.site), &[]);
     let reply = reply.map_err(fatal)?;

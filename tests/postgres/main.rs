@@ -16,6 +16,7 @@ mod compat;
 mod crash;
 mod hold;
 mod holes;
+mod http;
 mod load;
 mod login;
 mod long_log;

@@ -4,6 +4,7 @@ use machine::rule::alerts::{OURS, STICKY};
 use pghoard::config::keys;
 use pghoard::journal::upcast::KINDS;
 use pghoard::publish::metrics;
+use pghoard::serve::routes::table::ROUTES;
 
 use crate::{read, texts};
 
@@ -60,6 +61,28 @@ fn check(heading: &str, mut code: Vec<String>) {
 fn every_alert_is_told() {
     let all = STICKY.iter().chain(&OURS).map(ToString::to_string);
     check("### Alerts", all.collect());
+}
+
+/// Each route's method and path begin a row; GET of a file has two, for its two forms.
+#[test]
+fn every_route_is_told() {
+    let mut code: Vec<String> = ROUTES
+        .iter()
+        .map(|route| {
+            let path = route.path.replace("{site}", "SITE");
+            let path = path.replace("{name}", "NAME").replace("{file}", "FILE");
+            format!("{} {path}", route.method)
+        })
+        .collect();
+    code.sort();
+    let told = |row: &Vec<String>| Some(row[0].strip_prefix('`')?.split('`').next()?.to_owned());
+    let mut told: Vec<String> = rows("### HTTP").iter().filter_map(told).collect();
+    told.sort();
+    told.dedup();
+    assert_eq!(
+        told, code,
+        "README.md (left) against src/serve/routes/table.rs (right)"
+    );
 }
 
 #[test]

@@ -3,31 +3,34 @@
 //! The loop hands over and goes on. A thread that is still busy with the numbers before misses the
 //! new ones, which is said once: what is late by one period is worth less than the loop's time.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs, UdpSocket};
+use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use base64::Engine;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use machine::Class;
 
 use super::exposition::{self, CONTENT_TYPE, Form};
 use super::statsd::{self, Sent};
 use super::{Facts, Sample, samples};
-use crate::config::{Config, Endpoint, Pushgateway, Statsd, Tags};
+use crate::config::{Config, Endpoint, Pushgateway, Scheme, Statsd, Tags};
 use crate::failure::{Failure, Outcome};
+use crate::http::{Login, Patience, Peer};
+use crate::tls::{Roots, Trust};
 
 /// Numbers are looked at so often; a scrape sees them no older.
 const EVERY: Duration = Duration::from_secs(5);
 /// Numbers that may wait for a thread.
 const WAITING_MAX: usize = 1;
-const CONNECT_WITHIN: Duration = Duration::from_secs(5);
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
-/// All that is read of an answer: its first line, and what it says of an error.
-const ANSWER_BYTES_MAX: u64 = 1_024;
+const PATIENCE: Patience = Patience {
+    connect: Duration::from_secs(5),
+    answer: Duration::from_secs(10),
+};
+/// What is told of a refusal.
+const WHY_CHARS_MAX: usize = 1_000;
 
 /// The text that `GET /metrics` answers, for whom it serves.
 pub type Exposition = Arc<Mutex<Arc<str>>>;
@@ -175,7 +178,7 @@ impl Datagrams {
 }
 
 struct Push {
-    endpoint: Endpoint,
+    peer: Peer,
     path: String,
     tags: Tags,
 }
@@ -192,8 +195,15 @@ impl Push {
             group("job", &gateway.job),
             group("instance", instance.unwrap_or("localhost")),
         );
+        let roots = gateway.tls_ca.clone().map_or(Roots::System, Roots::File);
         Push {
-            endpoint,
+            peer: Peer {
+                host: endpoint.host,
+                port: endpoint.port,
+                login: endpoint.login.map(Login),
+                tls: (endpoint.scheme == Scheme::Https).then_some(Trust::Roots(roots)),
+                patience: PATIENCE,
+            },
             path,
             tags: gateway.tags.clone(),
         }
@@ -202,39 +212,20 @@ impl Push {
     /// PUT, so that a number that is not told any more does not stay for ever.
     fn send(&self, samples: &[Sample]) -> Outcome<()> {
         let body = exposition::render(samples, &self.tags, Form::Push);
-        let (host, port) = (self.endpoint.host.as_str(), self.endpoint.port);
-        let about = format!("cannot push to {host}:{port}");
-        let told = |e| Failure::io(&e, &about);
-        let login = self.endpoint.login.as_ref().map(|login| {
-            let login = STANDARD.encode(login.reveal());
-            format!("Authorization: Basic {login}\r\n")
-        });
-        // HTTP/1.0: the answer ends with the connection and is never in chunks.
-        let head = format!(
-            "PUT {} HTTP/1.0\r\nHost: {host}:{port}\r\n{}Content-Type: {CONTENT_TYPE}\r\n\
-             Content-Length: {}\r\n\r\n",
-            self.path,
-            login.unwrap_or_default(),
-            body.len()
-        );
-        let mut stream = connect(host, port)?;
-        stream.set_read_timeout(Some(ANSWER_WITHIN)).map_err(told)?;
-        stream
-            .set_write_timeout(Some(ANSWER_WITHIN))
-            .map_err(told)?;
-        let request = [head, body].concat();
-        stream.write_all(request.as_bytes()).map_err(told)?;
-        let mut answer = Vec::new();
-        let mut limited = stream.take(ANSWER_BYTES_MAX);
-        limited.read_to_end(&mut answer).map_err(told)?;
-        let answer = String::from_utf8_lossy(&answer).into_owned();
-        let line = answer.lines().next().unwrap_or_default();
-        let status = line.split(' ').nth(1).unwrap_or_default();
-        if line.starts_with("HTTP/1.") && status.starts_with('2') {
+        let headers = [("Content-Type", CONTENT_TYPE)];
+        let reply = self
+            .peer
+            .send("PUT", &self.path, &headers, body.as_bytes())?;
+        if (200..300).contains(&reply.status) {
             return Ok(());
         }
-        let why = answer.split("\r\n\r\n").nth(1).unwrap_or_default().trim();
-        let message = format!("{about}: expected a status of 200, found '{line}' {why}");
+        let (host, port, status) = (&self.peer.host, self.peer.port, reply.status);
+        let why: String = String::from_utf8_lossy(&reply.body)
+            .chars()
+            .take(WHY_CHARS_MAX)
+            .collect();
+        let message =
+            format!("cannot push to {host}:{port}: expected a status of 200, found {status} {why}");
         Err(Failure::new(Class::Unsupported, message.trim_end())
             .hint("pushgateway.endpoint is the URL of a Prometheus pushgateway"))
     }
@@ -251,17 +242,6 @@ fn group(name: &str, value: &str) -> String {
         false => format!("%{b:02X}"),
     });
     format!("/{name}/{}", encoded.collect::<String>())
-}
-
-fn connect(host: &str, port: u16) -> Outcome<TcpStream> {
-    let mut last = nowhere(host);
-    for address in resolve(host, port)? {
-        match TcpStream::connect_timeout(&address, CONNECT_WITHIN) {
-            Ok(stream) => return Ok(stream),
-            Err(e) => last = Failure::io(&e, format!("cannot connect to {host}:{port}")),
-        }
-    }
-    Err(last)
 }
 
 fn resolve(host: &str, port: u16) -> Outcome<Vec<SocketAddr>> {

@@ -4,7 +4,7 @@
 //! so nothing can lead elsewhere: links are kept for the end. A link that would lead out of its
 //! directory is not made but reported. A name that comes twice is damage.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, fchown};
@@ -12,11 +12,12 @@ use std::path::{Component, Path, PathBuf};
 
 use tar::{Archive, Entry, EntryType};
 
+use super::Sink;
 use crate::durable::Flowing;
 use crate::failure::{Failure, Outcome};
 use crate::restore::corrupt;
 use crate::restore::layout::{DESCRIPTION, Naming};
-use crate::restore::target::Places;
+use crate::restore::target::{Place, Places};
 
 /// PostgreSQL does not start without it, so it gets its name last.
 pub const CONTROL: &str = "global/pg_control";
@@ -30,7 +31,7 @@ pub struct Sum {
 }
 
 /// Written into the archive from memory, with a mode that PostgreSQL did not choose.
-const MADE_UP: &[&str] = &[CONTROL, "backup_label", "backup_manifest"];
+pub const MADE_UP: &[&str] = &[CONTROL, "backup_label", "backup_manifest"];
 
 /// What a worker did, by names relative to PGDATA as PostgreSQL sees them.
 #[derive(Debug, Default)]
@@ -69,6 +70,25 @@ struct Spot {
     name: PathBuf,
 }
 
+impl Sink for Unpacker<'_> {
+    fn archive(&mut self, source: &mut dyn Read, naming: Naming) -> Outcome<()> {
+        let told = |e: io::Error| Failure::from_io(&e, "archive");
+        let mut archive = Archive::new(source);
+        for entry in archive.entries().map_err(told)? {
+            self.entry(entry.map_err(told)?, naming)?;
+        }
+        io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(told)?;
+        Ok(())
+    }
+
+    fn file(&mut self, name: &str, _bytes: Option<u64>, source: &mut dyn Read) -> Outcome<()> {
+        match self.spot(Path::new(name), Naming::Bare)? {
+            Some(spot) => self.write(&spot, 0o600, source).map(|_| ()),
+            None => Err(corrupt(format!("'{name}' cannot be the name of a file"))),
+        }
+    }
+}
+
 impl<'a> Unpacker<'a> {
     pub fn new(places: &'a Places) -> Unpacker<'a> {
         let roots = places.tablespaces.values().map(|place| place.path.clone());
@@ -80,15 +100,12 @@ impl<'a> Unpacker<'a> {
         }
     }
 
-    /// Unpacks all members and reads the source to its end, which proves it.
-    pub fn archive(&mut self, source: impl Read, naming: Naming) -> Outcome<()> {
-        let told = |e: io::Error| Failure::from_io(&e, "archive");
-        let mut archive = Archive::new(source);
-        for entry in archive.entries().map_err(told)? {
-            self.entry(entry.map_err(told)?, naming)?;
+    /// A directory below PGDATA.
+    pub fn folder_named(&mut self, name: &str) -> Outcome<()> {
+        match self.spot(Path::new(name), Naming::Bare)? {
+            Some(spot) => self.folder(&spot.path, 0o700),
+            None => Ok(()),
         }
-        io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(told)?;
-        Ok(())
     }
 
     fn entry(&mut self, mut entry: Entry<'_, impl Read>, naming: Naming) -> Outcome<()> {
@@ -145,67 +162,13 @@ impl<'a> Unpacker<'a> {
         }
     }
 
-    /// A file of a delta backup, which keeps no modes; PostgreSQL's own is 0600.
-    pub fn file(&mut self, name: &str, source: &mut dyn Read) -> Outcome<()> {
-        match self.spot(Path::new(name), Naming::Bare)? {
-            Some(spot) => self.write(&spot, 0o600, source).map(|_| ()),
-            None => Err(corrupt(format!("'{name}' cannot be the name of a file"))),
-        }
-    }
-
-    /// A directory below PGDATA.
-    pub fn folder_named(&mut self, name: &str) -> Outcome<()> {
-        match self.spot(Path::new(name), Naming::Bare)? {
-            Some(spot) => self.folder(&spot.path, 0o700),
-            None => Ok(()),
-        }
-    }
-
     /// Nothing for a member that is not part of the cluster.
     fn spot(&self, path: &Path, naming: Naming) -> Outcome<Option<Spot>> {
-        let hostile = || {
-            let message = format!(
-                "'{}' would be written outside of the target",
-                path.display()
-            );
-            corrupt(message).hint("this backup was tampered with or damaged")
-        };
-        let mut parts = Vec::new();
-        for part in path.components() {
-            match part {
-                Component::CurDir => {}
-                Component::Normal(part) if !part.as_encoded_bytes().contains(&0) => {
-                    parts.push(part);
-                }
-                _ => return Err(hostile()),
-            }
-        }
-        let below = |skipped: usize| parts.iter().skip(skipped).collect::<PathBuf>();
-        let (root, name, below) = match (naming, parts.as_slice()) {
-            (_, []) => return Ok(None),
-            (_, [only]) if *only == DESCRIPTION || *only == DELTA_DESCRIPTION => return Ok(None),
-            (Naming::Bare, _) => (&self.places.pgdata, below(0), below(0)),
-            (Naming::Prefixed, [first, ..]) if *first == "pgdata" => {
-                (&self.places.pgdata, below(1), below(1))
-            }
-            (Naming::Prefixed, [first, space, ..]) if *first == "tablespaces" => {
-                let place = space.to_str().and_then(|s| self.places.tablespaces.get(s));
-                let Some(place) = place else {
-                    let message = format!("'{}' is of an unknown tablespace", path.display());
-                    return Err(corrupt(message));
-                };
-                let name = Path::new("pg_tblspc").join(place.oid.to_string());
-                (&place.path, name.join(below(2)), below(2))
-            }
-            (Naming::Prefixed, [only]) if *only == "tablespaces" => return Ok(None),
-            (Naming::Prefixed, _) => return Err(hostile()),
-        };
-        // The links are made from the description; the map would lead to the original places.
-        if below.as_os_str().is_empty()
-            || (naming == Naming::Prefixed && name == Path::new("tablespace_map"))
-        {
+        let tablespaces = &self.places.tablespaces;
+        let Some(Member { name, space, below }) = member(path, naming, tablespaces)? else {
             return Ok(None);
-        }
+        };
+        let root = space.map_or(&self.places.pgdata, |place| &place.path);
         let path = match name == Path::new(CONTROL) {
             true => root.join(CONTROL_UNFINISHED),
             false => root.join(below),
@@ -275,6 +238,66 @@ impl<'a> Unpacker<'a> {
     }
 }
 
+/// What a member of an archive is.
+pub struct Member<'a> {
+    /// Below PGDATA, as PostgreSQL sees it.
+    pub name: PathBuf,
+    /// The tablespace it belongs to.
+    pub space: Option<&'a Place>,
+    /// Below the tablespace, or PGDATA.
+    pub below: PathBuf,
+}
+
+/// Nothing for a member that is not part of the cluster. A name that leads elsewhere is damage.
+pub fn member<'a>(
+    path: &Path,
+    naming: Naming,
+    tablespaces: &'a BTreeMap<String, Place>,
+) -> Outcome<Option<Member<'a>>> {
+    let hostile = || {
+        let message = format!(
+            "'{}' would be written outside of the target",
+            path.display()
+        );
+        corrupt(message).hint("this backup was tampered with or damaged")
+    };
+    let mut parts = Vec::new();
+    for part in path.components() {
+        match part {
+            Component::CurDir => {}
+            Component::Normal(part) if !part.as_encoded_bytes().contains(&0) => {
+                parts.push(part);
+            }
+            _ => return Err(hostile()),
+        }
+    }
+    let below = |skipped: usize| parts.iter().skip(skipped).collect::<PathBuf>();
+    let (space, name, below) = match (naming, parts.as_slice()) {
+        (_, []) => return Ok(None),
+        (_, [only]) if *only == DESCRIPTION || *only == DELTA_DESCRIPTION => return Ok(None),
+        (Naming::Bare, _) => (None, below(0), below(0)),
+        (Naming::Prefixed, [first, ..]) if *first == "pgdata" => (None, below(1), below(1)),
+        (Naming::Prefixed, [first, space, ..]) if *first == "tablespaces" => {
+            let place = space.to_str().and_then(|s| tablespaces.get(s));
+            let Some(place) = place else {
+                let message = format!("'{}' is of an unknown tablespace", path.display());
+                return Err(corrupt(message));
+            };
+            let name = Path::new("pg_tblspc").join(place.oid.to_string());
+            (Some(place), name.join(below(2)), below(2))
+        }
+        (Naming::Prefixed, [only]) if *only == "tablespaces" => return Ok(None),
+        (Naming::Prefixed, _) => return Err(hostile()),
+    };
+    // The links are made from the description; the map would lead to the original places.
+    if below.as_os_str().is_empty()
+        || (naming == Naming::Prefixed && name == Path::new("tablespace_map"))
+    {
+        return Ok(None);
+    }
+    Ok(Some(Member { name, space, below }))
+}
+
 /// What the delta format of old versions describes itself with.
 const DELTA_DESCRIPTION: &str = ".manifest.json";
 
@@ -283,12 +306,9 @@ const BUFFER_BYTES: usize = 256 << 10;
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use tar::{Builder, Header};
 
     use super::*;
-    use crate::restore::target::Place;
 
     fn unpack(root: &Path, naming: Naming, tar: &[u8]) -> Outcome<Unpacked> {
         let space = root.join("space");
@@ -305,7 +325,7 @@ mod tests {
             owner: None,
         };
         let mut unpacker = Unpacker::new(&places);
-        unpacker.archive(tar, naming)?;
+        unpacker.archive(&mut &*tar, naming)?;
         Ok(unpacker.done)
     }
 

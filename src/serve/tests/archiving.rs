@@ -24,27 +24,34 @@ impl Api {
         while names.len() < count {
             let report = self.reports.recv_timeout(Duration::from_secs(20)).unwrap();
             for (site, event) in report.events {
-                let Event::Spooled { file, entry, .. } = event else {
+                let Event::Spooled { file, .. } = &event else {
                     panic!("{event:?}")
                 };
                 names.push(file.spool_name(machine::SegmentSize::DEFAULT));
-                let event = Event::Stored {
-                    file,
-                    entry: Some(entry),
-                    bytes_in: 1,
-                    bytes_out: 1,
-                    digest: String::new(),
-                    millis: 1,
-                    how: How::Written,
-                };
-                self.desk.told(&envelope(site, event));
+                self.desk.told(&envelope(site, stored(&event)));
             }
         }
         names
     }
 }
 
-fn envelope(site: Option<machine::Site>, event: Event) -> Envelope {
+/// What the loop says once that is in the store.
+pub fn stored(spooled: &Event) -> Event {
+    let Event::Spooled { file, entry, .. } = spooled else {
+        panic!("{spooled:?}")
+    };
+    Event::Stored {
+        file: file.clone(),
+        entry: Some(*entry),
+        bytes_in: 1,
+        bytes_out: 1,
+        digest: String::new(),
+        millis: 1,
+        how: How::Written,
+    }
+}
+
+pub fn envelope(site: Option<machine::Site>, event: Event) -> Envelope {
     let (seq, at, run) = (1, Millis(1), 1);
     Envelope {
         seq,

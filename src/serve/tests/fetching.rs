@@ -67,7 +67,8 @@ fn s44_wal_is_fetched_ahead_and_only_the_asked_file_is_put_into_pg_wal() {
     assert_eq!(fs::read(&target).unwrap(), segment(4, MIB));
     assert_eq!(api.files("pgdata/pg_wal"), ["RECOVERYXLOG"]);
     let path = format!("/main/archive/{}", name(5));
-    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nx-pghoard-body: 1\r\n\r\n");
+    let request =
+        format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-pghoard-body: 1\r\n\r\n");
     let mut stream = TcpStream::connect(api.handle.address()).unwrap();
     stream.write_all(request.as_bytes()).unwrap();
     let mut reply = Vec::new();

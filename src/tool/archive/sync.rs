@@ -24,10 +24,10 @@ use super::{DONE, FAILED, failed, named, refused};
 use crate::config::{self, Config};
 use crate::daemon::site::conninfo;
 use crate::failure::{Failure, Outcome};
+use crate::http::Peer;
 use crate::pg::connection::{Connection, Mode};
 use crate::pg::conninfo::Conninfo;
 use crate::pg::replication;
-use crate::tool::http::Daemon;
 use crate::tool::restore::on_interrupt;
 use crate::tool::warn;
 use archive::{Archive, Held};
@@ -88,7 +88,7 @@ fn start(config: &Config, flags: &Flags) -> Outcome<i32> {
         named(refused(message))
     })?;
     let archive = Archive {
-        daemon: Daemon::of(config),
+        daemon: Peer::of(config),
         site: &site.name,
     };
     let standing = standing(site).map_err(sync_error)?;

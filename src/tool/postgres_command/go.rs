@@ -10,7 +10,7 @@ use std::ffi::OsString;
 use super::super::{VERSION, say};
 
 /// Those that no value follows.
-const BARE: &[&str] = &["version", "help", "h", "remote"];
+const BARE: &[&str] = &["version", "help", "h", "remote", "tls"];
 
 /// The command; the first argument is its name. Gives the exit code.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> i32 {

@@ -8,10 +8,11 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use machine::Class;
 
 use crate::failure::{Failure, Outcome};
-use crate::restore::choose::{self, Goal};
+use crate::restore::choose::{self, Goal, Immediate, Wish};
 use crate::restore::recovery::{Action, Recovery, Role};
 use crate::restore::target::{Existing, Request};
 use crate::restore::{AfterSuccess, Preserve};
+use crate::tool::Secured;
 
 #[derive(Parser)]
 #[command(name = "pghoard_restore", infer_long_args = true)]
@@ -50,6 +51,8 @@ pub struct ListHttp {
     pub username: Option<String>,
     #[arg(long)]
     pub password: Option<String>,
+    #[command(flatten)]
+    pub secured: Secured,
     /// Show metadata too
     #[arg(short, long)]
     pub verbose: bool,
@@ -153,37 +156,14 @@ pub enum AtTarget {
 
 impl Get {
     pub fn goal(&self) -> Outcome<Goal> {
-        let mut goals = Vec::new();
-        goals.extend(self.recovery_target_name.clone().map(Goal::Name));
-        goals.extend(self.recovery_target_xid.clone().map(Goal::Xid));
-        if let Some(text) = &self.recovery_target_time {
-            let time = choose::time(text).ok_or_else(|| {
-                refused(format!(
-                    "recovery_target_time '{text}': expected an ISO 8601 time"
-                ))
-            })?;
-            goals.push(Goal::Time(time));
-        }
-        if let Some(text) = &self.recovery_target_lsn {
-            let lsn = text.parse().map_err(|_| {
-                refused(format!(
-                    "recovery_target_lsn '{text}': expected two hex numbers with a /"
-                ))
-            })?;
-            goals.push(Goal::Lsn(lsn));
-        }
-        if self.recovery_target_immediate {
-            goals.push(Goal::Immediate);
-        }
-        match (goals.pop(), goals.is_empty()) {
-            (None, _) => Ok(Goal::End),
-            (Some(goal), true) => Ok(goal),
-            (Some(_), false) => Err(refused(
-                "Specify at most one of recovery_target_name, recovery_target_time, \
-                 recovery_target_xid, recovery_target_lsn or recovery_target_immediate"
-                    .to_owned(),
-            )),
-        }
+        let wish = Wish {
+            name: self.recovery_target_name.as_deref(),
+            xid: self.recovery_target_xid.as_deref(),
+            time: self.recovery_target_time.as_deref(),
+            lsn: self.recovery_target_lsn.as_deref(),
+            immediate: self.recovery_target_immediate.then_some(Immediate),
+        };
+        wish.goal()
     }
 
     pub fn preserve(&self) -> Outcome<Option<Preserve>> {

@@ -21,9 +21,9 @@ use serde_json::{Value, json};
 use crate::clock;
 use crate::config::{Config, Site};
 use crate::failure::{Failure, Outcome};
+use crate::http::{Peer, Reply};
 use crate::publish::text::{iso, pretty, utc};
 use crate::restore::Opened;
-use crate::tool::http::{Daemon, Reply};
 use crate::tool::screen;
 use crate::work::label;
 use crate::work::marks::holds::{self, Shelf};
@@ -218,7 +218,7 @@ fn told(
     here: impl FnOnce(Shelf<'_>) -> Outcome<()>,
 ) -> Outcome<&'static str> {
     let path = format!("/{}/{what}", site.name);
-    let asked = Daemon::of(config).send("PUT", &path, &[], body.to_string().as_bytes());
+    let asked = Peer::of(config).send("PUT", &path, &[], body.to_string().as_bytes());
     match asked {
         Ok(reply) if reply.status == 201 => return Ok("the daemon knows\n"),
         Ok(reply) if ours(&reply) => {

@@ -63,6 +63,11 @@ fn a_configuration_that_cannot_work_is_one_line() {
         ),
         (json!({}), json!({ "nodes": ["host='x"] }), "site 'main': "),
         (
+            json!({ "http_tls_certificate": "/nowhere.pem", "http_tls_key": "/nowhere.pem" }),
+            json!({ "nodes": nodes }),
+            "certificate /nowhere.pem: ",
+        ),
+        (
             json!({ "backup_location": null }),
             json!({ "nodes": nodes }),
             "backup_location is not set; hint: name a directory",

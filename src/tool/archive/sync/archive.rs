@@ -4,13 +4,13 @@ use machine::{Class, Segment, SegmentSize};
 use serde::Deserialize;
 
 use crate::failure::{Failure, Outcome};
+use crate::http::{Peer, Reply};
 use crate::store::Metadata;
-use crate::tool::http::{Daemon, Reply};
 use crate::tool::warn;
 use crate::work::label;
 
 pub struct Archive<'a> {
-    pub daemon: Daemon,
+    pub daemon: Peer,
     pub site: &'a str,
 }
 

@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::*;
 use crate::codec::digest::Algorithm;
+use crate::http::Patience;
 
 const SIZE: SegmentSize = SegmentSize::DEFAULT;
 const CLUSTER: u64 = 7;
@@ -179,10 +180,12 @@ fn play(case: &Case<'_>) -> (Result<i32, String>, Vec<String>) {
     });
     let played = Played::start(script.collect(), starts);
     let archive = Archive {
-        daemon: Daemon {
+        daemon: Peer {
             host: "127.0.0.1".to_owned(),
             port: played.port,
             login: None,
+            tls: None,
+            patience: Patience::DAEMON,
         },
         site: "s",
     };
