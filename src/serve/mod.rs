@@ -135,7 +135,10 @@ fn open(addresses: &[SocketAddr]) -> bool {
 pub fn addresses(config: &Config) -> Outcome<Vec<SocketAddr>> {
     let host = config.http_address.as_str();
     let addresses = resolve(host, config.http_port)?;
-    if open(&addresses) && config.webserver.is_none() && config.http_anonymous == Anonymous::Loopback {
+    if open(&addresses)
+        && config.webserver.is_none()
+        && config.http_anonymous == Anonymous::Loopback
+    {
         let message = format!(
             "http_address '{host}' is reachable from other machines, and no authentication is set"
         );

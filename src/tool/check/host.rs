@@ -10,10 +10,10 @@ use serde_json::Value;
 
 use super::finding::Finding;
 use crate::config::{Activity, Config, Warning};
+use crate::http::Peer;
 use crate::publish::{stats, text};
 use crate::serve;
 use crate::tool::config::holds_secrets;
-use crate::tool::http::Daemon;
 
 pub struct Host<'a> {
     pub config: &'a Config,
@@ -256,9 +256,9 @@ fn http(host: &Host<'_>) -> Option<Finding> {
 }
 
 fn daemon(host: &Host<'_>) -> Option<Finding> {
-    let Daemon {
+    let Peer {
         host: name, port, ..
-    } = Daemon::of(host.config);
+    } = Peer::of(host.config);
     Some(match &host.http {
         Http::Ours { version } => Finding::ok(
             "daemon",
@@ -287,7 +287,7 @@ fn maintenance(host: &Host<'_>) -> Option<Finding> {
 }
 
 fn ask(config: &Config) -> Http {
-    let reply = match Daemon::of(config).ask("GET", "/status", &[]) {
+    let reply = match Peer::of(config).ask("GET", "/status", &[]) {
         Ok(reply) => reply,
         Err(failure) if failure.message.contains("refused") => return Http::Nobody,
         Err(failure) => return Http::Other(failure.message),

@@ -268,7 +268,11 @@ fn what_is_wrong_here_is_told() {
     checked.fails(&["store"], "is its file system mounted?");
     let delta = json!({ "basebackup_mode": "delta" });
     let checked = look(delta, &|_| {});
-    assert!(checked.with("warning").contains(&"mode"), "{:#?}", checked.points);
+    assert!(
+        checked.with("warning").contains(&"mode"),
+        "{:#?}",
+        checked.points
+    );
     assert_eq!(checked.code, Some(0), "{:#?}", checked.points);
     let (private, _) = generate(2048).unwrap();
     let (_, public) = generate(2048).unwrap();
