@@ -86,9 +86,9 @@ const ROUTES: &[Route] = &[
         ],
     ),
     route("PUT /main/archive", &[]),
-    route("PUT /main/status", &[Code(503, 501, METHOD), Words(METHOD)]),
+    route("PUT /main/status", &[Code(503, 405, METHOD), Words(METHOD)]),
     route("PUT /status", &[Code(503, 405, METHOD), Words(METHOD)]),
-    route("PUT /metrics", &[Code(503, 501, METHOD), Words(METHOD)]),
+    route("PUT /metrics", &[Code(503, 405, METHOD), Words(METHOD)]),
     route("PUT /nosite/archive/basebackup", &[]),
     route("PUT /main/archive/basebackup", &[]),
     route("PUT /main/basebackup", &[]),
@@ -105,7 +105,7 @@ const ROUTES: &[Route] = &[
         &[Code(503, 405, METHOD)],
     ),
     newer("HEAD /status", 503, &[Code(503, 405, METHOD)]),
-    newer("HEAD /metrics", 503, &[Code(503, 501, METHOD)]),
+    newer("HEAD /metrics", 503, &[Code(503, 405, METHOD)]),
     route("GET /main/archive/SEG", &[]),
     fetch("GET /main/archive/SEG", "pg_wal/RECOVERYXLOG", &[]),
     fetch("GET /main/xlog/SEG", "pg_wal/RECOVERYXLOG", &[]),
@@ -129,7 +129,11 @@ const ROUTES: &[Route] = &[
     },
     route(
         "DELETE /main/archive/SEG",
-        &[Words(TEXTS), Files(&["content-type"], TEXTS)],
+        &[
+            Code(501, 405, METHOD),
+            Words(METHOD),
+            Files(&["content-type"], TEXTS),
+        ],
     ),
     route(
         "POST /status",
