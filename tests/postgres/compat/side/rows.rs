@@ -268,7 +268,7 @@ pub const ROWS: &[Row] = &[
     row(
         "pghoard_restore get-basebackup --config DIR/chunks.json --target-dir DIR/new \
          --tablespace-dir tsone=DIR/far",
-        &[Files(CHUNKED, SIGNAL)],
+        &[Files(CHUNKED, SIGNAL), Words(WORDS)],
     ),
     row(
         "pghoard_restore get-basebackup --config DIR/chunks.json --target-dir DIR/new \
@@ -283,7 +283,7 @@ pub const ROWS: &[Row] = &[
     row(
         "pghoard_restore get-basebackup --config DIR/chunks.json --target-dir DIR/new \
          --tablespace-base-dir DIR/far",
-        &[Files(CHUNKED, SIGNAL)],
+        &[Files(CHUNKED, SIGNAL), Words(WORDS)],
     ),
     row("pghoard_restore list-basebackups-http", &[]),
     asked(
