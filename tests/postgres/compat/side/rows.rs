@@ -268,7 +268,7 @@ pub const ROWS: &[Row] = &[
     row(
         "pghoard_restore get-basebackup --config DIR/chunks.json --target-dir DIR/new \
          --tablespace-dir tsone=DIR/far",
-        &[Files(CHUNKED, SIGNAL)],
+        &[Files(CHUNKED, SIGNAL), Words(WORDS)],
     ),
     row(
         "pghoard_restore get-basebackup --config DIR/chunks.json --target-dir DIR/new \
@@ -283,7 +283,7 @@ pub const ROWS: &[Row] = &[
     row(
         "pghoard_restore get-basebackup --config DIR/chunks.json --target-dir DIR/new \
          --tablespace-base-dir DIR/far",
-        &[Files(CHUNKED, SIGNAL)],
+        &[Files(CHUNKED, SIGNAL), Words(WORDS)],
     ),
     row("pghoard_restore list-basebackups-http", &[]),
     asked(
@@ -526,7 +526,8 @@ const HEAD: &str = "pghoard_postgres_command --mode restore --site s --port PORT
                     --xlog 000000010000000000000001";
 const RESTORE: &str = "pghoard_postgres_command --mode restore --site s --port PORT \
                        --xlog 000000010000000000000001 --output DIR/out";
-const LISTING: &str = "200 OK\r\n\r\n{\"basebackups\": [{\"name\": \"s/basebackup/2026-11-22_09-27_0\", \
+const LISTING: &str = "200 OK\r\n\r\n{\"basebackups\": [{\
+                       \"name\": \"s/basebackup/2026-11-22_09-27_0\", \
                        \"size\": 7340032, \"last_modified\": \"2026-11-22T09:27:26Z\", \
                        \"metadata\": {\"start-time\": \"2026-11-22T10:27:26+01:00\", \
                        \"original-file-size\": \"44040192\", \"pg-version\": \"150018\"}}]}";
