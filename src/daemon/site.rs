@@ -34,9 +34,8 @@ pub struct SiteContext {
 }
 
 const SCRATCH_FOLDER: &str = "scratch";
-/// A server that answered is looked at again after this long.
-/// ... by default.
 const EXPORT_EVENTS: u64 = 10_000;
+/// A server that answered is looked at again after this long.
 const PROBE_INTERVAL: Duration = Duration::from_secs(30);
 const HOUR: Duration = Duration::from_secs(3_600);
 

@@ -175,7 +175,8 @@ pub fn segment_size(backup: &Backup<'_>, store: &dyn Store) -> Outcome<SegmentSi
     Ok(size.unwrap_or(SegmentSize::DEFAULT))
 }
 
-/// The backup to restore: the newest one that the goal allows, or the one that was named.
+/// The backup to restore: the newest one that the goal allows, or the one that was named if the
+/// goal allows it. PGHoard takes the newest before a time whatever was named.
 pub fn choose<'b, 'a>(
     backups: &'b [Backup<'a>],
     wanted: &str,
@@ -185,34 +186,37 @@ pub fn choose<'b, 'a>(
     if backups.is_empty() {
         return Err(refused("No applicable basebackups found, exiting"));
     }
-    let chosen = match goal {
-        Goal::Time(time) => newest(backups, |b| b.end_time().is_some_and(|end| end <= *time)),
-        Goal::Lsn(lsn) => before(backups, *lsn, size),
-        Goal::End | Goal::Immediate | Goal::Name(_) | Goal::Xid(_) => match wanted {
-            LATEST => newest(backups, |_| true),
-            key => backups.iter().find(|b| b.key() == key),
-        },
+    let named = backups
+        .iter()
+        .filter(|b| [LATEST, b.key()].contains(&wanted));
+    let named: Vec<&Backup<'_>> = named.collect();
+    let Some(first) = named.iter().min_by_key(|b| (b.end_time(), b.key())) else {
+        return Err(refused("No applicable basebackup found, exiting"));
     };
-    chosen.ok_or_else(|| match goal {
-        Goal::Time(_) | Goal::Lsn(_) => {
-            refused("No applicable basebackups found, exiting").hint(earliest(backups, size))
-        }
-        _ => refused("No applicable basebackup found, exiting"),
+    let chosen = match goal {
+        Goal::Time(time) => newest(&named, |b| b.end_time().is_some_and(|end| end <= *time)),
+        Goal::Lsn(lsn) => before(&named, *lsn, size),
+        Goal::End | Goal::Immediate | Goal::Name(_) | Goal::Xid(_) => newest(&named, |_| true),
+    };
+    chosen.ok_or_else(|| {
+        let hint = match wanted {
+            LATEST => "every basebackup ends after the recovery target; the earliest, ",
+            _ => "without --basebackup the newest that ends before the recovery target is taken: ",
+        };
+        let hint = format!("{hint}{}", end(first, size));
+        refused("No applicable basebackups found, exiting").hint(hint)
     })
 }
 
-/// The first moment that can be reached at all, for those who asked for one before it.
-fn earliest(backups: &[Backup<'_>], size: SegmentSize) -> String {
-    let Some(first) = backups.iter().min_by_key(|b| (b.end_time(), b.key())) else {
-        return String::new();
-    };
-    let time = first.end_time().map(python_time);
-    let lsn = first.end_lsn().map(|lsn| lsn.to_string());
-    let lsn = lsn.or_else(|| Some(first.end_segment(size)?.name(size)));
+/// The first moment that can be reached with this backup.
+fn end(backup: &Backup<'_>, size: SegmentSize) -> String {
+    let time = backup.end_time().map(python_time);
+    let lsn = backup.end_lsn().map(|lsn| lsn.to_string());
+    let lsn = lsn.or_else(|| Some(backup.end_segment(size)?.name(size)));
     let unknown = || "an unknown position".to_owned();
     format!(
-        "every basebackup ends after the recovery target; the earliest, '{}', ends at {} ({})",
-        first.key(),
+        "'{}', ends at {} ({})",
+        backup.key(),
         lsn.unwrap_or_else(unknown),
         time.unwrap_or_else(unknown)
     )
@@ -233,7 +237,7 @@ pub fn candidates<'a>(backups: &[Backup<'a>], goal: &Goal) -> Vec<Backup<'a>> {
 /// PGHoard's backups do not say where in their last segment they end: one that ends in the very
 /// segment of the target is taken only if there is no other.
 fn before<'b, 'a>(
-    backups: &'b [Backup<'a>],
+    backups: &[&'b Backup<'a>],
     lsn: Lsn,
     size: SegmentSize,
 ) -> Option<&'b Backup<'a>> {
@@ -249,10 +253,10 @@ fn before<'b, 'a>(
 }
 
 fn newest<'b, 'a>(
-    backups: &'b [Backup<'a>],
+    backups: &[&'b Backup<'a>],
     fits: impl Fn(&Backup<'_>) -> bool,
 ) -> Option<&'b Backup<'a>> {
-    let fitting = backups.iter().filter(|backup| fits(backup));
+    let fitting = backups.iter().copied().filter(|backup| fits(backup));
     fitting.max_by_key(|backup| (backup.start_time(), backup.key()))
 }
 
@@ -345,7 +349,11 @@ mod tests {
             ("s/basebackup/a", Goal::Immediate, Some("a")),
             ("s/basebackup/x", Goal::End, None),
             ("latest", at("2026-01-02 00:00:05"), Some("b")),
-            ("s/basebackup/c", at("2026-01-02 00:00:04"), Some("a")),
+            ("s/basebackup/c", at("2026-01-02 00:00:04"), None),
+            ("s/basebackup/a", at("2026-01-02 00:00:05"), Some("a")),
+            ("s/basebackup/a", lsn("0/40000000"), Some("a")),
+            ("s/basebackup/c", lsn("0/30000010"), None),
+            ("s/basebackup/x", lsn("0/30000010"), None),
             ("latest", at("2025-01-02 00:00:04"), None),
             ("latest", lsn("0/40000000"), Some("c")),
             ("latest", lsn("0/30000010"), Some("b")),

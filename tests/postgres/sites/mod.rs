@@ -132,6 +132,39 @@ fn events(daemon: &Daemon, site: &str, kind: &str) -> Vec<Value> {
         .collect()
 }
 
+/// `segment` is a name that the new cluster has not come to yet.
+fn either_name_lists_both(daemon: &Daemon, backups: [&String; 2], segment: &str) {
+    let words = ["list-basebackups", "--site", "new"];
+    let both = run(daemon.tool("pghoard_restore", &words)).ok();
+    assert!(backups.iter().all(|name| both.contains(*name)), "{both}");
+    for site in ["new", "old"] {
+        let told = ask(daemon, "GET", &format!("/{site}/basebackup"));
+        assert!(backups.iter().all(|name| told.contains(*name)), "{told}");
+        let told = ask(daemon, "HEAD", &format!("/{site}/archive/{segment}"));
+        assert!(told.contains(" 200 "), "{told}");
+    }
+}
+
+fn plan_and_status_name_the_heir(daemon: &Daemon) {
+    let plan = run(daemon.tool(
+        "pghoard",
+        &["retention", "--site", "old", "--dry-run", "--json"],
+    ))
+    .ok();
+    let plan: Value = serde_json::from_str(&plan).unwrap();
+    assert_eq!(plan["sites"], json!(["new", "old"]), "{plan}");
+    assert_eq!(plan["backups"][0]["site"], "old", "{plan}");
+    let rule = plan["backups"][0]["rules"][0].as_str().unwrap();
+    assert!(rule.starts_with("held by"), "{plan}");
+    let status = daemon.status().unwrap();
+    assert_eq!(status["sites"]["old"]["history_of"], "new");
+    assert_eq!(
+        status["sites"]["old"]["coverage"]["windows"][0]["open"],
+        false
+    );
+    assert_eq!(status["alerts"], json!({}), "{status}");
+}
+
 /// After an upgrade: the new cluster's first basebackup comes at once, the old one's stay
 /// restorable under the new name, and go one by one by its rules; the last takes its WAL with it.
 #[test]
@@ -157,18 +190,7 @@ fn s54_a_moved_site_is_the_history_of_the_new_one() {
         "hold", "--site", "old", "--backup", &left[0], "--reason", "an audit",
     ];
     run(daemon.tool("pghoard", &held)).ok();
-    let listed = |site: &str| {
-        run(daemon.tool("pghoard_restore", &["list-basebackups", "--site", site])).ok()
-    };
-    let both = listed("new");
-    assert!(both.contains(&left[0]) && both.contains(&own[0]), "{both}");
-    for site in ["new", "old"] {
-        let told = ask(&daemon, "GET", &format!("/{site}/basebackup"));
-        assert!(told.contains(&left[0]) && told.contains(&own[0]), "{told}");
-        // A name that the new cluster has not come to yet.
-        let told = ask(&daemon, "HEAD", &format!("/{site}/archive/{}", wal[11]));
-        assert!(told.contains(" 200 "), "{told}");
-    }
+    either_name_lists_both(&daemon, [&left[0], &own[0]], &wal[11]);
     let old = restored(
         &daemon,
         install,
@@ -185,23 +207,7 @@ fn s54_a_moved_site_is_the_history_of_the_new_one() {
     assert!(told.contains(" 409 "), "{told}");
     ask_for_one(&daemon, "new");
     wait_backups(&mut daemon, "new", 2);
-    let plan = run(daemon.tool(
-        "pghoard",
-        &["retention", "--site", "old", "--dry-run", "--json"],
-    ))
-    .ok();
-    let plan: Value = serde_json::from_str(&plan).unwrap();
-    assert_eq!(plan["sites"], json!(["new", "old"]), "{plan}");
-    assert_eq!(plan["backups"][0]["site"], "old", "{plan}");
-    let rule = plan["backups"][0]["rules"][0].as_str().unwrap();
-    assert!(rule.starts_with("held by"), "{plan}");
-    let status = daemon.status().unwrap();
-    assert_eq!(status["sites"]["old"]["history_of"], "new");
-    assert_eq!(
-        status["sites"]["old"]["coverage"]["windows"][0]["open"],
-        false
-    );
-    assert_eq!(status["alerts"], json!({}), "{status}");
+    plan_and_status_name_the_heir(&daemon);
     assert_eq!(backups(&daemon, "old"), left);
 
     run(daemon.tool(
