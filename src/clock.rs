@@ -5,6 +5,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use machine::Millis;
+use nix::sys::time::TimeValLike;
+use nix::time::{ClockId, clock_gettime};
 
 static TIME: Mutex<Time> = Mutex::new(Time(None));
 
@@ -19,6 +21,12 @@ pub fn not_before(earliest: Millis) -> Millis {
         .unwrap_or_default();
     let mut time = TIME.lock().unwrap_or_else(PoisonError::into_inner);
     time.tell(millis(wall).max(earliest), Instant::now())
+}
+
+/// Microseconds of `CLOCK_MONOTONIC`, as systemd wants them of a reload (sd_notify(3)).
+pub fn monotonic_us() -> i64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC);
+    now.map_or(0, |now| now.num_microseconds())
 }
 
 /// How far the wall clock was moved since the last jump, if that is worth a word: forward if

@@ -1,4 +1,5 @@
-//! Log lines: one a fact, on stderr, with a level that systemd and syslog understand.
+//! Log lines: one a fact, on stderr and where [`syslog`] sends them, with a level that systemd and
+//! syslog understand.
 //!
 //! The forms are PGHoard's: `time<TAB>logger<TAB>thread<TAB>LEVEL<TAB>message`, short
 //! `LEVEL<TAB>message`, and under systemd `logger thread LEVEL: message` with the priority that
@@ -17,11 +18,13 @@ use crate::clock;
 use crate::config::LogLevel;
 use crate::publish::text::utc;
 
+pub mod syslog;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     Full,
     Short,
-    /// For systemd's journal, which knows the time and the program.
+    /// For systemd's journal, which knows the time and the program, and for syslog.
     Journal,
 }
 
@@ -80,9 +83,21 @@ impl Log for Stderr {
         );
         // Nowhere is left to say that stderr is gone.
         let _unsaid = io::stderr().lock().write_all(line.as_bytes());
+        let line = render(
+            Form::Journal,
+            &at,
+            record.level(),
+            record.target(),
+            thread,
+            &message,
+        );
+        syslog::hand_over(&line);
     }
 
-    fn flush(&self) {}
+    /// What syslog has not got yet, for a short time: before the process ends.
+    fn flush(&self) {
+        syslog::flush();
+    }
 }
 
 const OURS: &str = "pghoard";

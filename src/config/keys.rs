@@ -137,14 +137,14 @@ const GLOBAL: &[Row] = &[
     key("http_tls_certificate", "none", "PEM file of the API's certificate and its chain"),
     key("http_tls_key", "none", "PEM file of the key to it; with both the API speaks only TLS"),
     key("log_level", "INFO", "DEBUG, INFO, WARNING, ERROR or CRITICAL"),
-    later("syslog", "false", "log to syslog too"),
-    later("syslog_address", "/dev/log", "socket of syslog"),
-    later("syslog_facility", "local2", "facility of syslog"),
+    key("syslog", "false", "true: log to syslog too"),
+    key("syslog_address", "/dev/log", "socket of syslog, or HOST:PORT for UDP"),
+    key("syslog_facility", "local2", "facility of syslog: daemon, user, local0 to local7 ..."),
     key("path_prefix", "empty", "put before the default prefix of each site"),
     key("upload_retries_warning_limit", "3", "failed uploads in a row before the alert"),
     key("hash_algorithm", "sha1", "digest kept with each WAL segment"),
-    later("graceful_shutdown_compression_timeout", "180", "seconds at stop; null: for ever"),
-    key("graceful_shutdown_upload_timeout", "300", "seconds at stop; null: for ever"),
+    key("graceful_shutdown_compression_timeout", "180", "at stop: seconds in which uploads begin"),
+    key("graceful_shutdown_upload_timeout", "300", "after that: seconds for uploads that run"),
     key("compression", "{}", "how objects are compressed"),
     key("transfer", "{}", "how objects are moved"),
     key("restore_process_count", "CPUs + 1, at most 20", "parallel fetches of a restore"),
@@ -254,9 +254,9 @@ const SITE: &[Row] = &[
 
 #[rustfmt::skip]
 const RECEIVEXLOG: &[Row] = &[
-    later("min_disk_free_bytes", "none", "receiving pauses when the disk has less"),
-    later("resume_multiplier", "1.5", "times min_disk_free_bytes to go on"),
-    idle("disk_space_check_interval", "room is checked before every segment"),
+    key("min_disk_free_bytes", "none", "receiving pauses when the disk has less free"),
+    key("resume_multiplier", "1.5", "times min_disk_free_bytes to go on"),
+    idle("disk_space_check_interval", "room is looked at every second"),
 ];
 
 #[rustfmt::skip]

@@ -8,8 +8,10 @@ mod chain;
 mod endpoint;
 pub mod keys;
 mod read;
+pub mod reload;
 mod site;
 mod storage;
+mod syslog;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -29,10 +31,11 @@ use read::{Found, Notes, Object, wrong};
 pub use endpoint::{Endpoint, Scheme};
 pub use read::Warning;
 pub use site::{
-    Ack, ActiveBackupMode, Activity, BasebackupMode, KeyPair, Node, PreferredNode, Secret, Site,
-    TimeOfDay,
+    Ack, ActiveBackupMode, Activity, BasebackupMode, DiskFree, KeyPair, Node, PreferredNode,
+    Secret, Site, TimeOfDay,
 };
 pub use storage::Storage;
+pub use syslog::{Syslog, To};
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -68,7 +71,7 @@ pub struct Config {
     pub sites: BTreeMap<String, Site>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Credentials {
     pub username: String,
     pub password: Secret,
@@ -98,12 +101,6 @@ pub enum LogLevel {
     Critical,
 }
 
-#[derive(Clone, Debug)]
-pub struct Syslog {
-    pub address: PathBuf,
-    pub facility: String,
-}
-
 #[derive(Clone, Copy, Debug)]
 pub struct Compressing {
     pub algorithm: Compression,
@@ -120,7 +117,7 @@ pub enum StatsdFormat {
     Datadog,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Statsd {
     /// None sends nowhere.
     pub address: Option<(String, u16)>,
@@ -128,7 +125,7 @@ pub struct Statsd {
     pub tags: Tags,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pushgateway {
     /// None pushes nowhere.
     pub endpoint: Option<Endpoint>,
@@ -278,7 +275,7 @@ fn global(value: &Value, notes: &Notes) -> Outcome<Config> {
         },
         http_tls: http_tls(&global)?,
         log_level: log_level(&global),
-        syslog: syslog(&global)?,
+        syslog: syslog::parse(&global)?,
         upload_retries_warning_limit: global.whole("upload_retries_warning_limit", COUNT)?.or(3),
         hash_algorithm: global.text("hash_algorithm")?.or("sha1".to_owned()),
         graceful_shutdown_compression_timeout: seconds(
@@ -367,14 +364,6 @@ fn http_tls(global: &Object<'_>) -> Outcome<Option<Tls>> {
         (Some(_), None) => Err(global.wrong("http_tls_key", "a file, as http_tls_certificate")),
         (None, Some(_)) => Err(global.wrong("http_tls_certificate", "a file, as http_tls_key")),
     }
-}
-
-fn syslog(global: &Object<'_>) -> Outcome<Option<Syslog>> {
-    let syslog = Syslog {
-        address: path_or(global, "syslog_address", "/dev/log")?,
-        facility: global.text("syslog_facility")?.or("local2".to_owned()),
-    };
-    Ok(global.flag("syslog")?.or(false).then_some(syslog))
 }
 
 fn compression(global: &Object<'_>) -> Outcome<Compressing> {

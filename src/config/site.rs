@@ -16,7 +16,7 @@ use crate::codec::keys::Keyring;
 use crate::codec::{Encryption, Envelope};
 use crate::failure::{Failure, Outcome};
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Site {
     pub name: String,
     /// First part of every object key; may hold slashes, never at an end.
@@ -28,8 +28,7 @@ pub struct Site {
     pub preferred_node: PreferredNode,
     pub nodes: Vec<Node>,
     pub spool_limit_bytes: Option<u64>,
-    pub min_disk_free_bytes: Option<u64>,
-    pub resume_multiplier: f64,
+    pub disk_free: Option<DiskFree>,
     pub reconcile_interval: Duration,
     pub backup_overdue: Option<Duration>,
     pub wal_overdue: Duration,
@@ -207,6 +206,13 @@ const BASEBACKUP_MODES: &[(&str, BasebackupMode)] = &[
     ("local-tar-delta-stats", BasebackupMode::LocalTarDeltaStats),
 ];
 
+/// Bytes that the spool's disk must have free, for reception to go on and to begin again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskFree {
+    pub pause_below: u64,
+    pub resume_from: u64,
+}
+
 /// When PostgreSQL is told that WAL is safe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ack {
@@ -284,7 +290,7 @@ pub(super) fn parse(name: &str, value: &Value, around: &Around<'_>) -> Outcome<S
         true => 2,
         false => 0,
     };
-    let (min_disk_free_bytes, resume_multiplier) = receive_limits(&site)?;
+    let disk_free = disk_free(&site)?;
     let (encryption_key_id, encryption_keys) = encryption(&site, around.notes)?;
     let (delta_retries_max, delta_min_file_size_bytes, delta_chunk_size_bytes) = delta(&site)?;
     Ok(Site {
@@ -302,8 +308,7 @@ pub(super) fn parse(name: &str, value: &Value, around: &Around<'_>) -> Outcome<S
         preferred_node: preferred_node(&site)?,
         nodes: nodes(&site, around.notes)?,
         spool_limit_bytes: site.whole("spool_limit_bytes", SIZE)?.option(),
-        min_disk_free_bytes,
-        resume_multiplier,
+        disk_free,
         reconcile_interval: seconds(&site, "reconcile_interval_seconds", 86_400)?,
         backup_overdue: span(&site, "backup_overdue_hours", 3600.0)?.option(),
         wal_overdue: seconds(&site, "wal_overdue_seconds", 3_600)?,
@@ -389,15 +394,27 @@ fn prefix(site: &Object<'_>, name: &str, path_prefix: &str) -> Outcome<String> {
     Ok(prefix.to_owned())
 }
 
-fn receive_limits(site: &Object<'_>) -> Outcome<(Option<u64>, f64)> {
+fn disk_free(site: &Object<'_>) -> Outcome<Option<DiskFree>> {
     let limits = site.section("pg_receivexlog", Level::Receivexlog, |limits| {
-        let bytes = match limits.is_falsy("min_disk_free_bytes") {
+        let bytes: Option<u64> = match limits.is_falsy("min_disk_free_bytes") {
             true => None,
             false => limits.whole("min_disk_free_bytes", SIZE)?.option(),
         };
-        Ok((bytes, limits.number("resume_multiplier")?.or(1.5)))
+        let multiplier = limits.number("resume_multiplier")?.or(1.5);
+        // In thousandths, as a length of time would be.
+        let thousandths = Duration::try_from_secs_f64(multiplier)
+            .map_err(|_| limits.wrong("resume_multiplier", "a smaller number"))?
+            .as_millis();
+        Ok(bytes.map(|pause_below| {
+            let resume = u128::from(pause_below).saturating_mul(thousandths) / 1_000;
+            let resume = u64::try_from(resume).unwrap_or(u64::MAX);
+            DiskFree {
+                pause_below,
+                resume_from: resume.max(pause_below),
+            }
+        }))
     })?;
-    Ok(limits.unwrap_or((None, 1.5)))
+    Ok(limits.flatten())
 }
 
 fn preferred_node(site: &Object<'_>) -> Outcome<PreferredNode> {

@@ -20,6 +20,18 @@ pub enum Storage {
     Other { storage_type: String },
 }
 
+impl Storage {
+    /// Where the objects are, without what lets us in: two of one place hold the same objects.
+    pub fn location(&self) -> String {
+        match self {
+            Storage::Local { directory, prefix } => {
+                format!("local {}/{}", directory.display(), prefix.trim_matches('/'))
+            }
+            Storage::Other { storage_type } => storage_type.clone(),
+        }
+    }
+}
+
 /// The types PGHoard has besides `local`.
 const OTHERS: &[&str] = &["s3", "google", "azure", "swift", "sftp"];
 

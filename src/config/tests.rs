@@ -115,7 +115,7 @@ fn values_mean_what_they_mean_to_pghoard() {
         let limits = json!({"min_disk_free_bytes": off});
         let site = site(json!({"basebackup_age_days_max": off, "pg_receivexlog": limits}));
         assert_eq!(site.basebackup_age_max, None, "{off}");
-        assert_eq!(site.min_disk_free_bytes, None, "{off}");
+        assert_eq!(site.disk_free, None, "{off}");
     }
     let some = site(
         json!({"basebackup_interval_hours": 0.5, "basebackup_count": 3.0,
@@ -125,7 +125,10 @@ fn values_mean_what_they_mean_to_pghoard() {
     );
     assert_eq!(some.basebackup_interval, Some(Duration::from_secs(1_800)));
     assert_eq!(
-        (some.basebackup_count, some.min_disk_free_bytes),
+        (
+            some.basebackup_count,
+            some.disk_free.map(|free| free.pause_below)
+        ),
         (Some(3), Some(5))
     );
     assert_eq!(

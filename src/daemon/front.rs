@@ -11,7 +11,7 @@ use machine::{Event, State};
 
 use crate::clock;
 use crate::config::Config;
-use crate::daemon::site;
+use crate::daemon::{site, status};
 use crate::failure::{Failure, Outcome};
 use crate::publish::alerts::Alerts;
 use crate::publish::metrics::Facts;
@@ -27,6 +27,8 @@ pub struct Front {
     algorithm: &'static str,
     /// What publishing last failed with: said once, not at every turn.
     complaint: Option<Failure>,
+    /// The same for the service manager, in one line.
+    pub status: String,
     /// The state document, for HTTP.
     pub document: Arc<Mutex<Arc<str>>>,
     /// Where `archive_command`'s files wait for their verdict.
@@ -37,25 +39,38 @@ impl Front {
     /// `state` as the run before left it: what was counted then was told then.
     pub fn new(config: &Config, state: &State, policy: &Policy, desk: Arc<Desk>) -> Outcome<Front> {
         let algorithm = config.compression.algorithm.name();
-        let live = Live::default();
-        let now = clock::now();
-        let before = Facts {
-            state,
-            policy,
-            live: &live,
-            alerts: &alerts(state, policy, &live, now),
-            algorithm,
-            now,
-        };
+        let start = |before: &Facts<'_>| Metrics::start(config, &site::host_name(), before);
         Ok(Front {
             alerts: Alerts::new(&config.alert_file_dir),
             stats: Stats::new(&config.json_state_file_path),
-            metrics: Metrics::start(config, &site::host_name(), &before)?,
+            metrics: counted(state, policy, algorithm, start)?,
             algorithm,
             complaint: None,
+            status: String::new(),
             document: Arc::new(Mutex::new(Arc::from("{}"))),
             desk,
         })
+    }
+
+    /// Metrics as another configuration wants them, if it wants them otherwise.
+    pub fn metrics_under(
+        &self,
+        configs: (&Config, &Config),
+        state: &State,
+        policy: &Policy,
+    ) -> Outcome<Option<Metrics>> {
+        counted(state, policy, self.algorithm, |sent| {
+            self.metrics.changed(configs, &site::host_name(), sent)
+        })
+    }
+
+    /// Where alert files lie stays.
+    pub fn adopt(&mut self, config: &Config, metrics: Option<Metrics>) {
+        self.algorithm = config.compression.algorithm.name();
+        self.stats.move_to(&config.json_state_file_path);
+        if let Some(metrics) = metrics {
+            self.metrics = metrics;
+        }
     }
 
     /// What fails here must not stop the loop. Answers what a person did, for the log.
@@ -81,9 +96,29 @@ impl Front {
             ::log::warn!("{failure}");
         }
         self.complaint = complaint;
+        self.status = status::line(state, policy, busy, &raised);
         if let Ok(Some(text)) = written {
             *self.document.lock().unwrap_or_else(PoisonError::into_inner) = text;
         }
         noted.unwrap_or_default()
     }
+}
+
+/// What was counted so far was told before.
+fn counted<T>(
+    state: &State,
+    policy: &Policy,
+    algorithm: &'static str,
+    start: impl FnOnce(&Facts<'_>) -> T,
+) -> T {
+    let live = Live::default();
+    let now = clock::now();
+    start(&Facts {
+        state,
+        policy,
+        live: &live,
+        alerts: &alerts(state, policy, &live, now),
+        algorithm,
+        now,
+    })
 }

@@ -1,15 +1,16 @@
 //! The daemon: the real world around the loop.
 //!
-//! Threads: the loop (this one), one a running task, one for signals, one for HTTP. Tasks report
+//! Threads: the loop (this one), one a running task, two for signals, one for HTTP. Tasks report
 //! through one bounded channel; the loop alone writes the log and decides.
 //!
 //! - [`site`]: what a site's configuration amounts to: stores, spools, connections, policy.
 //! - `front`: what others see: alert files, the state file, metrics.
 //! - [`world`]: tasks as threads; `take` is the longest of them.
+//! - [`reload`]: another configuration between two turns. `notify`, `status`: the service manager.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -18,7 +19,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use machine::event::Previous;
+use machine::policy::Drain;
 use machine::{Class, Event, Site, State};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::clock;
@@ -31,14 +34,20 @@ use crate::serve::{self, archive::Desk};
 use crate::work::lease::Identity;
 
 mod front;
+mod notify;
+pub mod reload;
 pub mod signals;
 pub mod site;
+mod status;
 mod take;
 mod tenant;
 mod verify;
 pub mod world;
 
 use front::Front;
+use notify::Notify;
+use reload::{Read, Source};
+use signals::Signals;
 use site::SiteContext;
 use world::RealWorld;
 
@@ -54,18 +63,26 @@ const REOPEN_PAUSE: Duration = Duration::from_secs(1);
 pub struct Daemon {
     machine: Loop<RealWorld>,
     reports: Receiver<Report>,
-    signals: Arc<signals::Signals>,
+    signals: Arc<Signals>,
     log_path: PathBuf,
-    drain: Option<Duration>,
-    /// Until the daemon goes.
-    _http: serve::Handle,
+    entries: Arc<AtomicU64>,
+    http: serve::Handle,
+    notify: Notify,
+    source: Source,
+    /// The file as it was last taken into use, to name what is new in the next one.
+    raw: Value,
     /// What the log's storage suffers from, until a turn succeeds.
     suffering: Option<String>,
 }
 
 impl Daemon {
     /// Everything up to the first turn: opens stores, spools and the log, and says what is there.
-    pub fn start(config: &Arc<Config>) -> Outcome<Daemon> {
+    pub fn start(source: Source, read: Read) -> Outcome<Daemon> {
+        let (sender, reports) = sync_channel(REPORTS_MAX);
+        let signals = Arc::new(Signals::default());
+        signals::watch(signals::EARLY, &signals, sender.clone())?;
+        let Read { config, raw } = read;
+        let config = &Arc::new(config);
         let spool_root = config.backup_location.as_deref().ok_or_else(|| {
             Failure::new(Class::Config, "backup_location is not set")
                 .hint("name a directory for the event log and the WAL on its way")
@@ -75,7 +92,7 @@ impl Daemon {
         let log_path = spool_root.join(log::FILE_NAME);
         let (mut log, mut state) = open_or_rebuild(&log_path)?;
         place_ballast(&log_path);
-        let sites = site::open_all(config, spool_root)?;
+        let sites = site::open_all(config, spool_root, &Sites::new())?;
         let policy = site::policy(config, &sites);
 
         let identity = Identity::of(spool_root, &site::host_name())?;
@@ -88,18 +105,10 @@ impl Daemon {
         for (name, site) in &sites {
             let known = state.sites.get(name).cloned().unwrap_or_default();
             let scan = start::scan(&known, &site.spool.scan()?, &mut next_entry);
-            for useless in &scan.useless {
-                site.spool.remove(useless)?;
-            }
-            events.extend(
-                scan.events
-                    .into_iter()
-                    .map(|event| (Some(name.clone()), event)),
-            );
+            events.extend(site.found(scan)?);
         }
-        let (sender, reports) = sync_channel(REPORTS_MAX);
         let entries = Arc::new(AtomicU64::new(next_entry.saturating_add(1)));
-        let signals = signals::watch(sender.clone())?;
+        signals::watch(signals::LATER, &signals, sender.clone())?;
         let doors = site::doors(config, &sites);
         let desk = Arc::new(Desk::new(doors, Arc::clone(&entries), sender.clone()));
         let front = Front::new(config, &state, &policy, Arc::clone(&desk))?;
@@ -110,7 +119,8 @@ impl Daemon {
             reports: sender.clone(),
             desk,
         })?;
-        let mut world = RealWorld::new(config, sites, sender, (entries, identity), front);
+        let shared = (Arc::clone(&entries), identity);
+        let mut world = RealWorld::new(config, sites, sender, shared, front);
         let now = clock::not_before(state.at);
         for group in events.chunks(GROUP_MAX) {
             for envelope in log.append(now, run, group.to_vec())? {
@@ -118,44 +128,77 @@ impl Daemon {
                 world.told(&envelope);
             }
         }
-        let drain = config.graceful_shutdown_upload_timeout;
-        let machine = Loop::new(world, policy, log, state);
         Ok(Daemon {
-            machine,
+            machine: Loop::new(world, policy, log, state),
             reports,
             signals,
             log_path,
-            drain,
-            _http: http,
+            entries,
+            http,
+            notify: Notify::from_environment(),
+            source,
+            raw,
             suffering: None,
         })
     }
 
     /// Turns until a signal says stop, then drains.
     pub fn run(mut self) -> Outcome<()> {
+        // Once the state file is written: who waited for us may ask.
+        self.look_around();
+        self.take_in(Vec::new())?;
+        self.notify.ready();
         while !self.signals.stop() {
+            if self.signals.reload() {
+                self.reload()?;
+            }
             self.look_around();
             self.turn()?;
         }
-        self.machine.policy.draining = true;
-        let began = Instant::now();
-        while !self.signals.stop_now() && self.drain.is_none_or(|limit| began.elapsed() < limit) {
-            self.turn()?;
-            if self.machine.busy.is_empty() {
-                break;
+        self.notify.stopping();
+        self.drain()?;
+        self.goodbye()
+    }
+
+    /// First what is spooled goes on its way to the store while WAL still comes in, then what is on
+    /// its way ends. What fails is left to the next start, so a store that is down delays nobody; a
+    /// basebackup that runs is broken off and taken anew by the next start.
+    fn drain(&mut self) -> Outcome<()> {
+        let config = Arc::clone(&self.machine.world.config);
+        for (stage, limit) in [
+            (Drain::Storing, config.graceful_shutdown_compression_timeout),
+            (Drain::Ending, config.graceful_shutdown_upload_timeout),
+        ] {
+            self.machine.policy.draining = stage;
+            self.take_in(Vec::new())?;
+            let began = Instant::now();
+            let done = |daemon: &Daemon| daemon.machine.busy.is_empty();
+            while !done(self)
+                && !self.signals.stop_now()
+                && limit.is_none_or(|limit| began.elapsed() < limit)
+            {
+                self.notify.extend();
+                self.turn()?;
             }
         }
-        let reason = if self.machine.busy.is_empty() {
-            "asked to"
-        } else {
-            "asked to, in haste"
-        };
-        let goodbye = Report::outside(
-            None,
-            Event::Stopped {
-                reason: reason.into(),
-            },
-        );
+        Ok(())
+    }
+
+    fn goodbye(&mut self) -> Outcome<()> {
+        self.machine.policy.draining = Drain::Ending;
+        let running = self.machine.busy.len();
+        let mut reason = "asked to".to_owned();
+        if running > 0 {
+            reason.push_str(&format!(", in haste: {running} tasks were cut off"));
+        }
+        if let Some(left) = status::left(&self.machine.state) {
+            ::log::warn!(
+                "left in the spool: {left}; nothing is lost, the next start stores it (the server \
+                 keeps what was not acknowledged)"
+            );
+            reason.push_str(&format!("; in the spool: {left}"));
+        }
+        let goodbye = Report::outside(None, Event::Stopped { reason });
         self.machine.turn(vec![goodbye])?;
         let Loop {
             world,
@@ -169,12 +212,17 @@ impl Daemon {
     }
 
     fn look_around(&mut self) {
-        self.machine.policy.maintenance = self.machine.world.config.maintenance_mode_file.exists();
+        let Loop { world, policy, .. } = &mut self.machine;
+        policy.maintenance = world.config.maintenance_mode_file.exists();
+        let cramped = world.cramped();
+        for (name, site) in &mut policy.sites {
+            site.cramped_since = cramped.get(name).copied();
+        }
     }
 
     fn turn(&mut self) -> Outcome<()> {
         let mut reports = Vec::new();
-        match self.reports.recv_timeout(TURN) {
+        match self.reports.recv_timeout(self.notify.turn(TURN)) {
             Ok(report) => reports.push(report),
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
         }
@@ -182,6 +230,10 @@ impl Daemon {
         if let Some(by_ms) = clock::jump() {
             reports.push(Report::outside(None, Event::ClockJumped { by_ms }));
         }
+        self.take_in(reports)
+    }
+
+    fn take_in(&mut self, reports: Vec<Report>) -> Outcome<()> {
         match self.machine.turn(reports) {
             Ok(()) if self.suffering.take().is_some() => {
                 ::log::info!("the event log is written again; nothing was lost");
@@ -198,6 +250,7 @@ impl Daemon {
                 self.reopen()?;
             }
         }
+        self.notify.alive(&self.machine.world.front.status);
         Ok(())
     }
 
@@ -236,14 +289,17 @@ fn started(config: &Config, state: &State) -> Event {
         (_, true) => Previous::Clean,
         (_, false) => Previous::Crashed,
     };
-    // Debug forms of secrets are blank, so the digest says only whether the settings changed.
-    let settings = Sha256::digest(format!("{config:?}").as_bytes());
     Event::Started {
         version: env!("CARGO_PKG_VERSION").into(),
         host: site::host_name(),
         previous,
-        config_digest: hex::encode(settings),
+        config_digest: digest(config),
     }
+}
+
+/// Debug forms of secrets are blank, so it says only whether the settings changed.
+fn digest(config: &Config) -> String {
+    hex::encode(Sha256::digest(format!("{config:?}").as_bytes()))
 }
 
 /// The log and its fold. A damaged one is set aside and an empty one begun, which says so at once:

@@ -1,7 +1,6 @@
 //! What a site's configuration amounts to: its store, spool and connections, and the policy that
 //! decide works by.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,15 +8,17 @@ use std::time::Duration;
 
 use machine::event::WalIn;
 use machine::policy::{self, Policy, SitePolicy};
-use machine::{File, SegmentSize, Site, SiteState};
+use machine::task::Means;
+use machine::{Event, File, SegmentSize, Site, SiteState, TaskId};
 use serde_json::Value;
 
 use crate::codec::Encoding;
 use crate::config::{self, ActiveBackupMode, Activity, Config, Node, PreferredNode};
 use crate::daemon::Sites;
 use crate::failure::{Failure, Outcome};
+use crate::journal::start::Scan;
 use crate::pg::conninfo::{Conninfo, Defaults, Place as Host};
-use crate::serve::archive::Door;
+use crate::serve::archive::{Door, Doors};
 use crate::spool::{self, RealDisk, Spool};
 use crate::store::Metadata;
 use crate::store::choose::{self, Missing};
@@ -33,6 +34,43 @@ pub struct SiteContext {
     pub config: config::Site,
 }
 
+impl SiteContext {
+    /// What the spool held when the site was opened, as events; what is of no use goes.
+    pub fn found(&self, scan: Scan) -> Outcome<Vec<(Option<Site>, Event)>> {
+        for useless in &scan.useless {
+            self.spool.remove(useless)?;
+        }
+        let site = Some(Site(self.config.name.clone()));
+        let events = scan.events.into_iter();
+        Ok(events.map(|event| (site.clone(), event)).collect())
+    }
+
+    /// Whether a running task of this site holds to something that is otherwise in `new`.
+    pub fn outdated(&self, new: &SiteContext, task: &TaskId) -> bool {
+        let (old, to) = (&self.config, &new.config);
+        let elsewhere = self.nodes != new.nodes;
+        let store = old.object_storage != to.object_storage;
+        match task {
+            TaskId::Receive(_) => elsewhere || old.ack != to.ack,
+            TaskId::Fetch(_, means) => elsewhere && *means != Means::Directory,
+            TaskId::Lease(_) => store,
+            TaskId::Verify(_) => {
+                let keys = old.encryption_keys != to.encryption_keys;
+                let pace = old.verify_bytes_per_second != to.verify_bytes_per_second;
+                store || keys || pace
+            }
+            TaskId::Probe(..)
+            | TaskId::Take(_)
+            | TaskId::Store(..)
+            | TaskId::Switch(_)
+            | TaskId::Delete(_)
+            | TaskId::Reconcile(_)
+            | TaskId::Marks(_)
+            | TaskId::Export(_) => false,
+        }
+    }
+}
+
 const SCRATCH_FOLDER: &str = "scratch";
 const EXPORT_EVENTS: u64 = 10_000;
 /// A server that answered is looked at again after this long.
@@ -40,21 +78,26 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(30);
 const HOUR: Duration = Duration::from_secs(3_600);
 
 /// The active sites, and the history of each. A history that cannot be opened keeps nobody from
-/// work: it is told, nothing expires in it, and it counts for nothing.
-pub fn open_all(config: &Config, root: &Path) -> Outcome<Sites> {
+/// work: it is told, nothing expires in it, and it counts for nothing. What is open already goes on
+/// with its spool, and with its store where that is the same.
+pub fn open_all(config: &Config, root: &Path, open_already: &Sites) -> Outcome<Sites> {
     config.apart()?;
     let mut sites = Sites::new();
+    let open = |site: &config::Site| {
+        let before = open_already.get(&Site(site.name.clone()));
+        open(config, site, root, before.map(Arc::as_ref))
+    };
     let about = |site: &config::Site, failure: Failure| Failure {
         message: format!("site '{}': {}", site.name, failure.message),
         ..failure
     };
     let active = |site: &&config::Site| site.active == Activity::Active;
     for site in config.sites.values().filter(active) {
-        let opened = open(config, site, root).map_err(|failure| about(site, failure))?;
+        let opened = open(site).map_err(|failure| about(site, failure))?;
         sites.insert(Site(site.name.clone()), Arc::new(opened));
     }
     for site in config.sites.values().flat_map(|site| config.history(site)) {
-        match open(config, site, root) {
+        match open(site) {
             Ok(opened) => drop(sites.insert(Site(site.name.clone()), Arc::new(opened))),
             Err(failure) => {
                 let failure = about(site, failure).hint("until then nothing expires in it");
@@ -94,32 +137,37 @@ fn base(config: &Config, site: &config::Site, root: &Path) -> PathBuf {
     }
 }
 
-fn open(config: &Config, site: &config::Site, root: &Path) -> Outcome<SiteContext> {
+fn open(
+    config: &Config,
+    site: &config::Site,
+    root: &Path,
+    before: Option<&SiteContext>,
+) -> Outcome<SiteContext> {
     let active = site.active == Activity::Active;
     if let Some(advice) = site.replaced_mode().filter(|_| active) {
         ::log::warn!("{advice}");
     }
     let base = base(config, site, root);
     let (spool_directory, scratch) = (base.join(spool::FOLDER), base.join(SCRATCH_FOLDER));
-    let io = |path: &Path| {
-        let told = path.display().to_string();
-        move |error: std::io::Error| Failure::io(&error, told)
+    // One that became a history may have another place for its files.
+    let before = before.filter(|before| before.spool_directory == spool_directory);
+    let spool = match before {
+        Some(before) => before.spool.clone(),
+        None => clean(&scratch, &spool_directory)?,
     };
-    if scratch.exists() {
-        fs::remove_dir_all(&scratch).map_err(io(&scratch))?;
-    }
-    fs::create_dir_all(&scratch).map_err(io(&scratch))?;
-    let disk = RealDisk::new(&spool_directory)?;
-    let spool = Spool::new(Arc::new(disk));
-    spool.sweep()?;
+    let same = before.filter(|before| before.config.object_storage == site.object_storage);
     let missing = match active {
         true => Missing::Create,
         false => Missing::Refuse,
     };
+    let store = match same {
+        Some(before) => Arc::clone(&before.place.store),
+        None => Arc::from(choose::store(site.storage()?, missing)?),
+    };
     let place = Place {
         site: site.name.clone(),
         prefix: site.prefix.clone(),
-        store: Arc::from(choose::store(site.storage()?, missing)?),
+        store,
         encoding: config.encoding(site, 1)?,
         keys: site.keyring()?,
         hash: config.hash_algorithm.parse()?,
@@ -138,6 +186,19 @@ fn open(config: &Config, site: &config::Site, root: &Path) -> Outcome<SiteContex
             .collect::<Outcome<_>>()?,
         config: site.clone(),
     })
+}
+
+/// What a run before left half done goes; for a site that nobody works on yet.
+fn clean(scratch: &Path, spool_directory: &Path) -> Outcome<Spool> {
+    let io = |error: std::io::Error| Failure::io(&error, scratch.display());
+    if scratch.exists() {
+        fs::remove_dir_all(scratch).map_err(io)?;
+    }
+    fs::create_dir_all(scratch).map_err(io)?;
+    let disk = RealDisk::new(spool_directory)?;
+    let spool = Spool::new(Arc::new(disk));
+    spool.sweep()?;
+    Ok(spool)
 }
 
 /// How a node is reached, under the site's `application_name`.
@@ -189,7 +250,7 @@ pub fn policy(config: &Config, sites: &Sites) -> Policy {
 }
 
 /// Where `archive_command`'s files come in.
-pub fn doors(config: &Config, sites: &Sites) -> BTreeMap<Site, Door> {
+pub fn doors(config: &Config, sites: &Sites) -> Doors {
     let ahead = usize::try_from(config.transfer_threads).unwrap_or(1);
     let active = sites.iter();
     let active = active.filter(|(_, site)| site.config.active == Activity::Active);
@@ -201,7 +262,7 @@ pub fn doors(config: &Config, sites: &Sites) -> BTreeMap<Site, Door> {
             ack: ack(site.config.ack),
             ahead,
         };
-        (name.clone(), door)
+        (name.clone(), Arc::new(door))
     });
     doors.collect()
 }
@@ -237,6 +298,7 @@ pub fn site_policy(site: &config::Site, nodes: &[Conninfo], spool_limit_bytes: u
         ack: ack(site.ack),
         preferred_node: preferred(&site.preferred_node, nodes),
         spool_limit_bytes,
+        cramped_since: None,
         interval_ms: site.basebackup_interval.map(ms),
         hour: site.basebackup_time.map(|time| time.hour),
         minute: site.basebackup_time.map(|time| time.minute),

@@ -10,10 +10,11 @@ use machine::rule::coverage::Space;
 use machine::{Event, Millis, Site, TaskId};
 
 use crate::clock;
-use crate::config::Activity;
+use crate::config::{Activity, DiskFree};
 use crate::daemon::Sites;
 use crate::daemon::site::SiteContext;
 use crate::failure::Outcome;
+use crate::publish::text::size;
 use crate::work::lease::{self, Identity, Moment, Watch};
 
 /// Who we are, and what this process saw of each lease.
@@ -91,9 +92,62 @@ impl Hold {
 #[derive(Debug, Default)]
 pub struct Room {
     low: BTreeMap<Site, Millis>,
+    /// Sites whose reception pauses.
+    cramped: BTreeMap<Site, Millis>,
+    looked: Option<Instant>,
 }
 
+/// A disk is asked for its room this often, for reception's sake.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
 impl Room {
+    /// Since when reception pauses: a disk has less than `min_disk_free_bytes`, and not yet again
+    /// `resume_multiplier` times as much. One that cannot be asked says what it last said.
+    pub fn cramped(&mut self, sites: &Sites, now: Millis) -> BTreeMap<Site, Millis> {
+        if self.looked.is_some_and(|at| at.elapsed() < LOOK_EVERY) {
+            return self.cramped.clone();
+        }
+        self.looked = Some(Instant::now());
+        let limited = |name: &Site| {
+            sites
+                .get(name)
+                .is_some_and(|s| s.config.disk_free.is_some())
+        };
+        self.cramped.retain(|name, _| limited(name));
+        for (name, context) in sites {
+            let stat = nix::sys::statvfs::statvfs(&context.spool_directory);
+            let active = context.config.active == Activity::Active;
+            if let (Some(limit), Ok(stat)) = (context.config.disk_free.filter(|_| active), stat) {
+                let free = stat.blocks_available().saturating_mul(stat.fragment_size());
+                self.judge(name, limit, free, now);
+            }
+        }
+        self.cramped.clone()
+    }
+
+    fn judge(&mut self, name: &Site, limit: DiskFree, free: u64, now: Millis) {
+        let wanted = match self.cramped.contains_key(name) {
+            true => limit.resume_from,
+            false => limit.pause_below,
+        };
+        if free >= wanted {
+            if self.cramped.remove(name).is_some() {
+                log::info!(
+                    "{name}: the disk has {} free, reception goes on",
+                    size(free)
+                );
+            }
+        } else if !self.cramped.contains_key(name) {
+            self.cramped.insert(name.clone(), now);
+            log::warn!(
+                "{name}: reception pauses: the disk of backup_location has {} free, \
+                 min_disk_free_bytes is {}; the server keeps the WAL meanwhile",
+                size(free),
+                size(limit.pause_below)
+            );
+        }
+    }
+
     /// What cannot be asked is left out.
     pub fn look(&mut self, sites: &Sites, now: Millis) -> BTreeMap<Site, Space> {
         let mut all = BTreeMap::new();
@@ -115,5 +169,32 @@ impl Room {
             all.insert(name.clone(), space);
         }
         all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reception_pauses_below_one_limit_and_goes_on_from_the_other() {
+        let (mut room, site) = (Room::default(), Site("main".into()));
+        let limit = DiskFree {
+            pause_below: 100,
+            resume_from: 150,
+        };
+        for (free, at, since) in [
+            (100, 1, None),
+            (99, 2, Some(2)),
+            (50, 3, Some(2)),
+            (149, 4, Some(2)),
+            (150, 5, None),
+            (120, 6, None),
+            (0, 7, Some(7)),
+        ] {
+            room.judge(&site, limit, free, Millis(at));
+            let told = room.cramped.get(&site).copied();
+            assert_eq!(told, since.map(Millis), "{free}");
+        }
     }
 }

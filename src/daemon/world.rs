@@ -26,7 +26,7 @@ use crate::daemon::front::Front;
 use crate::daemon::site::{self, SiteContext};
 use crate::daemon::take::Take;
 use crate::daemon::tenant::{Room, Tenant};
-use crate::daemon::verify;
+use crate::daemon::{status, verify};
 use crate::failure::{Failure, Outcome};
 use crate::journal::run::{Report, World};
 use crate::journal::{chunk, log};
@@ -51,7 +51,7 @@ pub struct RealWorld {
     marks: BTreeMap<TaskId, Arc<Marks>>,
     tenant: Tenant,
     room: Room,
-    front: Front,
+    pub front: Front,
     story: Story,
     published: Option<Instant>,
 }
@@ -81,6 +81,28 @@ impl RealWorld {
             story: Story::default(),
             published: None,
         }
+    }
+
+    /// Another configuration. What holds to something that changed ends in order, and decide begins
+    /// it anew; everything else ends by what it began with, a basebackup above all.
+    pub fn adopt(&mut self, config: &Arc<Config>, sites: Sites) {
+        for (id, marks) in &self.marks {
+            let both = self.sites.get(id.site()).zip(sites.get(id.site()));
+            if both.is_some_and(|(old, new)| old.outdated(new, id)) {
+                marks.stop.store(true, Ordering::SeqCst);
+            }
+        }
+        self.config = Arc::clone(config);
+        self.sites.extend(sites);
+    }
+
+    pub fn sites(&self) -> &Sites {
+        &self.sites
+    }
+
+    /// Since when reception pauses for want of room, by site.
+    pub fn cramped(&mut self) -> BTreeMap<Site, Millis> {
+        self.room.cramped(&self.sites, clock::now())
     }
 
     /// Runs `job` on a thread of its own; what it answers closes the task, and so does a panic.
@@ -500,7 +522,7 @@ impl World for RealWorld {
             .map(|site| format!("{site}: "))
             .unwrap_or_default();
         ::log::log!(
-            level(&envelope.event),
+            status::level(&envelope.event),
             "{site}{}",
             self.story.tell(envelope)
         );
@@ -508,6 +530,10 @@ impl World for RealWorld {
 
     fn publish(&mut self, state: &State, policy: &Policy, busy: &Busy) {
         self.marks.retain(|id, _| busy.contains_key(id));
+        // What runs of a site that the configuration has no more needs it to its end.
+        self.sites.retain(|name, _| {
+            policy.sites.contains_key(name) || busy.keys().any(|id| id.site() == name)
+        });
         for id in busy.keys() {
             match (id, state.sites.get(id.site())) {
                 (TaskId::Receive(_), Some(site)) => self.acknowledge(id, site),
@@ -523,30 +549,6 @@ impl World for RealWorld {
             self.front.desk.know(state);
             self.show(state, policy, busy);
         }
-    }
-}
-
-/// What goes wrong is a warning, what is ordinary and frequent a detail.
-fn level(event: &Event) -> ::log::Level {
-    match event {
-        Event::ServerLost { .. }
-        | Event::BackupFailed { .. }
-        | Event::TaskFailed { .. }
-        | Event::Conflicted { .. }
-        | Event::Missing { .. }
-        | Event::LogRebuilt { .. }
-        | Event::Unverified { .. }
-        | Event::FoundDamaged { .. }
-        | Event::CompactionRefused { .. }
-        | Event::DeletionRefused { .. }
-        | Event::ClockJumped { .. } => ::log::Level::Warn,
-        Event::LeaseSeen(lease) if !lease.ours => ::log::Level::Warn,
-        Event::StreamEnded { class, .. } if *class != Class::Interrupted => ::log::Level::Warn,
-        Event::ServerSeen(_)
-        | Event::Spooled { .. }
-        | Event::Verified { .. }
-        | Event::Carried(_) => ::log::Level::Debug,
-        _ => ::log::Level::Info,
     }
 }
 

@@ -21,10 +21,11 @@ fn known(event: &Value) -> bool {
 }
 
 /// Every kind ever released, as the log spells it.
-pub const KINDS: [&str; 46] = [
+pub const KINDS: [&str; 47] = [
     "started",
     "stopped",
     "config_loaded",
+    "config_refused",
     "server_seen",
     "server_lost",
     "stream_started",

@@ -13,7 +13,7 @@ use crate::breaks::{Rule, holds};
 use crate::class::Class;
 use crate::event::{Event, Millis};
 use crate::file::Site;
-use crate::policy::{Policy, SitePolicy};
+use crate::policy::{Drain, Policy, SitePolicy};
 use crate::projection::backups::{Backup, Phase};
 use crate::rule::chain::Chain;
 use crate::rule::clock;
@@ -43,9 +43,15 @@ pub fn decide(state: &State, policy: &Policy, busy: &Busy, now: Millis) -> Vec<C
     let storing = busy.keys().filter(|id| matches!(id, TaskId::Store(..)));
     let mut uploads = storing.count();
     let empty = SiteState::default();
+    for id in busy.keys() {
+        // The configuration has the site no more; an upload may end.
+        if !policy.sites.contains_key(id.site()) && !matches!(id, TaskId::Store(..)) {
+            out.push(Command::Stop(id.clone()));
+        }
+    }
     for (name, site_policy) in &policy.sites {
         let chain = Chain::of(name, policy, state, &empty);
-        if chain.is_none() || policy.draining {
+        if chain.is_none() {
             stop_all(&mut out, name, busy);
         }
         let Some((chain, head)) = chain.as_ref().and_then(|c| Some((c, c.links.first()?))) else {
@@ -65,8 +71,8 @@ pub fn decide(state: &State, policy: &Policy, busy: &Busy, now: Millis) -> Vec<C
             plan: OnceCell::new(),
             holes: OnceCell::new(),
         };
-        if policy.draining {
-            turn.store(&mut out, &mut uploads);
+        if policy.draining != Drain::No {
+            turn.drain(&mut out, &mut uploads);
             continue;
         }
         if !site_policy.active {
@@ -139,6 +145,15 @@ impl Turn<'_> {
     /// The history of an active site: no server is asked, and nothing is taken, fetched or read
     /// again. What its spool still holds is stored, what its heir lets go is deleted.
     fn look_after(&self, out: &mut Vec<Command>, uploads: &mut usize) {
+        // It may have been active until now.
+        let of_active = self.busy.keys().filter(|id| id.site() == self.name);
+        let of_active = of_active.filter(|id| match id {
+            TaskId::Probe(..) | TaskId::Receive(_) | TaskId::Take(_) | TaskId::Switch(_) => true,
+            TaskId::Verify(_) | TaskId::Export(_) | TaskId::Fetch(..) => true,
+            TaskId::Store(..) | TaskId::Delete(_) | TaskId::Reconcile(_) => false,
+            TaskId::Marks(_) | TaskId::Lease(_) => false,
+        });
+        out.extend(of_active.cloned().map(Command::Stop));
         self.lease(out);
         self.interrupt(out);
         self.store(out, uploads);
@@ -161,6 +176,27 @@ impl Turn<'_> {
     fn listed_since_start(&self) -> bool {
         let at = self.site.ledger.reconciled_at;
         at.is_some_and(|at| at >= self.started_at)
+    }
+
+    /// Reception goes last: until the uploads are done it tells the server how far they came, and
+    /// a server that stops as well gets rid of what it still has to send (S-27).
+    fn drain(&self, out: &mut Vec<Command>, uploads: &mut usize) {
+        let before = out.len();
+        if self.all.draining == Drain::Storing {
+            self.store(out, uploads);
+        }
+        let mut running = self.busy.keys().filter(|id| id.site() == self.name);
+        let storing = running.any(|id| matches!(id, TaskId::Store(..))) || out.len() > before;
+        let receives = storing && self.all.draining == Drain::Storing && !self.full();
+        let ours = self.busy.keys().filter(|id| id.site() == self.name);
+        let ends = ours.filter(|id| match id {
+            TaskId::Store(..) => false,
+            TaskId::Receive(_) => !receives,
+            // Nobody else takes the prefix while we write there.
+            TaskId::Lease(_) => !storing,
+            _ => true,
+        });
+        out.extend(ends.cloned().map(Command::Stop));
     }
 
     /// A backup begun in an earlier run is dead; one that lost a part or its WAL never completes,
@@ -213,3 +249,6 @@ impl Turn<'_> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -62,9 +62,23 @@ pub enum Event {
     Stopped {
         reason: String,
     },
+    /// In force from now on: as a whole, or what of a site is new. Keys by their names, never a
+    /// value that may be a secret.
     ConfigLoaded {
         digest: String,
         sites: Vec<String>,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        changed: Vec<String>,
+        /// What needs a restart: the key, what stays in force, what the file says.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        kept: Vec<String>,
+        /// The site's servers may be others now.
+        #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+        elsewhere: bool,
+    },
+    /// Read while the daemon runs, and not fit for use: the one before stays in force.
+    ConfigRefused {
+        message: String,
     },
 
     // PostgreSQL
@@ -497,6 +511,7 @@ impl Event {
             self,
             Event::BackupProgressed { .. }
                 | Event::AlertAcknowledged { .. }
+                | Event::ConfigRefused { .. }
                 | Event::TaskFailed { .. }
                 | Event::Switched { .. }
                 | Event::ClockJumped { .. }

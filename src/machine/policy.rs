@@ -3,6 +3,7 @@
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
+use crate::event::Millis;
 use crate::file::Site;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,13 +15,24 @@ pub struct Policy {
     pub retries_max: u32,
     /// No new basebackups while the maintenance file exists.
     pub maintenance: bool,
-    /// On the way out: what is spooled is stored, everything else stops.
-    pub draining: bool,
+    pub draining: Drain,
     /// A log of more events is compacted; `None` never (`event_log_events_max`).
     pub log_events_max: Option<u64>,
     /// So many events are exported to each site's store at a time, and none goes before it is;
     /// `None` exports nothing (`event_log_export`).
     pub export_events: Option<u64>,
+}
+
+/// On the way out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Drain {
+    #[default]
+    No,
+    /// What is spooled is stored, and WAL is received until that is done: whoever waits for it
+    /// hears of it. Everything else stops.
+    Storing,
+    /// Nothing begins any more; uploads that run may end.
+    Ending,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,6 +50,8 @@ pub struct SitePolicy {
     pub preferred_node: Option<u32>,
     /// Reception pauses while the spool holds more; PostgreSQL keeps the WAL meanwhile.
     pub spool_limit_bytes: u64,
+    /// Since when reception pauses because the disk has less than it must have free.
+    pub cramped_since: Option<Millis>,
     pub interval_ms: Option<u64>,
     pub hour: Option<u8>,
     pub minute: Option<u8>,

@@ -40,6 +40,9 @@ pub struct State {
     pub sites: BTreeMap<Site, SiteState>,
     /// Why the log before this one was set aside.
     pub rebuilt: Option<(Millis, String)>,
+    /// A configuration that was not fit for use, until one was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub config_refused: Option<(Millis, String)>,
     /// When a person last took note of each alert.
     pub acknowledged: BTreeMap<String, Millis>,
     pub clock: Clock,
@@ -87,12 +90,15 @@ impl State {
                 self.run = *run;
                 self.started_at = *at;
                 self.stopped = false;
+                self.config_refused = None;
                 // What ran before the start runs no more, in every site.
                 for (site, state) in &mut self.sites {
                     state.apply(site, event, *at, *run);
                 }
             }
             Event::Stopped { .. } => self.stopped = true,
+            Event::ConfigLoaded { .. } => self.config_refused = None,
+            Event::ConfigRefused { message } => self.config_refused = Some((*at, message.clone())),
             Event::LogRebuilt { reason } => self.rebuilt = Some((*at, reason.clone())),
             Event::AlertAcknowledged { alert } => {
                 self.acknowledged.insert(alert.clone(), *at);

@@ -18,6 +18,7 @@ pub fn site_policy() -> SitePolicy {
         ack: Ack::Stored,
         preferred_node: None,
         spool_limit_bytes: u64::MAX,
+        cramped_since: None,
         interval_ms: Some(86_400_000),
         hour: None,
         minute: None,

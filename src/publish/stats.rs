@@ -46,6 +46,13 @@ impl Stats {
         }
     }
 
+    /// The file at the old place stays as it is, and gets old.
+    pub fn move_to(&mut self, path: &Path) {
+        if self.path != path {
+            *self = Stats::new(path);
+        }
+    }
+
     /// Writes the document when it changed or got old; answers the text that was written.
     pub fn publish(&mut self, document: Value, now: Millis) -> Outcome<Option<Arc<str>>> {
         if let Some((written, at)) = &self.written {

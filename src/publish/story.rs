@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use machine::event::{How, Origin, Previous, Range, Reason, Sought, Why};
+use machine::event::{How, Lease, Origin, Previous, Range, Reason, Sought, Why};
 use machine::projection::marks::Mark;
 use machine::{Envelope, Event, File, Segment, SegmentSize, Site, TaskId};
 
@@ -47,9 +47,10 @@ struct Names {
 impl Names {
     fn event(&self, event: &Event) -> String {
         match event {
-            Event::Started { .. } | Event::Stopped { .. } | Event::ConfigLoaded { .. } => {
-                running(event)
-            }
+            Event::Started { .. }
+            | Event::Stopped { .. }
+            | Event::ConfigLoaded { .. }
+            | Event::ConfigRefused { .. } => running(event),
             Event::ServerSeen(_)
             | Event::ServerLost { .. }
             | Event::StreamStarted { .. }
@@ -106,10 +107,7 @@ impl Names {
                 let by = span(by_ms.unsigned_abs());
                 format!("the clock was moved {way} by {by}")
             }
-            Event::LeaseSeen(lease) if lease.ours => "this daemon holds the prefix".into(),
-            Event::LeaseSeen(lease) => {
-                format!("ANOTHER DAEMON holds the prefix, on host {}", lease.host)
-            }
+            Event::LeaseSeen(lease) => holder(lease),
             Event::LogRebuilt { .. }
             | Event::Exported { .. }
             | Event::Compacted { .. }
@@ -388,6 +386,13 @@ fn upkeep(event: &Event) -> String {
     }
 }
 
+fn holder(lease: &Lease) -> String {
+    match lease.ours {
+        true => "this daemon holds the prefix".to_owned(),
+        false => format!("ANOTHER DAEMON holds the prefix, on host {}", lease.host),
+    }
+}
+
 fn running(event: &Event) -> String {
     match event {
         Event::Started {
@@ -404,11 +409,30 @@ fn running(event: &Event) -> String {
             format!("started {version} on {host}{previous}")
         }
         Event::Stopped { reason } => format!("stopped: {reason}"),
-        Event::ConfigLoaded { sites, .. } => {
-            format!("read the configuration: {}", sites.join(", "))
+        Event::ConfigLoaded {
+            sites,
+            changed,
+            kept,
+            ..
+        } => loaded(sites, changed, kept),
+        Event::ConfigRefused { message } => {
+            format!("configuration not taken, the one before stays in force: {message}")
         }
         _ => String::new(),
     }
+}
+
+fn loaded(sites: &[String], changed: &[String], kept: &[String]) -> String {
+    let list = |before: &str, names: &[String], between: &str| match names {
+        [] => String::new(),
+        names => format!("; {before}: {}", names.join(between)),
+    };
+    format!(
+        "read the configuration: {}{}{}",
+        sites.join(", "),
+        list("new", changed, ", "),
+        list("needs a restart", kept, "; ")
+    )
 }
 
 fn why(reason: &Why) -> &'static str {

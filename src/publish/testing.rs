@@ -152,6 +152,7 @@ pub fn policy(name: &str) -> Policy {
         ack: Ack::Stored,
         preferred_node: None,
         spool_limit_bytes: 1 << 30,
+        cramped_since: None,
         interval_ms: Some(86_400_000),
         hour: None,
         minute: None,

@@ -42,9 +42,11 @@ pub struct Door {
     pub ahead: usize,
 }
 
+pub type Doors = BTreeMap<Site, Arc<Door>>;
+
 /// Between the requests and the loop.
 pub struct Desk {
-    doors: BTreeMap<Site, Door>,
+    doors: Mutex<Doors>,
     entries: Arc<AtomicU64>,
     reports: SyncSender<Report>,
     open: Mutex<Open>,
@@ -69,13 +71,9 @@ struct Ticket {
 }
 
 impl Desk {
-    pub fn new(
-        doors: BTreeMap<Site, Door>,
-        entries: Arc<AtomicU64>,
-        reports: SyncSender<Report>,
-    ) -> Desk {
+    pub fn new(doors: Doors, entries: Arc<AtomicU64>, reports: SyncSender<Report>) -> Desk {
         Desk {
-            doors,
+            doors: Mutex::new(doors),
             entries,
             reports,
             open: Mutex::default(),
@@ -86,7 +84,7 @@ impl Desk {
     /// A committed event, in the order of the log.
     pub fn told(&self, envelope: &Envelope) {
         let Some(site) = &envelope.site else { return };
-        let Some(door) = self.doors.get(site) else {
+        let Ok(door) = self.door(site) else {
             return;
         };
         let spooled = door.ack == Ack::Spooled;
@@ -121,9 +119,16 @@ impl Desk {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn door(&self, site: &Site) -> Outcome<&Door> {
-        self.doors
+    /// Other sites, or other settings; a file that is on its way goes through its old door.
+    pub fn adopt(&self, doors: Doors) {
+        *self.doors.lock().unwrap_or_else(PoisonError::into_inner) = doors;
+    }
+
+    fn door(&self, site: &Site) -> Outcome<Arc<Door>> {
+        let doors = self.doors.lock().unwrap_or_else(PoisonError::into_inner);
+        doors
             .get(site)
+            .cloned()
             .ok_or_else(|| Failure::new(Class::Config, format!("site '{site}' is not active")))
     }
 
@@ -141,7 +146,7 @@ impl Desk {
         let deadline = Instant::now() + WAIT;
         let key = (site.clone(), name.to_owned());
         if let Some(number) = self.draw(&key, Some(lying.stamp)) {
-            self.take(site, door, name, number, lying);
+            self.take(site, &door, name, number, lying);
         }
         self.look_ahead(site, name);
         self.wait(&key, deadline)
@@ -153,7 +158,7 @@ impl Desk {
         let deadline = Instant::now() + WAIT;
         if let Some(number) = self.draw(&key, None) {
             let door = self.door(site)?;
-            self.hand(site, door, name, number, Ok(intake));
+            self.hand(site, &door, name, number, Ok(intake));
         }
         self.wait(&key, deadline)
     }
@@ -278,7 +283,7 @@ impl Desk {
             if let Ok(door) = desk.door(&site)
                 && let Some(pg_wal) = door.pg_wal.as_deref()
             {
-                desk.take_ahead(&site, door, pg_wal, &name);
+                desk.take_ahead(&site, &door, pg_wal, &name);
             }
             drop(looking);
         };

@@ -25,7 +25,7 @@ use smol::future::FutureExt;
 use smol::io::{AsyncRead, AsyncWrite};
 use smol_hyper::rt::{FuturesIo, SmolTimer};
 
-use super::Server;
+use super::Current;
 
 /// A descriptor each: half of the 1,024 that a process may have open by default.
 pub const CONNECTIONS_MAX: usize = 512;
@@ -42,8 +42,7 @@ pub const STALL: Duration = Duration::from_secs(30);
 
 pub async fn accept(
     listener: &Async<TcpListener>,
-    server: &Arc<Server>,
-    tls: Option<TlsAcceptor>,
+    current: &Arc<Current>,
     stop: &Receiver<Infallible>,
 ) {
     let executor = smol::LocalExecutor::new();
@@ -52,19 +51,20 @@ pub async fn accept(
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => {
+                    let tls = current.server().tls.clone();
                     let Some((seat, gone)) = seats.take() else {
                         refuse(&stream, tls.is_some());
                         continue;
                     };
-                    let (server, tls) = (Arc::clone(server), tls.clone());
+                    let current = Arc::clone(current);
                     let until_gone = async move {
                         // Nothing is ever sent: an answer means that the seat is wanted.
                         let _closed = gone.recv().await;
                     };
                     let connection = async move {
                         match tls {
-                            None => converse(stream, server, seat).await,
-                            Some(tls) => secured(stream, &tls, server, seat).await,
+                            None => converse(stream, current, seat).await,
+                            Some(tls) => secured(stream, &tls, current, seat).await,
                         }
                     };
                     executor.spawn(connection.or(until_gone)).detach();
@@ -96,7 +96,7 @@ fn refuse(stream: &Async<TcpStream>, secured: bool) {
 async fn secured(
     stream: Async<TcpStream>,
     tls: &TlsAcceptor,
-    server: Arc<Server>,
+    current: Arc<Current>,
     seat: Arc<Seat>,
 ) {
     let late = async {
@@ -104,18 +104,18 @@ async fn secured(
         Err(io::Error::from(io::ErrorKind::TimedOut))
     };
     match tls.accept(stream).or(late).await {
-        Ok(stream) => converse(stream, server, seat).await,
+        Ok(stream) => converse(stream, current, seat).await,
         Err(error) => log::debug!("HTTP server: TLS: {error}"),
     }
 }
 
 async fn converse(
     stream: impl AsyncRead + AsyncWrite + Unpin,
-    server: Arc<Server>,
+    current: Arc<Current>,
     seat: Arc<Seat>,
 ) {
     let service = service_fn(move |request| {
-        let (server, turn) = (Arc::clone(&server), Turn::begin(&seat));
+        let (server, turn) = (current.server(), Turn::begin(&seat));
         async move { Ok::<_, Infallible>(server.answer(request, turn).await) }
     });
     let connection = http1::Builder::new()

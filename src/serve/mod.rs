@@ -30,9 +30,10 @@ pub mod routes;
 mod tests;
 
 use std::convert::Infallible;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::mpsc::SyncSender;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use base64::Engine;
@@ -64,9 +65,9 @@ pub struct Context {
 }
 
 /// The running API; it ends when this is dropped.
-#[derive(Debug)]
 pub struct Handle {
     address: SocketAddr,
+    current: Arc<Current>,
     stop: Sender<Infallible>,
     thread: Option<thread::JoinHandle<()>>,
 }
@@ -74,6 +75,26 @@ pub struct Handle {
 impl Handle {
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What requests are to be answered by under another configuration, where it listens now.
+    pub fn under(&self, config: &Arc<Config>) -> Outcome<Arc<Server>> {
+        guarded(config, &[self.address])?;
+        let now = self.current.server();
+        let mut routes = now.routes.clone();
+        routes.context.config = Arc::clone(config);
+        Ok(Arc::new(Server::new(routes, Arc::clone(&now.work))?))
+    }
+
+    /// Requests from now on are answered by this; those that run end by theirs.
+    pub fn adopt(&self, server: Arc<Server>) {
+        *self.current.lock() = server;
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Handle({})", self.address)
     }
 }
 
@@ -94,19 +115,16 @@ pub fn start(context: Context) -> Outcome<Handle> {
     let told = |e: std::io::Error| Failure::io(&e, "HTTP server");
     let address = listener.local_addr().map_err(told)?;
     let listener = Async::new(listener).map_err(told)?;
-    let tls = config.http_tls.as_ref();
-    let tls = tls.map(|files| tls::server(&files.certificate, &files.key));
-    let tls = tls.transpose()?.map(|tls| TlsAcceptor::from(Arc::new(tls)));
-    let server = Arc::new(Server {
-        authorization: config.webserver.as_ref().map(authorization),
-        work: Arc::new(Semaphore::new(connection::WORK_MAX)),
-        routes: routes::Routes::new(context),
-    });
+    let work = Arc::new(Semaphore::new(connection::WORK_MAX));
+    let server = Server::new(routes::Routes::new(context), work)?;
+    let current = Arc::new(Current(Mutex::new(Arc::new(server))));
     let (stop, stopped) = smol::channel::bounded(1);
-    let run = move || smol::block_on(connection::accept(&listener, &server, tls, &stopped));
+    let serving = Arc::clone(&current);
+    let run = move || smol::block_on(connection::accept(&listener, &serving, &stopped));
     let thread = thread::Builder::new().name("http".into()).spawn(run);
     Ok(Handle {
         address,
+        current,
         stop,
         thread: Some(thread.map_err(told)?),
     })
@@ -135,9 +153,14 @@ fn open(addresses: &[SocketAddr]) -> bool {
 pub fn addresses(config: &Config) -> Outcome<Vec<SocketAddr>> {
     let host = config.http_address.as_str();
     let addresses = resolve(host, config.http_port)?;
-    if open(&addresses)
-        && config.webserver.is_none()
-        && config.http_anonymous == Anonymous::Loopback
+    guarded(config, &addresses)?;
+    Ok(addresses)
+}
+
+/// Nobody is let in unasked from another machine, unless the configuration says so.
+fn guarded(config: &Config, addresses: &[SocketAddr]) -> Outcome<()> {
+    let host = config.http_address.as_str();
+    if open(addresses) && config.webserver.is_none() && config.http_anonymous == Anonymous::Loopback
     {
         let message = format!(
             "http_address '{host}' is reachable from other machines, and no authentication is set"
@@ -147,7 +170,7 @@ pub fn addresses(config: &Config) -> Outcome<Vec<SocketAddr>> {
              true where the network keeps strangers out",
         ));
     }
-    Ok(addresses)
+    Ok(())
 }
 
 /// As PGHoard: empty is every IPv4 address, a name is looked up as IPv4.
@@ -171,11 +194,40 @@ fn resolve(host: &str, port: u16) -> Outcome<Vec<SocketAddr>> {
     }
 }
 
-struct Server {
+/// What a request is answered by; a reload exchanges it as a whole.
+pub struct Server {
     routes: routes::Routes,
     /// Digest of the one `Authorization` that is let in.
     authorization: Option<[u8; 32]>,
+    tls: Option<TlsAcceptor>,
     work: answer::Work,
+}
+
+impl Server {
+    fn new(routes: routes::Routes, work: answer::Work) -> Outcome<Server> {
+        let config = &routes.context.config;
+        let tls = config.http_tls.as_ref();
+        let tls = tls.map(|files| tls::server(&files.certificate, &files.key));
+        let tls = tls.transpose()?.map(|tls| TlsAcceptor::from(Arc::new(tls)));
+        Ok(Server {
+            authorization: config.webserver.as_ref().map(authorization),
+            tls,
+            work,
+            routes,
+        })
+    }
+}
+
+struct Current(Mutex<Arc<Server>>);
+
+impl Current {
+    fn lock(&self) -> MutexGuard<'_, Arc<Server>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn server(&self) -> Arc<Server> {
+        Arc::clone(&self.lock())
+    }
 }
 
 fn authorization(webserver: &Credentials) -> [u8; 32] {

@@ -104,7 +104,7 @@ impl Api {
             ack: Ack::Stored,
             ahead: 1,
         };
-        let doors = BTreeMap::from([(machine::Site("main".into()), door)]);
+        let doors = BTreeMap::from([(machine::Site("main".into()), Arc::new(door))]);
         let desk = archive::Desk::new(doors, Arc::default(), sender.clone());
         let desk = Arc::new(desk);
         let handle = start(Context {

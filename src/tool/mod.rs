@@ -74,6 +74,7 @@ const TOOLS: &[(&str, Tool)] = &[
     ("restore", |args| restore::run(args)),
     ("retention", |args| retention::run(args)),
     ("status", |args| status::run(args)),
+    ("systemd_unit", |args| links::unit::run(args)),
     ("verify", |args| verify::run(args)),
 ];
 
@@ -194,6 +195,8 @@ mod tests {
             (&["pghoard_gnutaremu", "--version"], 0),
             (&["pghoard_gnutaremu", "-f", "-"], 2),
             (&["pghoard", "install-links"], 2),
+            (&["pghoard", "systemd-unit", "--config", "/c.json"], 0),
+            (&["pghoard", "systemd-unit", "--unknown"], 2),
             (&["pghoard", "status", "--help"], 0),
             (&["pghoard_events", "--verify", "--follow"], 2),
             (&["pghoard", "staus"], 2),

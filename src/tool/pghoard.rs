@@ -8,12 +8,12 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use clap::Parser;
 
-use crate::config::{self, LogLevel};
+use crate::config::LogLevel;
 use crate::daemon::Daemon;
+use crate::daemon::reload::Source;
 use crate::failure::Outcome;
 use crate::report::{self, Form};
 
@@ -74,7 +74,12 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
         },
     );
     report::start(form, level);
-    match serve(&path, level) {
+    let ended = serve(Source {
+        path,
+        log_level: level,
+    });
+    log::logger().flush();
+    match ended {
         Ok(()) => 0,
         Err(failure) => {
             super::warn(format_args!("pghoard: {failure}"));
@@ -83,39 +88,16 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
     }
 }
 
-fn serve(path: &std::path::Path, level: LogLevel) -> Outcome<()> {
-    let (config, warnings) = config::load(path)
-        .map_err(|failure| failure.about(format!("failed to load config {}", path.display())))?;
-    report::set_level(stronger(level, config.log_level));
-    for warning in warnings {
-        log::warn!("{}: {}", warning.path, warning.message);
-    }
-    Daemon::start(&Arc::new(config))?.run()
-}
-
-/// Who asked for --debug looks right now: it outranks the configuration.
-fn stronger(asked: LogLevel, configured: LogLevel) -> LogLevel {
-    match asked {
-        LogLevel::Debug => asked,
-        LogLevel::Info | LogLevel::Warning | LogLevel::Error | LogLevel::Critical => configured,
-    }
+fn serve(source: Source) -> Outcome<()> {
+    let about = format!("failed to load config {}", source.path.display());
+    let read = source.read().map_err(|failure| failure.about(about))?;
+    source.log_by(&read.config);
+    Daemon::start(source, read)?.run()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// PGHoard's configuration takes it back.
-    #[test]
-    fn differs_debug_outranks_the_configuration() {
-        for (asked, configured, expect) in [
-            (LogLevel::Debug, LogLevel::Error, LogLevel::Debug),
-            (LogLevel::Info, LogLevel::Error, LogLevel::Error),
-            (LogLevel::Info, LogLevel::Debug, LogLevel::Debug),
-        ] {
-            assert_eq!(stronger(asked, configured), expect);
-        }
-    }
 
     #[test]
     fn the_configuration_may_be_a_plain_word_and_an_empty_one_is_none() {

@@ -49,6 +49,9 @@ fn plain_samples() -> Vec<Event> {
         Event::ConfigLoaded {
             digest: text("ab12"),
             sites: vec![text("main")],
+            changed: Vec::new(),
+            kept: Vec::new(),
+            elsewhere: false,
         },
         Event::ServerSeen(Server {
             node: 0,
@@ -253,6 +256,9 @@ fn plain_samples() -> Vec<Event> {
         },
         Event::AlertAcknowledged {
             alert: text("wal_hole"),
+        },
+        Event::ConfigRefused {
+            message: text("backup_sites.main.ack: expected one of stored, spooled, found a list"),
         },
         Event::LogRebuilt {
             reason: text("a line does not continue the digest chain"),

@@ -17,6 +17,7 @@ mod crash;
 mod hold;
 mod holes;
 mod http;
+mod life;
 mod load;
 mod login;
 mod long_log;

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use machine::event::Previous;
-use machine::policy::{Policy, SitePolicy};
+use machine::policy::{Drain, Policy, SitePolicy};
 use machine::{Event, File, State};
 use pghoard::Failure;
 use pghoard::journal::log::Log;
@@ -91,7 +91,7 @@ fn policy(fate: &Fate, world: &World, seed: u64) -> Policy {
         retries_max: 3,
         uploads_max: usize::try_from(fate.between(1, 4)).unwrap(),
         maintenance: false,
-        draining: false,
+        draining: Drain::No,
         // Not drawn: the dice of seeds that were found with a log that only grows stay theirs.
         log_events_max: compacts(seed).then_some(60 + seed % 121),
         export_events: (compacts(seed) && seed.is_multiple_of(2)).then_some(10 + seed % 17),

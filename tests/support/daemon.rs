@@ -18,6 +18,8 @@ use super::{PATIENCE, tail, wait_for, wait_until};
 pub struct Daemon {
     process: Option<Process>,
     config: PathBuf,
+    /// Beside the small environment that every program of a test has.
+    pub environment: Vec<(&'static str, String)>,
     /// Of its HTTP server.
     pub port: u16,
     scratch: Scratch,
@@ -64,6 +66,7 @@ impl Daemon {
         Daemon {
             process: None,
             config,
+            environment: Vec::new(),
             port,
             scratch,
         }
@@ -77,6 +80,7 @@ impl Daemon {
     pub fn up(&mut self) {
         let mut daemon = command(self.binary("pghoard"), self.home());
         daemon.arg("--config").arg(&self.config);
+        daemon.envs(self.environment.clone());
         self.process = Some(Process::spawn(daemon, self.log()));
     }
 
@@ -84,6 +88,46 @@ impl Daemon {
         if let Some(mut process) = self.process.take() {
             process.kill9();
         }
+    }
+
+    /// The configuration file, to be read at the next start or reload.
+    pub fn configure(&self, change: impl FnOnce(&mut Value)) {
+        let mut config = serde_json::from_slice(&fs::read(&self.config).unwrap()).unwrap();
+        change(&mut config);
+        self.configure_raw(&config.to_string());
+    }
+
+    pub fn configure_raw(&self, text: &str) {
+        self.scratch.file("pghoard.json", text);
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        self.process.as_ref().expect("it runs").signal(signal);
+    }
+
+    /// Changes the configuration and has it read; waits until the log says that it was, which is
+    /// answered for the whole of it.
+    pub fn reload(&mut self, change: impl FnOnce(&mut Value)) -> Value {
+        self.configure(change);
+        self.reread("config_loaded")
+    }
+
+    pub fn reread(&mut self, kind: &str) -> Value {
+        let told = |daemon: &Daemon| {
+            let answer = run(daemon.tool("pghoard", &["events", "--json", "--kind", kind]));
+            let events = answer.stdout.lines().map(|line| {
+                let event: Value = serde_json::from_str(line).expect("a JSON object a line");
+                event
+            });
+            let whole = events.filter(|event| event["site"].is_null());
+            whole.map(|event| event["body"].clone()).collect::<Vec<_>>()
+        };
+        let before = told(self).len();
+        self.signal(Signal::SIGHUP);
+        wait_for(kind, PATIENCE, || {
+            self.assert_alive();
+            told(self).get(before).cloned()
+        })
     }
 
     /// An orderly stop; the daemon promises exit code 0.

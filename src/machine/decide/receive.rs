@@ -34,7 +34,7 @@ impl Turn<'_> {
             let stream = self.site.servers.stream.as_ref();
             let elsewhere = source.is_some_and(|server| server.node != *node);
             let unfit = elsewhere || self.site.servers.foreign(*node) || self.ran_past(stream);
-            if !self.policy.streams || unfit || self.spool_full(100) {
+            if !self.policy.streams || unfit || self.full() {
                 out.push(Command::Stop(id));
             }
             return;
@@ -43,7 +43,8 @@ impl Turn<'_> {
             return;
         };
         let site = self.site;
-        if self.spool_full(SPOOL_RESUME_PERCENT) || !site.timelines.knows(server.timeline) {
+        let full = self.spool_full(SPOOL_RESUME_PERCENT) || self.policy.cramped_since.is_some();
+        if full || !site.timelines.knows(server.timeline) {
             return;
         }
         // After a start and after a stream ended the server is looked at first: it may be on a new
@@ -85,6 +86,11 @@ impl Turn<'_> {
                 start,
             },
         );
+    }
+
+    /// Nothing more is taken in; PostgreSQL keeps it meanwhile.
+    pub(super) fn full(&self) -> bool {
+        self.spool_full(100) || self.policy.cramped_since.is_some()
     }
 
     pub(super) fn spool_full(&self, percent: u64) -> bool {

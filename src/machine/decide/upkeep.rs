@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use super::{Busy, Turn};
-use crate::policy::Policy;
+use crate::policy::{Drain, Policy};
 use crate::state::State;
 use crate::state::summary::length;
 use crate::task::{Command, Task, TaskId};
@@ -32,7 +32,9 @@ impl Turn<'_> {
 /// a daemon that is never at rest does it all the same before the log is twice as long. It waits
 /// for every store that has not taken its part yet, and for enough to be won by it.
 pub(super) fn compact(state: &State, policy: &Policy, busy: &Busy) -> Option<Command> {
-    let max = policy.log_events_max.filter(|_| !policy.draining)?;
+    let max = policy
+        .log_events_max
+        .filter(|_| policy.draining == Drain::No)?;
     let held = state.log.held(state.seq);
     // These two run as long as the daemon does.
     let lasting = |id: &TaskId| matches!(id, TaskId::Receive(_) | TaskId::Lease(_));

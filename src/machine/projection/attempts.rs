@@ -101,7 +101,7 @@ impl Attempts {
                 self.fail(TaskId::Take(site.clone()), *class, message, at);
             }
             // A new configuration or a restart is a reason to try everything at once.
-            Event::Started { .. } => self.failed.clear(),
+            Event::Started { .. } | Event::ConfigLoaded { .. } => self.failed.clear(),
             // Mostly nothing has failed, and no name is made for nothing.
             _ if self.failed.is_empty() => {}
             _ => {

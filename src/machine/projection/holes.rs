@@ -76,7 +76,9 @@ impl Holes {
         match event {
             // The configuration may name other servers now; and a standby may have caught up
             // since it was asked: every listing is a reason to ask again.
-            Event::Started { .. } | Event::Reconciled { .. } => self.asked.clear(),
+            Event::Started { .. } | Event::ConfigLoaded { .. } | Event::Reconciled { .. } => {
+                self.asked.clear();
+            }
             // A server that comes back may be another one.
             Event::ServerLost { node, .. } => drop(self.asked.remove(&Means::Server(*node))),
             Event::HoleOpened { hole } => {

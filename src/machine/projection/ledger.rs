@@ -124,6 +124,7 @@ impl Ledger {
             Event::Started { .. }
             | Event::Stopped { .. }
             | Event::ConfigLoaded { .. }
+            | Event::ConfigRefused { .. }
             | Event::ServerLost { .. }
             | Event::StreamEnded { .. }
             | Event::TimelineLearned { .. }

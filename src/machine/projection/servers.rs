@@ -104,6 +104,9 @@ impl Servers {
                 self.stream = None;
                 self.ended = None;
             }
+            Event::ConfigLoaded {
+                elsewhere: true, ..
+            } => self.nodes.clear(),
             Event::ServerSeen(server) => {
                 self.system_id.get_or_insert(server.system_id);
                 let node = self.nodes.entry(server.node).or_default();

@@ -27,7 +27,7 @@ mod damage;
 mod log;
 mod refused;
 
-use around::clock_jumped;
+use around::{clock_jumped, config_refused};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Alert {
@@ -67,9 +67,10 @@ pub const STICKY: [&str; 5] = [
 ];
 
 /// The names that are ours.
-pub const OURS: [&str; 14] = [
+pub const OURS: [&str; 15] = [
     "backup_overdue",
     "clock_doubtful",
+    "config_refused",
     "deletion_refused",
     "event_log_growing",
     "event_log_rebuilt",
@@ -96,6 +97,7 @@ pub fn alerts(
 ) -> BTreeMap<&'static str, Alert> {
     let mut list = List::default();
     clock_jumped(&mut list, &state.clock);
+    config_refused(&mut list, state);
     if let Some((at, reason)) = &state.rebuilt {
         let what = format!("the event log was set aside and rebuilt from the stores: {reason}");
         let todo = "check the disk that holds the log; counters, failure history and \
@@ -139,6 +141,7 @@ pub fn alerts(
         view.clock(&mut list);
         view.daemons(&mut list);
         view.space(&mut list);
+        view.cramped(&mut list);
     }
     for (name, alert) in &mut list.0 {
         let noted = state.acknowledged.get(*name);
@@ -437,7 +440,9 @@ mod tests {
         for (event, seq) in events.iter().zip(1..) {
             let outside = matches!(
                 event,
-                Event::AlertAcknowledged { .. } | Event::LogRebuilt { .. }
+                Event::AlertAcknowledged { .. }
+                    | Event::LogRebuilt { .. }
+                    | Event::ConfigRefused { .. }
             );
             state.apply(&Envelope {
                 seq,
@@ -494,6 +499,17 @@ mod tests {
         }
         let reason = "damaged".to_string();
         check(&[Event::LogRebuilt { reason }], "!event_log_rebuilt 1..1");
+        let message = "no valid JSON".to_string();
+        let refused = Event::ConfigRefused { message };
+        let taken = Event::ConfigLoaded {
+            digest: "".into(),
+            sites: Vec::new(),
+            changed: Vec::new(),
+            kept: Vec::new(),
+            elsewhere: false,
+        };
+        check(core::slice::from_ref(&refused), "!config_refused 1..1");
+        check(&[refused, taken], "");
     }
 
     #[test]

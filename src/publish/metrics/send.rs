@@ -73,6 +73,26 @@ impl Metrics {
         })
     }
 
+    /// Under another configuration: what nobody changed goes on; the threads of what did end when
+    /// they have sent what they have.
+    pub fn changed(
+        &self,
+        (old, new): (&Config, &Config),
+        host: &str,
+        facts: &Facts<'_>,
+    ) -> Outcome<Option<Metrics>> {
+        let same = old.statsd == new.statsd
+            && old.pushgateway == new.pushgateway
+            && old.prometheus == new.prometheus;
+        if same {
+            return Ok(None);
+        }
+        Ok(Some(Metrics {
+            exposition: self.exposition(),
+            ..Metrics::start(new, host, facts)?
+        }))
+    }
+
     pub fn exposition(&self) -> Exposition {
         Arc::clone(&self.exposition)
     }

@@ -32,6 +32,8 @@ pub const NAMES: [&str; 7] = [
     "pghoard_restore",
 ];
 
+pub mod unit;
+
 #[derive(Parser)]
 #[command(name = "pghoard install-links", version, infer_long_args = true)]
 /// Make the links by which PGHoard's commands are called

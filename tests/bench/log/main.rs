@@ -195,6 +195,7 @@ fn policy() -> Policy {
         ack: Ack::Stored,
         preferred_node: None,
         spool_limit_bytes: u64::MAX,
+        cramped_since: None,
         interval_ms: Some(86_400_000),
         hour: Some(3),
         minute: None,

@@ -5,6 +5,7 @@ use alloc::format;
 use super::{List, View};
 use crate::projection::clock::{ALERT, Clock};
 use crate::rule::clock;
+use crate::state::State;
 
 const CLOCK_TODO: &str = "set the clocks of this machine and of its servers right (NTP); until a \
                           server agrees within 5 minutes nothing expires by age; removing this \
@@ -14,6 +15,16 @@ const CLOCK_TODO: &str = "set the clocks of this machine and of its servers righ
 pub(super) fn clock_jumped(list: &mut List, known: &Clock) {
     if let Some((since, what)) = clock::jumped(known) {
         list.add(ALERT, since, what, CLOCK_TODO);
+    }
+}
+
+/// What runs is well; the next start is not.
+pub(super) fn config_refused(list: &mut List, state: &State) {
+    if let Some((since, message)) = &state.config_refused {
+        let what = format!("the configuration was not taken, the one before stays: {message}");
+        let todo = "mend the file and send SIGHUP again (systemctl reload pghoard): with this \
+                    file the daemon would not start";
+        list.add("config_refused", *since, what, todo);
     }
 }
 
@@ -81,6 +92,20 @@ impl View<'_> {
                         when the other has not been heard of for 10 minutes, or at once when the \
                         object 'daemon_lease' below the prefix is removed";
             list.add("two_daemons", since, what, todo);
+        }
+    }
+
+    /// Reception pauses, as `min_disk_free_bytes` wants it.
+    pub(super) fn cramped(&self, list: &mut List) {
+        if let Some(since) = self.policy.cramped_since {
+            let what = format!(
+                "site '{}': reception pauses, the disk of backup_location has less free than \
+                 min_disk_free_bytes; the server keeps the WAL meanwhile",
+                self.name
+            );
+            let todo = "make room on that disk; reception goes on by itself at \
+                        resume_multiplier times as much";
+            list.add("spool_filling", since, what, todo);
         }
     }
 

@@ -1,0 +1,143 @@
+//! What ends: sites that the configuration has no more, a daemon on its way out, a full disk.
+
+use alloc::collections::BTreeMap;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use super::*;
+use crate::Envelope;
+use crate::event::Origin;
+use crate::file::{BackupName, File};
+use crate::task::Start;
+use crate::testing::{lease, reconciled, seen, site_policy};
+use crate::wal::{Segment, Timeline};
+
+fn site() -> Site {
+    Site("main".into())
+}
+
+fn wal(number: u64) -> File {
+    File::Wal(Segment::new(Timeline(1), number))
+}
+
+fn receive() -> Task {
+    Task::Receive {
+        site: site(),
+        node: 0,
+        start: Start::Anchor,
+    }
+}
+
+fn store(number: u64) -> Task {
+    Task::Store {
+        site: site(),
+        file: wal(number),
+        entry: number,
+    }
+}
+
+fn take() -> Task {
+    Task::Take {
+        site: site(),
+        node: 0,
+        backup: BackupName("2026-11-22_09-27_0".into()),
+    }
+}
+
+/// Segments in the spool, what runs, then `+` what starts and `-` what is stopped.
+fn check(spooled: &[u64], running: &[Task], policy: &Policy, expect: &[&str]) {
+    let mut state = State::default();
+    let spooled = spooled.iter().map(|number| Event::Spooled {
+        file: wal(*number),
+        entry: *number,
+        bytes: 1,
+        origin: Origin::Stream,
+    });
+    let known = [
+        lease(true),
+        reconciled(),
+        Event::ServerSeen(seen(0)),
+        Event::MarksRead { marks: 0 },
+    ];
+    for (event, seq) in known.into_iter().chain(spooled).zip(1..) {
+        state.apply(&Envelope {
+            seq,
+            at: Millis(seq),
+            run: 1,
+            site: Some(site()),
+            event,
+        });
+    }
+    let busy: Busy = running
+        .iter()
+        .map(|task| (task.id(), task.clone()))
+        .collect();
+    let commands = decide(&state, policy, &busy, Millis(9));
+    let told = commands.iter().filter_map(|command| match command {
+        Command::Start(task @ (Task::Store { .. } | Task::Receive { .. })) => {
+            Some((task.id(), "+"))
+        }
+        Command::Stop(id) => Some((id.clone(), "-")),
+        Command::Start(_) | Command::Record(..) | Command::Compact(_) => None,
+    });
+    let told: Vec<String> = told.map(|(id, way)| way.to_string() + id.name()).collect();
+    assert_eq!(told, expect, "{running:?} {policy:?}");
+}
+
+fn policy(draining: Drain) -> Policy {
+    Policy {
+        sites: BTreeMap::from([(site(), site_policy())]),
+        uploads_max: 1,
+        draining,
+        ..Policy::default()
+    }
+}
+
+#[test]
+fn what_runs_of_a_site_that_is_gone_ends_but_uploads_end_by_themselves() {
+    let mut gone = policy(Drain::No);
+    gone.sites.clear();
+    let running = [receive(), store(1), take()];
+    check(&[1, 2], &running, &gone, &["-receive", "-take"]);
+    let mut inactive = policy(Drain::No);
+    for site in inactive.sites.values_mut() {
+        site.active = false;
+    }
+    check(&[1, 2], &running, &inactive, &["-receive", "-take"]);
+}
+
+#[test]
+fn s27_reception_goes_last_and_not_before_the_uploads() {
+    let (storing, ending) = (policy(Drain::Storing), policy(Drain::Ending));
+    for (spooled, running, policy, expect) in [
+        (
+            &[1][..],
+            &[receive(), take()][..],
+            &storing,
+            &["+store", "-take"][..],
+        ),
+        (&[1], &[receive(), store(1)], &storing, &[]),
+        (&[], &[receive()], &storing, &["-receive"]),
+        (&[], &[], &storing, &[]),
+        (&[1, 2], &[receive(), store(1)], &ending, &["-receive"]),
+        (&[1, 2], &[store(1)], &ending, &[]),
+    ] {
+        check(spooled, running, policy, expect);
+    }
+    let mut full = storing;
+    for site in full.sites.values_mut() {
+        site.cramped_since = Some(Millis(1));
+    }
+    check(&[1], &[receive(), store(1)], &full, &["-receive"]);
+}
+
+#[test]
+fn s13_a_disk_that_is_nearly_full_pauses_reception_alone() {
+    let mut cramped = policy(Drain::No);
+    check(&[], &[], &cramped, &["+receive"]);
+    for site in cramped.sites.values_mut() {
+        site.cramped_since = Some(Millis(1));
+    }
+    check(&[1], &[receive()], &cramped, &["-receive", "+store"]);
+    check(&[], &[], &cramped, &[]);
+}
