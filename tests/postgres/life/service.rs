@@ -109,7 +109,11 @@ fn s27_a_stop_says_what_it_leaves_behind() {
 fn a_stop_ends_within_its_limits() {
     let Some(install) = install(15) else { return };
     let server = Server::start(install, &Options::default());
-    let site = json!({ "nodes": [node(&server)], "active_backup_mode": "walreceiver" });
+    let site = json!({
+        "nodes": [node(&server)],
+        "active_backup_mode": "walreceiver",
+        "basebackup_interval_hours": null,
+    });
     let global = json!({
         "compression": { "algorithm": "lzma", "level": 9 },
         "transfer": { "thread_count": 1 },
@@ -117,7 +121,8 @@ fn a_stop_ends_within_its_limits() {
         "graceful_shutdown_upload_timeout": 0.2,
     });
     let mut daemon = Daemon::configured(global, json!({ SITE: site })).started();
-    daemon.wait_backups(1);
+    let senders = "select count(*) from pg_stat_replication where state = 'streaming'";
+    wait_until("reception", PATIENCE, || server.one(senders) == "1");
     server.sql(
         "create table noise as select md5(random()::text) || md5(random()::text) as x \
          from generate_series(1, 600000)",
