@@ -352,7 +352,7 @@ mod tests {
             ("s/basebackup/c", at("2026-01-02 00:00:04"), None),
             ("s/basebackup/a", at("2026-01-02 00:00:05"), Some("a")),
             ("s/basebackup/a", lsn("0/40000000"), Some("a")),
-            ("s/basebackup/c", lsn("0/30000010"), None),
+            ("s/basebackup/c", lsn("0/20000010"), None),
             ("s/basebackup/x", lsn("0/30000010"), None),
             ("latest", at("2025-01-02 00:00:04"), None),
             ("latest", lsn("0/40000000"), Some("c")),

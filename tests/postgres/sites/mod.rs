@@ -47,7 +47,7 @@ fn segment(daemon: &mut Daemon, server: &Server, prefix: &str) -> String {
 /// Names of basebackups in the store of a site.
 fn backups(daemon: &Daemon, prefix: &str) -> Vec<String> {
     let mut names = names(&daemon.store().join(format!("{prefix}/basebackup")));
-    names.retain(|name| !name.ends_with(".metadata"));
+    names.retain(|name| !name.ends_with(".metadata") && !name.starts_with('.'));
     let base = |name: String| name.trim_end_matches(".00000000.pghoard").to_owned();
     names.into_iter().map(base).collect()
 }
