@@ -11,6 +11,8 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::sync_channel;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use machine::state::summary::Removed;
 use machine::{Class, Envelope, Event, Millis, Site};
@@ -32,6 +34,8 @@ const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 const FORMAT: u64 = 1;
 /// redb's default would take a gigabyte; the log is read once, front to back.
 const CACHE_BYTES: usize = 2 << 20;
+/// A daemon that starts lets nobody read until it has checked its log, after a crash above all.
+const OPENING: Duration = Duration::from_secs(10);
 
 pub struct Log {
     database: Database,
@@ -288,6 +292,18 @@ fn reader(path: &Path) -> Outcome<Reader> {
         )
         .hint("has the daemon been started with this configuration?"));
     }
+    let patience = Instant::now() + OPENING;
+    loop {
+        match try_reader(path) {
+            Err(failure) if failure.class == Class::Conflict && Instant::now() < patience => {
+                thread::sleep(Duration::from_millis(100));
+            }
+            other => return other,
+        }
+    }
+}
+
+fn try_reader(path: &Path) -> Outcome<Reader> {
     let open = || {
         builder()
             .set_concurrency_mode(ConcurrencyMode::SingleWriter)

@@ -99,6 +99,23 @@ fn s73_a_stale_head_never_overwrites_a_committed_event() {
     assert_eq!(place.read().unwrap().len(), 4);
 }
 
+/// As `pghoard events` beside a daemon that starts after a crash.
+#[test]
+fn a_reader_waits_for_who_just_opens_the_log() {
+    let place = Place::new();
+    let (mut log, _) = place.open().unwrap();
+    log.append(Millis(1), 1, some(2)).unwrap();
+    drop(log);
+    let opening = Database::builder().open(&place.path).unwrap();
+    let refused = try_reader(&place.path).map(|_| ()).unwrap_err();
+    assert_eq!(refused.class, Class::Conflict);
+    std::thread::scope(|scope| {
+        let reading = scope.spawn(|| place.read().unwrap().len());
+        drop(opening);
+        assert_eq!(reading.join().unwrap(), 2);
+    });
+}
+
 #[test]
 fn one_writer_at_a_time_and_readers_beside_it() {
     let place = Place::new();
