@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use machine::Class;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use nix::sys::statvfs::statvfs;
 
 use crate::failure::{Failure, Outcome};
 
@@ -88,6 +89,12 @@ pub fn make_folders(path: &Path) -> Outcome<()> {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
         Err(e) => Err(Failure::io(&e, path.display())),
     }
+}
+
+/// Room in the file system of `path` for who is not root.
+pub fn free_bytes(path: &Path) -> Outcome<u64> {
+    let stat = statvfs(path).map_err(|e| Failure::io(&e.into(), path.display()))?;
+    Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
 }
 
 /// Makes the content durable; the name is the folder's part.

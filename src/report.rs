@@ -73,25 +73,12 @@ impl Log for Stderr {
         let thread = current.name().unwrap_or("worker");
         let message = record.args().to_string();
         let at = utc_millis();
-        let line = render(
-            self.form,
-            &at,
-            record.level(),
-            record.target(),
-            thread,
-            &message,
-        );
+        let (level, target) = (record.level(), record.target());
+        let rendered = |form| render(form, &at, level, target, thread, &message);
+        let line = rendered(self.form);
         // Nowhere is left to say that stderr is gone.
         let _unsaid = io::stderr().lock().write_all(line.as_bytes());
-        let line = render(
-            Form::Journal,
-            &at,
-            record.level(),
-            record.target(),
-            thread,
-            &message,
-        );
-        syslog::hand_over(&line);
+        syslog::hand_over(|| rendered(Form::Journal));
     }
 
     /// What syslog has not got yet, for a short time: before the process ends.

@@ -52,8 +52,8 @@ impl Endpoint {
     }
 }
 
-/// RFC 3986, section 2.1.
-fn decoded(text: &str) -> Option<String> {
+/// RFC 3986, section 2.1. A plus stays one: it is in times.
+pub fn decoded(text: &str) -> Option<String> {
     let mut parts = text.split('%');
     let mut bytes = parts.next()?.as_bytes().to_vec();
     for part in parts {

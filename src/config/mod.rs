@@ -28,7 +28,7 @@ use crate::failure::{Failure, Outcome};
 use keys::Level;
 use read::{Found, Notes, Object, wrong};
 
-pub use endpoint::{Endpoint, Scheme};
+pub use endpoint::{Endpoint, Scheme, decoded};
 pub use read::Warning;
 pub use site::{
     Ack, ActiveBackupMode, Activity, BasebackupMode, DiskFree, KeyPair, Node, PreferredNode,

@@ -311,17 +311,7 @@ fn open_or_rebuild(path: &Path) -> Outcome<(Log, State)> {
         Ok((log, state))
     };
     // A tool that looks at the log of a daemon that was killed holds it for a moment.
-    let patience = Instant::now() + HELD_ELSEWHERE;
-    let mut opened = open();
-    while opened
-        .as_ref()
-        .is_err_and(|failure| failure.class == Class::Conflict)
-        && Instant::now() < patience
-    {
-        thread::sleep(Duration::from_millis(100));
-        opened = open();
-    }
-    let failure = match opened {
+    let failure = match log::patiently(HELD_ELSEWHERE, open) {
         Err(failure) if failure.class == Class::Corrupt => failure,
         other => return other,
     };

@@ -13,6 +13,7 @@ use crate::clock;
 use crate::config::{Activity, DiskFree};
 use crate::daemon::Sites;
 use crate::daemon::site::SiteContext;
+use crate::durable;
 use crate::failure::Outcome;
 use crate::publish::text::size;
 use crate::work::lease::{self, Identity, Moment, Watch};
@@ -115,10 +116,10 @@ impl Room {
         };
         self.cramped.retain(|name, _| limited(name));
         for (name, context) in sites {
-            let stat = nix::sys::statvfs::statvfs(&context.spool_directory);
             let active = context.config.active == Activity::Active;
-            if let (Some(limit), Ok(stat)) = (context.config.disk_free.filter(|_| active), stat) {
-                let free = stat.blocks_available().saturating_mul(stat.fragment_size());
+            if let Some(limit) = context.config.disk_free.filter(|_| active)
+                && let Ok(free) = durable::free_bytes(&context.spool_directory)
+            {
                 self.judge(name, limit, free, now);
             }
         }

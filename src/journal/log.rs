@@ -292,9 +292,14 @@ fn reader(path: &Path) -> Outcome<Reader> {
         )
         .hint("has the daemon been started with this configuration?"));
     }
-    let patience = Instant::now() + OPENING;
+    patiently(OPENING, || try_reader(path))
+}
+
+/// Tries again while another process has the log, for `limit` at most.
+pub fn patiently<T>(limit: Duration, mut open: impl FnMut() -> Outcome<T>) -> Outcome<T> {
+    let patience = Instant::now() + limit;
     loop {
-        match try_reader(path) {
+        match open() {
             Err(failure) if failure.class == Class::Conflict && Instant::now() < patience => {
                 thread::sleep(Duration::from_millis(100));
             }

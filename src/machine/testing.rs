@@ -1,9 +1,11 @@
 //! Small states for the tables of the rules.
 
+use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::event::{Event, Lease, Millis, Server, WalIn, Why};
-use crate::file::BackupName;
+use crate::event::{Adopted, Event, How, Lease, Millis, Server, WalIn, Why};
+use crate::file::{BackupName, File};
 use crate::policy::{Ack, SitePolicy, Tiers};
 use crate::projection::backups::{Backup, Content, Phase};
 use crate::wal::{Lsn, Segment, SegmentSize, Timeline};
@@ -104,4 +106,40 @@ pub fn backup(name: &str, at: Millis, reason: Why) -> (BackupName, Backup) {
         expired: None,
     };
     (BackupName(name.into()), made)
+}
+
+/// A backup of the one segment `start`, seen in the store. It began a second before `now`; of two
+/// the one with the higher segment is the newer by the difference in milliseconds.
+pub fn adopted(name: &str, start: u64, now: Millis) -> Event {
+    let start = Segment::new(Timeline(1), start);
+    Event::BackupFound(Adopted {
+        backup: BackupName(name.into()),
+        object: format!("{name}.00000000.pghoard"),
+        format: "pghoard-bb-v2".into(),
+        start,
+        end: Some(start),
+        started_at: Millis(now.0 - 1_000 + start.number),
+        decided_at: Millis(now.0 - 1_000 + start.number),
+        normalized_at: None,
+        reason: Why::Schedule,
+        parts: 0,
+        bytes_in: 0,
+        bytes_out: 0,
+        ended_at: None,
+        end_lsn: None,
+        wal: WalIn::Archive,
+    })
+}
+
+/// Stored, of no entry of the spool.
+pub fn stored(file: File) -> Event {
+    Event::Stored {
+        file,
+        entry: None,
+        bytes_in: 1,
+        bytes_out: 1,
+        digest: String::new(),
+        millis: 0,
+        how: How::Written,
+    }
 }

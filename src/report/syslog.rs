@@ -71,14 +71,15 @@ pub fn send_to(wanted: Option<&Syslog>) {
     }
 }
 
-/// `line` begins with its priority in angle brackets. Never waits.
-pub(super) fn hand_over(line: &str) {
-    let Some((priority, text)) = line.strip_prefix('<').and_then(|line| line.split_once('>'))
-    else {
-        return;
-    };
+/// What `line` answers begins with its priority in angle brackets. Never waits.
+pub(super) fn hand_over(line: impl FnOnce() -> String) {
     let mut courier = lock();
     let Some(courier) = courier.as_mut() else {
+        return;
+    };
+    let line = line();
+    let Some((priority, text)) = line.strip_prefix('<').and_then(|line| line.split_once('>'))
+    else {
         return;
     };
     if courier.lost > 0 && courier.lines.try_send(Job::Lost(courier.lost)).is_ok() {

@@ -24,11 +24,11 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use machine::{Class, SegmentSize, Timeline};
-use nix::sys::statvfs::statvfs;
 
 use super::Opened;
 use super::wal::{self, Places};
 use crate::config::Config;
+use crate::durable;
 use crate::failure::{Failure, Outcome};
 use crate::pg::files::History;
 use plan::{Got, Job, Plan, SILENCE, Stage};
@@ -271,10 +271,7 @@ impl Shared {
 
     fn room(&self) -> Outcome<()> {
         let folder = &self.order.folder;
-        let told = |e: io::Error| Failure::io(&e, folder.display());
-        let stat = statvfs(folder).map_err(|e| told(e.into()))?;
-        let free = stat.blocks_available().saturating_mul(stat.fragment_size());
-        match free >= ROOM_KEPT {
+        match durable::free_bytes(folder)? >= ROOM_KEPT {
             true => Ok(()),
             false => Err(Failure::new(
                 Class::DiskFull,

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use machine::Class;
+use tar::{Archive, Entry};
 
 use super::layout::{Content, Job, Naming};
 use super::target::Places;
@@ -73,6 +74,20 @@ pub trait Sink {
     /// A file of a delta backup, which keeps no modes; PostgreSQL's own is 0600. `bytes` as
     /// announced.
     fn file(&mut self, name: &str, bytes: Option<u64>, source: &mut dyn Read) -> Outcome<()>;
+}
+
+/// Hands over every member of an archive, then reads the source to its end, which proves it.
+pub fn members<R: Read>(
+    source: R,
+    mut each: impl FnMut(Entry<'_, R>) -> Outcome<()>,
+) -> Outcome<()> {
+    let told = |e: io::Error| Failure::from_io(&e, "archive");
+    let mut archive = Archive::new(source);
+    for entry in archive.entries().map_err(told)? {
+        each(entry.map_err(told)?)?;
+    }
+    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(told)?;
+    Ok(())
 }
 
 /// One object, verified as far as it can be by itself.

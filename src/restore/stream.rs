@@ -17,7 +17,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use machine::Class;
-use tar::{Archive, Entry, EntryType, Header};
+use tar::{Entry, EntryType, Header};
 
 use super::fetch::progress::Progress;
 use super::fetch::unpack::{CONTROL, Link, MADE_UP, Sum, member};
@@ -185,13 +185,7 @@ struct Head {
 
 impl Sink for Tar<'_> {
     fn archive(&mut self, source: &mut dyn Read, naming: Naming) -> Outcome<()> {
-        let told = |e: io::Error| Failure::from_io(&e, "archive");
-        let mut archive = Archive::new(source);
-        for entry in archive.entries().map_err(told)? {
-            self.entry(entry.map_err(told)?, naming)?;
-        }
-        io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(told)?;
-        Ok(())
+        fetch::members(source, |entry| self.entry(entry, naming))
     }
 
     fn file(&mut self, name: &str, bytes: Option<u64>, source: &mut dyn Read) -> Outcome<()> {

@@ -378,7 +378,8 @@ impl Query {
         let mut all = Vec::new();
         for part in text.split('&').filter(|part| !part.is_empty()) {
             let (name, value) = part.split_once('=').unwrap_or((part, ""));
-            let value = decoded(value).filter(|text| !text.contains(|c: char| c.is_control()));
+            let value =
+                config::decoded(value).filter(|text| !text.contains(|c: char| c.is_control()));
             let value =
                 value.ok_or_else(|| refused(format!("{name}: expected text, percent-encoded")))?;
             if !known.contains(&name) {
@@ -418,18 +419,6 @@ impl Query {
             cacert: file("cacert")?,
         })
     }
-}
-
-/// RFC 3986, section 2.1. A plus stays one: it is in times.
-fn decoded(text: &str) -> Option<String> {
-    let mut parts = text.split('%');
-    let mut bytes = parts.next()?.as_bytes().to_vec();
-    for part in parts {
-        let (digits, rest) = part.split_at_checked(2)?;
-        bytes.push(u8::from_str_radix(digits, 16).ok()?);
-        bytes.extend_from_slice(rest.as_bytes());
-    }
-    String::from_utf8(bytes).ok()
 }
 
 #[cfg(test)]

@@ -10,9 +10,9 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Component, Path, PathBuf};
 
-use tar::{Archive, Entry, EntryType};
+use tar::{Entry, EntryType};
 
-use super::Sink;
+use super::{Sink, members};
 use crate::durable::Flowing;
 use crate::failure::{Failure, Outcome};
 use crate::restore::corrupt;
@@ -72,13 +72,7 @@ struct Spot {
 
 impl Sink for Unpacker<'_> {
     fn archive(&mut self, source: &mut dyn Read, naming: Naming) -> Outcome<()> {
-        let told = |e: io::Error| Failure::from_io(&e, "archive");
-        let mut archive = Archive::new(source);
-        for entry in archive.entries().map_err(told)? {
-            self.entry(entry.map_err(told)?, naming)?;
-        }
-        io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(told)?;
-        Ok(())
+        members(source, |entry| self.entry(entry, naming))
     }
 
     fn file(&mut self, name: &str, _bytes: Option<u64>, source: &mut dyn Read) -> Outcome<()> {

@@ -141,7 +141,7 @@ impl World {
 
 /// Name, mode, content or where a link leads.
 fn members(tar: &[u8]) -> Vec<(String, u32, String)> {
-    let mut archive = Archive::new(tar);
+    let mut archive = tar::Archive::new(tar);
     let entries = archive.entries().unwrap();
     entries
         .map(|entry| {
@@ -217,7 +217,7 @@ fn s18_what_is_damaged_ends_without_pg_control() {
         let failure = done.unwrap_err();
         assert!(failure.message.contains(says), "{failure}");
         assert!(!tar.is_empty() && !tar.ends_with(&[0; 1024]));
-        let mut archive = Archive::new(tar.as_slice());
+        let mut archive = tar::Archive::new(tar.as_slice());
         let names = archive.entries().unwrap().map_while(Result::ok);
         let names: Vec<_> = names.map(|e| e.path_bytes().into_owned()).collect();
         assert!(names.iter().all(|name| name != CONTROL.as_bytes()));

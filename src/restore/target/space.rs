@@ -11,9 +11,9 @@ use std::path::Path;
 
 use machine::Class;
 use nix::sys::statfs::{BTRFS_SUPER_MAGIC, FsType, statfs};
-use nix::sys::statvfs::statvfs;
 
 use super::Existing;
+use crate::durable;
 use crate::failure::{Failure, Outcome};
 
 /// `spaces`: directories of tablespaces.
@@ -31,9 +31,7 @@ pub fn check<'a>(
         if compresses(path) {
             return Ok(());
         }
-        let stat = statvfs(path).map_err(|e| told(e.into()))?;
-        let bytes = stat.blocks_available().saturating_mul(stat.fragment_size());
-        free.insert(device, bytes);
+        free.insert(device, durable::free_bytes(path)?);
     }
     let room = free
         .values()

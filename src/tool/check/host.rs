@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::finding::Finding;
 use crate::config::{Activity, Config, Warning};
+use crate::durable;
 use crate::http::Peer;
 use crate::publish::{stats, text};
 use crate::serve;
@@ -213,7 +214,7 @@ const SEGMENT_BYTES: u64 = 16 << 20;
 
 fn room(host: &Host<'_>) -> Option<Finding> {
     let path = host.config.backup_location.as_ref()?;
-    let free = free_bytes(path)?;
+    let free = durable::free_bytes(path).ok()?;
     let sites = host.config.sites.values();
     let chunk = sites.map(|site| site.basebackup_chunk_size_bytes).max();
     let segments = SEGMENTS * SEGMENT_BYTES;
@@ -235,15 +236,6 @@ fn room(host: &Host<'_>) -> Option<Finding> {
     } else {
         Finding::ok("room", told)
     })
-}
-
-pub fn free_bytes(path: &Path) -> Option<u64> {
-    let found = nix::sys::statvfs::statvfs(path).ok()?;
-    Some(
-        found
-            .blocks_available()
-            .saturating_mul(found.fragment_size()),
-    )
 }
 
 fn http(host: &Host<'_>) -> Option<Finding> {

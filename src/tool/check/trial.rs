@@ -13,9 +13,9 @@ use std::time::Instant;
 use machine::Class;
 
 use super::finding::Finding;
-use super::host::free_bytes;
 use crate::clock;
 use crate::config::{Site, Storage};
+use crate::durable;
 use crate::failure::{Failure, Outcome};
 use crate::publish::text;
 use crate::store::choose::{self, Missing};
@@ -69,7 +69,7 @@ fn room(site: &Site) -> Option<Finding> {
     let Some(Storage::Local { directory, .. }) = &site.object_storage else {
         return None;
     };
-    let free = free_bytes(directory)?;
+    let free = durable::free_bytes(directory).ok()?;
     let told = format!("{} are free", text::size(free));
     Some(match free < ROOM_BYTES {
         true => Finding::fail("store_room", told, "make room there"),

@@ -5,11 +5,11 @@ use alloc::vec;
 
 use super::*;
 use crate::decide::{Busy, decide};
-use crate::event::{Adopted, Envelope, Why};
+use crate::event::Envelope;
 use crate::file::Site;
 use crate::policy::Policy;
 use crate::state::State;
-use crate::testing::{lease, reconciled, seen, site_policy};
+use crate::testing::{adopted, lease, reconciled, seen, site_policy};
 use crate::wal::{SegmentSize, Timeline};
 
 const NOW: Millis = Millis(1_795_339_646_717);
@@ -52,12 +52,20 @@ impl Bed {
         }
         let mut server = seen(0);
         server.system_id = 9;
-        bed.tell("new", 0, &[Event::ServerSeen(server), backup("c", 25)]);
+        bed.tell(
+            "new",
+            0,
+            &[Event::ServerSeen(server), adopted("c", 25, NOW)],
+        );
         let learned = Event::ClusterLearned {
             system_id: 1,
             segment: Segment::new(Timeline(1), 30),
         };
-        bed.tell("old", 0, &[learned, backup("a", 10), backup("b", 20)]);
+        bed.tell(
+            "old",
+            0,
+            &[learned, adopted("a", 10, NOW), adopted("b", 20, NOW)],
+        );
         bed
     }
 
@@ -99,27 +107,6 @@ impl Bed {
         });
         told.collect::<Vec<String>>().join(", ")
     }
-}
-
-fn backup(name: &str, start: u64) -> Event {
-    let start = Segment::new(Timeline(1), start);
-    Event::BackupFound(Adopted {
-        backup: BackupName(name.into()),
-        object: alloc::format!("{name}.00000000.pghoard"),
-        format: "pghoard-bb-v2".into(),
-        start,
-        end: Some(start),
-        started_at: Millis(NOW.0 - 1_000 + start.number),
-        decided_at: Millis(NOW.0 - 1_000 + start.number),
-        normalized_at: None,
-        reason: Why::Schedule,
-        parts: 0,
-        bytes_in: 0,
-        bytes_out: 0,
-        ended_at: None,
-        end_lsn: None,
-        wal: crate::event::WalIn::Archive,
-    })
 }
 
 #[test]

@@ -7,12 +7,12 @@ use alloc::vec;
 use super::*;
 use crate::class::Class;
 use crate::decide::{Busy, decide};
-use crate::event::{Adopted, Envelope, Why};
+use crate::event::Envelope;
 use crate::file::Site;
 use crate::policy::Policy;
 use crate::projection::attempts::refused::REST_MS;
 use crate::state::State;
-use crate::testing::{lease, reconciled, seen, site_policy};
+use crate::testing::{adopted, lease, reconciled, seen, site_policy};
 use crate::wal::{SegmentSize, Timeline};
 
 const NOW: Millis = Millis(1_795_339_646_717);
@@ -169,7 +169,7 @@ impl Bed {
             wal: vec![range(1, 30)],
             files: Vec::new(),
         };
-        let backups = [("a", 10), ("b", 20), ("c", 25)].map(|(name, at)| backup(name, at));
+        let backups = [("a", 10), ("b", 20), ("c", 25)].map(|(name, at)| adopted(name, at, NOW));
         bed.tell(0, &[Event::ServerSeen(seen(0)), lease(true), found]);
         bed.tell(0, &backups);
         bed
@@ -271,25 +271,4 @@ fn refused(wal: &[(u64, u64)], files: Vec<File>) -> Event {
         class: Class::Denied,
         message: "locked".to_string(),
     }
-}
-
-fn backup(name: &str, start: u64) -> Event {
-    let start = Segment::new(Timeline(1), start);
-    Event::BackupFound(Adopted {
-        backup: BackupName(name.into()),
-        object: format!("{name}.00000000.pghoard"),
-        format: "pghoard-bb-v2".into(),
-        start,
-        end: Some(start),
-        started_at: Millis(NOW.0 - 1_000 + start.number),
-        decided_at: Millis(NOW.0 - 1_000 + start.number),
-        normalized_at: None,
-        reason: Why::Schedule,
-        parts: 0,
-        bytes_in: 0,
-        bytes_out: 0,
-        ended_at: None,
-        end_lsn: None,
-        wal: crate::event::WalIn::Archive,
-    })
 }

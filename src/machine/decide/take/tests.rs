@@ -7,13 +7,13 @@ use alloc::vec::Vec;
 use crate::Envelope;
 use crate::class::Class;
 use crate::decide::{Busy, decide};
-use crate::event::{Event, Finished, How, Millis, WalIn, Why};
+use crate::event::{Event, Finished, Millis, WalIn, Why};
 use crate::file::{BackupName, File, Site};
 use crate::policy::Policy;
 use crate::projection::backups::Phase;
 use crate::state::State;
 use crate::task::{Command, Task};
-use crate::testing::{lease, reconciled, seen, site_policy};
+use crate::testing::{lease, reconciled, seen, site_policy, stored};
 use crate::wal::{Lsn, Segment, SegmentSize, Timeline};
 
 const NAME: &str = "2026-11-22_09-27_0";
@@ -59,18 +59,6 @@ fn finished(wal: WalIn) -> Event {
         object: Some(NAME.into()),
         wal,
     })
-}
-
-fn stored(file: File) -> Event {
-    Event::Stored {
-        file,
-        entry: None,
-        bytes_in: 1,
-        bytes_out: 1,
-        digest: String::new(),
-        millis: 0,
-        how: How::Written,
-    }
 }
 
 fn wal(number: u64) -> Event {

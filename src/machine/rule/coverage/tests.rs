@@ -5,7 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::*;
-use crate::event::{Branch, Envelope, Event, Finished, How, Origin, Range, Why};
+use crate::event::{Branch, Envelope, Event, Finished, Origin, Range, Why};
 use crate::file::File;
 use crate::state::State;
 use crate::testing::{self, site_policy};
@@ -43,20 +43,8 @@ fn begun(timeline: u32, number: u64) -> Event {
     }
 }
 
-fn file(file: File) -> Event {
-    Event::Stored {
-        file,
-        entry: None,
-        bytes_in: 1,
-        bytes_out: 1,
-        digest: String::new(),
-        millis: 0,
-        how: How::Written,
-    }
-}
-
 fn stored_on(timeline: u32, number: u64) -> Event {
-    file(File::Wal(on(timeline, number)))
+    testing::stored(File::Wal(on(timeline, number)))
 }
 
 fn stored(number: u64) -> Event {
@@ -98,7 +86,7 @@ fn backup(label: &str, timeline: u32, number: u64, ended_at: u64) -> Vec<Event> 
         object: None,
         wal: WalIn::Archive,
     });
-    [begun, finished, file(File::Main(backup))].into()
+    [begun, finished, testing::stored(File::Main(backup))].into()
 }
 
 /// Folds what happens at 1, 2, ...
@@ -221,7 +209,7 @@ fn backups_that_stand_alone_are_windows_of_one_position() {
 fn s48_windows_follow_timelines_whose_history_is_stored() {
     let start = [seen(510), begun(1, 5), stored(5)];
     let one = backup("a", 1, 5, 4);
-    let history = [file(File::History(Timeline(2)))];
+    let history = [testing::stored(File::History(Timeline(2)))];
     let over = [learned(2, 1, 650), seen_on(2, 660), begun(2, 6)];
     let child = [stored_on(2, 6), stored_on(2, 7)];
     check(&[&start, &one, &over, &child], "1:520-600 @4-4 x1..");

@@ -4,13 +4,13 @@ use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::event::{Envelope, Event, Finished, How, Lease, Millis, Origin, Slot, Why};
+use crate::event::{Envelope, Event, Finished, Lease, Millis, Origin, Slot, Why};
 use crate::file::{BackupName, File, Site};
 use crate::policy::Policy;
 use crate::rule::alerts::alerts;
 use crate::rule::coverage::{Live, Space};
 use crate::state::State;
-use crate::testing::{seen, site_policy};
+use crate::testing::{seen, site_policy, stored};
 use crate::wal::{Lsn, Segment, SegmentSize, Timeline};
 
 const MINUTE: u64 = 60_000;
@@ -59,18 +59,6 @@ fn ended() -> Event {
         at: Lsn(0),
         class: crate::class::Class::Interrupted,
         message: String::new(),
-    }
-}
-
-fn stored(file: File) -> Event {
-    Event::Stored {
-        file,
-        entry: None,
-        bytes_in: 1,
-        bytes_out: 1,
-        digest: String::new(),
-        millis: 0,
-        how: How::Written,
     }
 }
 
