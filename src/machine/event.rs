@@ -117,8 +117,8 @@ pub enum Event {
         at: Lsn,
     },
 
-    /// `archive_command` was given the label of a backup that PostgreSQL made itself: somebody takes
-    /// backups besides us. No restore asks for it, so it is not kept.
+    /// `archive_command` was given the label of a backup that PostgreSQL made itself. No restore
+    /// asks for it, so it is not kept.
     LabelArchived {
         name: String,
     },
