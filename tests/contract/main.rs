@@ -3,8 +3,11 @@
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
+    clippy::as_conversions,
     reason = "a test binary: a panic is how it reports"
 )]
+
+mod s3;
 
 use std::fs;
 use std::io::{Read, Write};
