@@ -3,8 +3,13 @@
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
+    clippy::panic,
     reason = "a test binary: a panic is how it reports"
 )]
+
+mod servers;
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::fs;
 use std::io::{Read, Write};
