@@ -16,8 +16,9 @@
 //!   checksum the store noted, is an error, at the latest where it ends.
 //! - `look` answers `None` only for a confirmed absence; any doubt is an error, a missing bucket
 //!   among them.
-//! - `list` visits every object below a folder once, sorted by key, by pages of the store: with
-//!   bounded memory, whatever there is. An answer that is no listing is an error, never an empty one.
+//! - `list` visits every object below a folder once, by pages of the store: with bounded memory,
+//!   whatever there is. The keys in one folder come sorted; whether what is below `a` comes before
+//!   `a-b` is the store's own business. An answer that is no listing is an error, never an empty one.
 //! - `delete` of nothing succeeds. What the store refuses to delete, for a lock, is
 //!   [`Class::Denied`] or [`Class::Conflict`], and stays.
 //! - `begin` takes an object whose end nobody knows yet. Nothing is visible before

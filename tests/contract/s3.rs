@@ -14,6 +14,8 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::{contract, list_all, metadata, read};
+use crate::support::postgres::free_port;
+use crate::support::stores::seaweed::{Seaweed, seaweed};
 
 /// A store by its configuration, as the daemon opens it.
 pub fn open(storage: Value, missing: Missing) -> Box<dyn Store> {
@@ -23,32 +25,38 @@ pub fn open(storage: Value, missing: Missing) -> Box<dyn Store> {
     choose::store(config.sites["a"].storage().unwrap(), missing).unwrap()
 }
 
-fn at(port: u16, bucket: &str, more: Value) -> Value {
-    let mut storage = json!({
-        "storage_type": "s3", "region": "us-east-1", "bucket_name": bucket,
-        "host": "127.0.0.1", "port": port,
-        "aws_access_key_id": "AKIATEST", "aws_secret_access_key": "secretsecret",
-    });
+fn with(mut storage: Value, more: Value) -> Value {
     let more = more.as_object().unwrap().clone();
     storage.as_object_mut().unwrap().extend(more);
     storage
 }
 
-fn port() -> u16 {
-    18_333
+/// At a server that is none.
+fn at(port: u16) -> Box<dyn Store> {
+    let storage = json!({
+        "storage_type": "s3", "region": "us-east-1", "bucket_name": "b",
+        "host": "127.0.0.1", "port": port,
+        "aws_access_key_id": "AKIATEST", "aws_secret_access_key": "secretsecret",
+    });
+    open(storage, Missing::Refuse)
 }
 
 #[test]
 fn s3() {
+    let Some(seaweed) = seaweed() else { return };
+    let bucket = seaweed.bucket();
     let more = json!({ "prefix": "deep/down" });
-    let store = open(at(port(), "contract", more), Missing::Create);
-    contract(store.as_ref());
+    let storage = with(bucket.object_storage(), more);
+    contract(open(storage, Missing::Refuse).as_ref());
+    let secure = seaweed.secure(&bucket).object_storage();
+    contract(open(secure, Missing::Refuse).as_ref());
 }
 
 #[test]
 fn s3_parts_arrive_whole_and_in_order() {
-    let store = open(at(port(), "parts", json!({})), Missing::Create);
-    let body: Vec<u8> = (0..30_000_001_u32).map(|n| (n / 97) as u8).collect();
+    let Some(seaweed) = seaweed() else { return };
+    let store = open(seaweed.bucket().object_storage(), Missing::Refuse);
+    let body: Vec<u8> = (0..30_000_001_u32).map(|n| n.to_le_bytes()[1]).collect();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("scratch");
     for mode in [Put::Create, Put::Replace] {
@@ -75,7 +83,8 @@ fn s3_parts_arrive_whole_and_in_order() {
 
 #[test]
 fn s3_many_are_deleted_at_once() {
-    let store = open(at(port(), "many", json!({})), Missing::Create);
+    let Some(seaweed) = seaweed() else { return };
+    let store = open(seaweed.bucket().object_storage(), Missing::Refuse);
     let keys: Vec<String> = (0..1_100).map(|n| format!("p/xlog/{n:05}&<>")).collect();
     thread::scope(|scope| {
         let store = store.as_ref();
@@ -97,7 +106,8 @@ fn s3_many_are_deleted_at_once() {
 
 #[test]
 fn s3_abandoned_uploads_are_swept_when_they_are_old() {
-    let store = open(at(port(), "sweep", json!({})), Missing::Create);
+    let Some(seaweed) = seaweed() else { return };
+    let store = open(seaweed.bucket().object_storage(), Missing::Refuse);
     let mut upload = store.begin("p/basebackup/x", &Metadata::new()).unwrap();
     upload.write_all(&vec![7; 10 << 20]).unwrap();
     // As after a crash.
@@ -110,14 +120,17 @@ fn s3_abandoned_uploads_are_swept_when_they_are_old() {
 
 #[test]
 fn s3_says_whose_fault_it_is() {
-    let class = |more: Value, missing| {
-        let store = open(at(port(), "fault", more), missing);
+    let Some(seaweed) = seaweed() else { return };
+    let bucket = seaweed.bucket();
+    let class = |more: Value| {
+        let store = open(with(bucket.object_storage(), more), Missing::Refuse);
         let put = store.put("p/x", Body::Bytes(b"x"), &Metadata::new(), Put::Create);
         let classes = [
             put.unwrap_err().class,
             store.look("p/x").unwrap_err().class,
             store.get("p/x").err().unwrap().class,
             store.list("p", &mut |_| Ok(())).unwrap_err().class,
+            store.begin("p/x", &Metadata::new()).err().unwrap().class,
         ];
         assert!(
             classes.iter().all(|class| *class == classes[0]),
@@ -125,24 +138,40 @@ fn s3_says_whose_fault_it_is() {
         );
         classes[0]
     };
-    let store = open(at(port(), "fault", json!({})), Missing::Create);
-    store.list("", &mut |_| Ok(())).unwrap();
-    let wrong = json!({ "aws_secret_access_key": "wrong" });
-    assert_eq!(class(wrong, Missing::Create), Class::Auth);
-    let unknown = json!({ "aws_access_key_id": "AKIANOBODY" });
-    assert_eq!(class(unknown, Missing::Create), Class::Auth);
-    let absent = json!({ "bucket_name": "absent" });
-    assert_eq!(class(absent, Missing::Refuse), Class::Config);
-    let reader = json!({ "aws_access_key_id": "AKIARO", "aws_secret_access_key": "rosecret" });
-    let reader = open(at(port(), "fault", reader), Missing::Refuse);
+    assert_eq!(
+        class(json!({ "aws_secret_access_key": "wrong" })),
+        Class::Auth
+    );
+    assert_eq!(
+        class(json!({ "aws_access_key_id": "AKIANOBODY" })),
+        Class::Auth
+    );
+    assert_eq!(class(json!({ "bucket_name": "absent" })), Class::Config);
+    let reader = open(Seaweed::reader(&bucket).object_storage(), Missing::Refuse);
     let put = reader.put("p/x", Body::Bytes(b"x"), &Metadata::new(), Put::Create);
     assert_eq!(put.unwrap_err().class, Class::Denied);
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = nobody.local_addr().unwrap().port();
-    drop(nobody);
-    let store = open(at(port, "fault", json!({})), Missing::Create);
-    let failure = store.look("p/x").unwrap_err();
+    let other = json!({ "cert_path": "/etc/ssl/certs/ca-certificates.crt" });
+    let distrustful = with(seaweed.secure(&bucket).object_storage(), other);
+    let failure = open(distrustful, Missing::Refuse).look("p/x").unwrap_err();
+    assert_eq!(failure.class, Class::Config, "{failure}");
+    let failure = at(free_port()).look("p/x").unwrap_err();
     assert_eq!(failure.class, Class::Network, "{failure}");
+}
+
+/// As PGHoard does at its start; whoever only reads makes nothing.
+#[test]
+fn s3_the_daemon_makes_its_bucket() {
+    let Some(seaweed) = seaweed() else { return };
+    let name = format!("made-{:016x}", fastrand::u64(..));
+    let storage = with(
+        seaweed.bucket().object_storage(),
+        json!({ "bucket_name": name }),
+    );
+    let reader = open(storage.clone(), Missing::Refuse);
+    assert_eq!(reader.look("p/x").unwrap_err().class, Class::Config);
+    let daemon = open(storage, Missing::Create);
+    assert_eq!(list_all(daemon.as_ref(), "p"), [""; 0]);
+    assert_eq!(reader.look("p/x").unwrap(), None);
 }
 
 /// Answers requests in order, each with one of these; the last one for ever.
@@ -202,7 +231,7 @@ const PAGE: &str =
 #[test]
 fn s3_waits_as_long_as_a_busy_server_asks() {
     let (port, count) = liar(&[SLOW, SLOW, DONE]);
-    let store = open(at(port, "b", json!({})), Missing::Refuse);
+    let store = at(port);
     let began = Instant::now();
     store
         .put("p/x", Body::Bytes(b"x"), &Metadata::new(), Put::Replace)
@@ -216,7 +245,7 @@ fn s3_waits_as_long_as_a_busy_server_asks() {
 fn s19_s3_an_error_inside_a_success_is_an_error() {
     for answers in [&[LIE][..], &[PAGE]] {
         let (port, _) = liar(answers);
-        let store = open(at(port, "b", json!({})), Missing::Refuse);
+        let store = at(port);
         let mut seen = 0;
         let listed = store.list("p", &mut |_| {
             seen += 1;
@@ -228,7 +257,7 @@ fn s19_s3_an_error_inside_a_success_is_an_error() {
         <InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>";
     // Nothing there, begun, two parts, and the lie; then still nothing there.
     let (port, _) = liar(&[GONE, GONE, BEGUN, DONE, DONE, GONE, GONE, LIE, GONE]);
-    let store = open(at(port, "b", json!({})), Missing::Refuse);
+    let store = at(port);
     let put = store.put(
         "p/x",
         Body::Bytes(&vec![0; 9 << 20]),
@@ -242,7 +271,7 @@ fn s19_s3_an_error_inside_a_success_is_an_error() {
 #[test]
 fn s66_s3_what_is_locked_is_denied_and_stays() {
     let (port, count) = liar(&[DENIED]);
-    let store = open(at(port, "b", json!({})), Missing::Refuse);
+    let store = at(port);
     assert_eq!(store.delete("p/x").unwrap_err().class, Class::Denied);
     assert_eq!(count.load(Ordering::SeqCst), 1);
     const SOME: &str = "HTTP/1.1 200 OK\r\nContent-Length: 163\r\nConnection: close\r\n\r\n\
@@ -250,7 +279,7 @@ fn s66_s3_what_is_locked_is_denied_and_stays() {
         <Code>AccessDenied</Code><Message>Access Denied by object lock</Message>\
         </Error></DeleteResult>";
     let (port, _) = liar(&[SOME]);
-    let store = open(at(port, "b", json!({})), Missing::Refuse);
+    let store = at(port);
     let keys = ["p/x".to_owned(), "p/y".to_owned()];
     assert_eq!(store.delete_all(&keys).unwrap_err().class, Class::Denied);
 }
