@@ -251,7 +251,8 @@ pub fn policy(config: &Config, sites: &Sites) -> Policy {
 
 /// Where `archive_command`'s files come in.
 pub fn doors(config: &Config, sites: &Sites) -> Doors {
-    let ahead = usize::try_from(config.transfer_threads).unwrap_or(1);
+    // As many wait as are moved.
+    let ahead = usize::try_from(config.transfer_threads).unwrap_or(1) * 2;
     let active = sites.iter();
     let active = active.filter(|(_, site)| site.config.active == Activity::Active);
     let doors = active.map(|(name, site)| {
