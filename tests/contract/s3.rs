@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 
 use super::{contract, list_all, metadata, read};
 use crate::support::postgres::free_port;
+use crate::support::stores::s3::Bucket;
 use crate::support::stores::seaweed::{Seaweed, seaweed};
 
 /// A store by its configuration, as the daemon opens it.
@@ -116,6 +117,44 @@ fn s3_abandoned_uploads_are_swept_when_they_are_old() {
     assert_eq!(store.sweep("other", i64::MAX).unwrap(), 0);
     assert_eq!(store.sweep("p", i64::MAX).unwrap(), 1);
     assert_eq!(store.sweep("p", i64::MAX).unwrap(), 0);
+}
+
+/// Small and in parts alike: what the bucket's owner wants is asked for on every write.
+#[test]
+fn s3_the_server_encrypts_and_locks() {
+    let Some(seaweed) = seaweed() else { return };
+    let bucket = Bucket {
+        name: format!("lock-{:016x}", fastrand::u64(..)),
+        ..seaweed.bucket()
+    };
+    let locks = "x-amz-bucket-object-lock-enabled: true";
+    assert_eq!(bucket.ask("PUT", "", "", &[locks]).status, 200);
+    let more =
+        json!({ "encrypted": true, "object_lock_mode": "GOVERNANCE", "object_lock_days": 1 });
+    let store = open(with(bucket.object_storage(), more), Missing::Refuse);
+    let body = vec![7; 17 << 20];
+    for (key, body) in [("p/small", &body[..9]), ("p/large", &body)] {
+        store
+            .put(key, Body::Bytes(body), &Metadata::new(), Put::Create)
+            .unwrap();
+        assert!(read(store.as_ref(), key) == body);
+        let told = bucket.ask("HEAD", key, "", &[]).text().to_ascii_lowercase();
+        assert!(
+            told.contains("x-amz-server-side-encryption: aes256"),
+            "{key}: {told}"
+        );
+        assert!(
+            told.contains("x-amz-object-lock-mode: governance"),
+            "{key}: {told}"
+        );
+        assert!(
+            told.contains("x-amz-object-lock-retain-until-date: 20"),
+            "{key}: {told}"
+        );
+    }
+    // Hidden, and kept below: versions are what is locked.
+    store.delete("p/small").unwrap();
+    assert_eq!(list_all(store.as_ref(), "p"), ["p/large"]);
 }
 
 #[test]

@@ -5,10 +5,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, SizeHint};
+use machine::Class;
 use object_store::client::{HttpError, HttpResponseBody};
 
+use super::fault::transport;
 use super::late;
+use crate::failure::{Failure, Outcome};
 
 /// A body with a deadline for each piece of it.
 pub(super) struct Watched {
@@ -56,11 +60,19 @@ impl Body for Watched {
     }
 }
 
-/// What an answer says about a failure, as far as it can be read.
-pub(super) async fn text(body: HttpResponseBody) -> String {
-    let bytes = body.bytes().await.unwrap_or_default();
-    let bytes = bytes.get(..TEXT_MAX).unwrap_or(&bytes);
-    String::from_utf8_lossy(bytes).into_owned()
+/// All of a body that is no object's, up to a bound.
+pub(super) async fn text(mut body: HttpResponseBody, bytes_max: usize) -> Outcome<String> {
+    let mut bytes = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| transport(&error, "answer"))?;
+        bytes.extend_from_slice(frame.data_ref().map_or(&[], |data| data.as_ref()));
+        if bytes.len() > bytes_max {
+            let message = format!("the answer has more than {bytes_max} bytes");
+            return Err(Failure::new(Class::Corrupt, message));
+        }
+    }
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-const TEXT_MAX: usize = 16 << 10;
+/// A thousand keys have a megabyte.
+pub(super) const TEXT_MAX: usize = 16 << 20;

@@ -127,7 +127,7 @@ impl Wire {
             // HEAD has none, whatever is announced.
             let text = match method == Method::HEAD {
                 true => String::new(),
-                false => body::text(stream).await,
+                false => body::text(stream, body::TEXT_MAX).await.unwrap_or_default(),
             };
             let fault = fault::Fault::read(parts.status.as_u16(), &text);
             return Err(Refused {
@@ -142,9 +142,8 @@ impl Wire {
         if method != Method::POST && !list {
             return Ok(HttpResponse::from_parts(parts, stream));
         }
-        let told = |error: HttpError| Refused::sent(&error, &what);
-        let bytes = stream.bytes().await.map_err(told)?;
-        let text = String::from_utf8_lossy(&bytes);
+        let text = body::text(stream, body::TEXT_MAX).await;
+        let text = text.map_err(|failure| Refused::of(failure.about(&what)))?;
         if let Some(fault) = fault::Fault::within(parts.status.as_u16(), &text, list) {
             return Err(Refused {
                 again: fault.again(),
@@ -152,8 +151,8 @@ impl Wire {
                 wait: None,
             });
         }
-        parts.headers.insert(CONTENT_LENGTH, bytes.len().into());
-        Ok(HttpResponse::from_parts(parts, bytes.into()))
+        parts.headers.insert(CONTENT_LENGTH, text.len().into());
+        Ok(HttpResponse::from_parts(parts, text.into()))
     }
 }
 
@@ -167,7 +166,10 @@ struct Refused {
 
 impl Refused {
     fn sent(error: &HttpError, what: &str) -> Refused {
-        let failure = fault::transport(error, what);
+        Refused::of(fault::transport(error, what))
+    }
+
+    fn of(failure: Failure) -> Refused {
         Refused {
             again: matches!(failure.class, Class::Network | Class::Timeout),
             failure,
