@@ -7,6 +7,7 @@
     reason = "a test binary: a panic is how it reports"
 )]
 
+mod faults;
 mod servers;
 #[path = "../support/mod.rs"]
 mod support;
