@@ -7,6 +7,8 @@
     reason = "a test binary: a panic is how it reports"
 )]
 
+mod clouds;
+mod faults;
 mod s3;
 mod servers;
 #[path = "../support/mod.rs"]

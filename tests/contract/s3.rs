@@ -26,7 +26,7 @@ pub fn open(storage: Value, missing: Missing) -> Box<dyn Store> {
     choose::store(config.sites["a"].storage().unwrap(), missing).unwrap()
 }
 
-fn with(mut storage: Value, more: Value) -> Value {
+pub fn with(mut storage: Value, more: Value) -> Value {
     let more = more.as_object().unwrap().clone();
     storage.as_object_mut().unwrap().extend(more);
     storage

@@ -9,6 +9,8 @@
 
 pub mod daemon;
 pub mod disk;
+pub mod faults;
+pub mod http;
 pub mod postgres;
 pub mod process;
 pub mod stores;

@@ -107,6 +107,10 @@ impl Scratch {
 
     /// For what outlives the test that made it: gone, together with `litter` elsewhere, once this
     /// test binary has ended.
+    #[expect(
+        clippy::zombie_processes,
+        reason = "it waits for this process, not the reverse"
+    )]
     pub fn until_exit(litter: &[PathBuf]) -> Scratch {
         // Whoever still writes there is being killed at the same time.
         const CLEAN: &str = "cat; until rm -rf \"$@\"; do sleep 0.1; done";

@@ -4,16 +4,20 @@
 //! skip. Servers that take seconds to start are shared by the tests of one binary and end with it
 //! (`keep`); each test makes a bucket, container or folder of its own there.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::mpsc;
 use std::{env, fs, thread};
 
 use super::postgres::testbed;
-use super::process::{Answer, Process, Scratch, command, run};
+use super::process::{Process, Scratch, command, run};
 use super::{PATIENCE, left_out, skip, tail, wait_for};
 
+pub mod azure;
+pub mod google;
+pub mod proxies;
 pub mod s3;
 pub mod seaweed;
+pub mod sshd;
 
 /// A program that `tests/support/install` put below the test bed.
 fn installed(name: &str, program: &str) -> Option<PathBuf> {
@@ -66,6 +70,8 @@ pub struct Reply {
     /// 0 where nobody answered.
     pub status: u16,
     pub body: Vec<u8>,
+    /// Of curl: 0, 7 refused, 18 too short, 28 too slow, 52 nothing, 55 and 56 reset.
+    pub exit: i32,
 }
 
 impl Reply {
@@ -78,17 +84,15 @@ impl Reply {
 pub fn curl(words: &[&str]) -> Reply {
     let scratch = Scratch::new();
     let body = scratch.join("body");
-    let status = run_curl(&scratch, &["-w", "%{http_code}", "-o"], &body, words).stdout;
-    Reply {
-        status: status.parse().unwrap_or(0),
-        body: fs::read(body).unwrap_or_default(),
-    }
-}
-
-fn run_curl(scratch: &Scratch, out: &[&str], file: &Path, words: &[&str]) -> Answer {
     let mut curl = command("curl", scratch.path());
-    curl.args(["-s", "--max-time", "60"]).args(out).arg(file);
+    curl.args(["-s", "--max-time", "60", "-w", "%{http_code}", "-o"])
+        .arg(&body);
     // Proxies are wanted for loopback, too, where a test names one.
     curl.args(["--noproxy", ""]).args(words);
-    run(curl)
+    let answer = run(curl);
+    Reply {
+        status: answer.stdout.parse().unwrap_or(0),
+        body: fs::read(body).unwrap_or_default(),
+        exit: answer.status.code().unwrap_or(-1),
+    }
 }
