@@ -5,7 +5,8 @@ use machine::Class;
 use super::Store;
 use super::cloud::Cloud;
 use super::cloud::azure::Container;
-use super::cloud::{google, s3};
+use super::cloud::s3;
+use super::google::Google;
 use super::local::Local;
 use crate::config::Storage;
 use crate::failure::{Failure, Outcome};
@@ -37,10 +38,7 @@ pub fn store(storage: &Storage, missing: Missing) -> Outcome<Box<dyn Store>> {
             let cloud = Cloud::new(bucket, &config.prefix, config.part_bytes, missing);
             Ok(Box::new(cloud))
         }
-        Storage::Google(config) => {
-            let bucket = Box::new(google::Bucket::new(config)?);
-            Ok(Box::new(Cloud::new(bucket, &config.prefix, None, missing)))
-        }
+        Storage::Google(config) => Ok(Box::new(Google::new(config, missing)?)),
         Storage::Azure(config) => {
             let container = Box::new(Container::new(config)?);
             Ok(Box::new(Cloud::new(

@@ -34,8 +34,10 @@
 //!
 //! [`Class::Conflict`]: machine::Class::Conflict
 
+mod body;
 pub mod choose;
 pub mod cloud;
+pub mod google;
 pub mod local;
 pub mod wire;
 

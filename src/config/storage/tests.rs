@@ -122,7 +122,7 @@ fn a_certificate_that_is_not_looked_at_is_warned_about() {
 #[test]
 fn what_does_not_go_together_is_one_error_with_its_path() {
     let text = "found null";
-    for (storage, key, expected) in [
+    refused(&[
         (json!({ "storage_type": "s3" }), "bucket_name", text),
         (
             json!({ "storage_type": "s3", "bucket_name": "b" }),
@@ -166,6 +166,13 @@ fn what_does_not_go_together_is_one_error_with_its_path() {
             "addressing_style",
             "one of path",
         ),
+    ]);
+}
+
+#[test]
+fn wrong_values_of_a_storage_are_errors_with_their_path() {
+    let text = "found null";
+    refused(&[
         (s3(json!({ "prefix": "a/../b" })), "prefix", "folder names"),
         (s3(json!({ "port": "x" })), "port", "a port number"),
         (
@@ -191,11 +198,15 @@ fn what_does_not_go_together_is_one_error_with_its_path() {
             "one of",
         ),
         (sftp(json!({})), "password", "or a private_key"),
-    ] {
-        let told = read(storage).unwrap_err().message;
+    ]);
+}
+
+fn refused(rows: &[(Value, &str, &str)]) {
+    for (storage, key, expected) in rows {
+        let told = read(storage.clone()).unwrap_err().message;
         let start = format!("backup_sites.a.object_storage.{key}: expected ");
         assert!(
-            told.starts_with(&start) && told.contains(expected),
+            told.starts_with(&start) && told.contains(*expected),
             "{told}"
         );
     }

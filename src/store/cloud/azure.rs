@@ -64,7 +64,7 @@ impl Container {
             ..
         } = &self.config;
         let url = format!("{endpoint}/{container}{path}?{query}");
-        let mut request = own::request(Method::PUT, &url, headers, body)?;
+        let mut request = own::request(Method::PUT, &url, headers, body.into())?;
         run(async {
             let credential = self.client.credentials().get_credential().await;
             let credential = credential.map_err(|e| told(&e))?;
@@ -81,7 +81,7 @@ impl Service for Container {
     }
 
     fn client(&self) -> Arc<dyn Client> {
-        Arc::clone(&self.client) as _
+        Arc::<MicrosoftAzure>::clone(&self.client)
     }
 
     fn writer(&self) -> Outcome<Arc<dyn Client>> {

@@ -50,7 +50,7 @@ fn decoded(value: &str) -> String {
             break;
         };
         // Spaces between two words are none.
-        if !(before.trim().is_empty() && !out.is_empty()) {
+        if out.is_empty() || !before.trim().is_empty() {
             out.push_str(before);
         }
         out.push_str(&word);

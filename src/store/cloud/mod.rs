@@ -13,15 +13,13 @@
 //! [`Wire`]: super::wire::Wire
 
 pub mod azure;
-pub mod google;
 mod label;
-mod own;
+pub(super) mod own;
 mod parts;
-mod read;
-mod room;
+pub(super) mod read;
+pub(super) mod room;
 pub mod s3;
 
-use std::fs::File;
 use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -277,20 +275,7 @@ impl Store for Cloud {
     }
 
     fn put(&self, key: &str, body: Body<'_>, metadata: &Metadata, mode: Put) -> Outcome<()> {
-        let size_bytes = match body {
-            Body::Bytes(bytes) => u64::try_from(bytes.len()).unwrap_or(u64::MAX),
-            Body::Scratch(scratch) => {
-                let shown = scratch.path.display();
-                let found = scratch.path.metadata();
-                let found = found.map_err(|e| Failure::io(&e, &shown))?.len();
-                let written = scratch.size_bytes;
-                if found != written {
-                    let message = format!("{shown} has {found} bytes, its writer wrote {written}");
-                    return Err(Failure::new(Class::Internal, message));
-                }
-                written
-            }
-        };
+        let size_bytes = body.size_bytes()?;
         let small = size_bytes <= self.part_bytes;
         self.path(key)?;
         let mut metadata = metadata.clone();
@@ -301,22 +286,12 @@ impl Store for Cloud {
                 self.refuse_existing(key)?;
             }
             let attributes = attributes.clone();
-            match body {
-                Body::Bytes(bytes) if small => {
-                    self.put_whole(key, bytes.to_vec(), attributes, mode)
-                }
-                Body::Scratch(scratch) if small => {
-                    let told = |e| Failure::io(&e, scratch.path.display());
-                    let _room = room::take(size_bytes);
-                    let mut bytes = Vec::new();
-                    let mut file = File::open(scratch.path).map_err(told)?;
-                    file.read_to_end(&mut bytes).map_err(told)?;
-                    self.put_whole(key, bytes, attributes, mode)
-                }
-                Body::Bytes(_) | Body::Scratch(_) => {
-                    parts::put(self, key, body, size_bytes, attributes, mode)
-                }
+            if !small {
+                return parts::put(self, key, body, size_bytes, attributes, mode);
             }
+            let _room = room::take(size_bytes);
+            let bytes = body.open()?.read(0, size_bytes)?;
+            self.put_whole(key, bytes, attributes, mode)
         })?;
         match body {
             Body::Bytes(_) => Ok(()),
@@ -332,7 +307,7 @@ impl Store for Cloud {
     fn get(&self, key: &str) -> Outcome<(Object, Box<dyn Read + Send>)> {
         let found = self.get_opts(key, false)?;
         let object = self.object(key, &found.meta, &found.attributes)?;
-        Ok((object, Box::new(Streamed::new(key, found))))
+        Ok((object, Box::new(Streamed::of(key, found))))
     }
 
     fn look(&self, key: &str) -> Outcome<Option<Object>> {
@@ -405,7 +380,7 @@ impl Store for Cloud {
 }
 
 /// The failure in an error of the library's.
-fn told(error: &object_store::Error) -> Failure {
+pub(super) fn told(error: &object_store::Error) -> Failure {
     if let Some(failure) = fault::failure(error) {
         return failure;
     }
@@ -426,14 +401,14 @@ fn told(error: &object_store::Error) -> Failure {
 }
 
 /// The library tries nothing again but to read on in a body that broke off.
-fn retry() -> RetryConfig {
+pub(super) fn retry() -> RetryConfig {
     RetryConfig {
         max_retries: 3,
         ..RetryConfig::default()
     }
 }
 
-fn exists(key: &str) -> Failure {
+pub(super) fn exists(key: &str) -> Failure {
     Failure::new(Class::Conflict, format!("{key} already exists"))
 }
 

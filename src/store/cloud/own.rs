@@ -1,5 +1,6 @@
 //! Requests of our own: what the library has none for.
 
+use bytes::Bytes;
 use hyper::Method;
 use hyper::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
 use machine::Class;
@@ -8,11 +9,11 @@ use object_store::client::{HttpRequest, HttpRequestBody};
 use crate::failure::{Failure, Outcome};
 use crate::store::wire::{Wire, fault};
 
-pub(super) fn request(
+pub(in crate::store) fn request(
     method: Method,
     url: &str,
     headers: HeaderMap,
-    body: String,
+    body: Bytes,
 ) -> Outcome<HttpRequest> {
     let length = body.len();
     let request = hyper::Request::builder().method(method).uri(url);
@@ -25,7 +26,7 @@ pub(super) fn request(
 }
 
 /// Answers the text of the answer.
-pub(super) async fn send(wire: &Wire, request: HttpRequest) -> Outcome<String> {
+pub(in crate::store) async fn send(wire: &Wire, request: HttpRequest) -> Outcome<String> {
     let answer = wire.ask(request).await?;
     let bytes = answer.into_body().bytes().await;
     let bytes = bytes.map_err(|e| match fault::failure(&e) {
@@ -35,7 +36,7 @@ pub(super) async fn send(wire: &Wire, request: HttpRequest) -> Outcome<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-pub(super) fn insert(headers: &mut HeaderMap, name: &str, value: &str) -> Outcome<()> {
+pub(in crate::store) fn insert(headers: &mut HeaderMap, name: &str, value: &str) -> Outcome<()> {
     let wrong = || Failure::new(Class::Config, format!("{value:?} does not fit into {name}"));
     let key = HeaderName::try_from(name).map_err(|_| wrong())?;
     let value = HeaderValue::from_str(value).map_err(|_| wrong())?;
@@ -44,7 +45,7 @@ pub(super) fn insert(headers: &mut HeaderMap, name: &str, value: &str) -> Outcom
 }
 
 /// RFC 3986, section 2.3; slashes stay in a path, and are a query's own business.
-pub(super) fn encoded(text: &str, slashes: Slashes) -> String {
+pub(in crate::store) fn encoded(text: &str, slashes: Slashes) -> String {
     let plain = |byte: u8| {
         byte.is_ascii_alphanumeric()
             || b"-._~".contains(&byte)
@@ -58,7 +59,7 @@ pub(super) fn encoded(text: &str, slashes: Slashes) -> String {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Slashes {
+pub(in crate::store) enum Slashes {
     Stay,
     Go,
 }

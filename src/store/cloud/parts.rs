@@ -3,9 +3,7 @@
 //! A store takes 10,000 parts of an object at most, so parts grow with what there is of it: with its
 //! size where that is known, with the number of parts where it is not.
 
-use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -16,6 +14,7 @@ use object_store::{Attributes, PutPayload};
 
 use super::{Client, Cloud, Multipart, exists, room, told};
 use crate::failure::{Failure, Outcome};
+use crate::store::body::Source;
 use crate::store::wire::run;
 use crate::store::{Body, Metadata, Put, Upload, Written};
 
@@ -32,13 +31,7 @@ pub(super) fn put(
     if part_bytes > PART_BYTES_MAX {
         return Err(too_large(key));
     }
-    let source = match body {
-        Body::Bytes(bytes) => Source::Bytes(bytes),
-        Body::Scratch(scratch) => {
-            let file = File::open(scratch.path);
-            Source::File(file.map_err(|e| Failure::io(&e, scratch.path.display()))?)
-        }
-    };
+    let source = body.open()?;
     let upload = cloud.begin_parts(key, attributes)?;
     let plan = Plan {
         key,
@@ -54,11 +47,6 @@ pub(super) fn put(
     done
 }
 
-enum Source<'a> {
-    Bytes(&'a [u8]),
-    File(File),
-}
-
 struct Plan<'a> {
     key: &'a str,
     source: Source<'a>,
@@ -70,20 +58,7 @@ impl Plan<'_> {
     fn read(&self, number: u64) -> Outcome<Vec<u8>> {
         let from = number.saturating_mul(self.part_bytes);
         let count = self.part_bytes.min(self.size_bytes.saturating_sub(from));
-        let count = usize::try_from(count).unwrap_or(usize::MAX);
-        match &self.source {
-            Source::Bytes(bytes) => {
-                let from = usize::try_from(from).unwrap_or(usize::MAX);
-                let part = bytes.get(from..).and_then(|rest| rest.get(..count));
-                Ok(part.unwrap_or_default().to_vec())
-            }
-            Source::File(file) => {
-                let mut bytes = vec![0; count];
-                let read = file.read_exact_at(&mut bytes, from);
-                read.map_err(|e| Failure::io(&e, format!("scratch file of {}", self.key)))?;
-                Ok(bytes)
-            }
-        }
+        self.source.read(from, count)
     }
 }
 

@@ -5,33 +5,86 @@ use std::io::{self, Read};
 use bytes::{Buf, Bytes};
 use machine::Class;
 use object_store::GetResult;
+use object_store::client::HttpResponseBody;
 use sha2::{Digest, Sha256};
 use smol::stream::StreamExt;
 
 use super::told;
 use crate::failure::{Failure, Outcome};
-use crate::store::wire::{Announced, run};
+use crate::store::wire::{Announced, fault, run};
 
-/// Exactly the announced bytes, with the announced digest if there is one; else it fails.
-pub(super) struct Streamed {
+/// What the bytes of an object add up to, as the store noted it.
+#[derive(Clone, Copy)]
+pub(in crate::store) enum Sum {
+    Sha256([u8; 32]),
+    Crc32c(u32),
+}
+
+enum Adding {
+    Sha256(Sha256, [u8; 32]),
+    Crc32c(u32, u32),
+}
+
+impl Adding {
+    fn new(sum: Sum) -> Adding {
+        match sum {
+            Sum::Sha256(announced) => Adding::Sha256(Sha256::new(), announced),
+            Sum::Crc32c(announced) => Adding::Crc32c(0, announced),
+        }
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        match self {
+            Adding::Sha256(digest, _) => digest.update(bytes),
+            Adding::Crc32c(crc, _) => *crc = crc32c::crc32c_append(*crc, bytes),
+        }
+    }
+
+    fn agrees(self) -> bool {
+        match self {
+            Adding::Sha256(digest, announced) => announced == *digest.finalize(),
+            Adding::Crc32c(crc, announced) => crc == announced,
+        }
+    }
+}
+
+/// Exactly the announced bytes, with the announced sum if there is one; else it fails.
+pub(in crate::store) struct Streamed {
     key: String,
     stream: Pieces,
     piece: Bytes,
     left_bytes: u64,
-    digest: Option<(Sha256, Announced)>,
+    sum: Option<Adding>,
 }
 
-type Pieces = smol::stream::Boxed<object_store::Result<Bytes>>;
+type Pieces = smol::stream::Boxed<Outcome<Bytes>>;
 
 impl Streamed {
-    pub fn new(key: &str, found: GetResult) -> Streamed {
+    pub fn of(key: &str, found: GetResult) -> Streamed {
         let announced = found.extensions.get::<Announced>().copied();
+        let sum = announced.map(|Announced(sum)| Sum::Sha256(sum));
+        let size_bytes = found.meta.size;
+        let pieces = found.into_stream().map(|piece| piece.map_err(|e| told(&e)));
+        Streamed::from(key, size_bytes, pieces.boxed(), sum)
+    }
+
+    pub fn new(key: &str, size_bytes: u64, body: HttpResponseBody, sum: Option<Sum>) -> Streamed {
+        let pieces = body.bytes_stream().map(|piece| {
+            piece.map_err(|e| match fault::failure(&e) {
+                Some(failure) => failure,
+                None => Failure::new(Class::Network, fault::root(&e)),
+            })
+        });
+        Streamed::from(key, size_bytes, pieces.boxed(), sum)
+    }
+
+    fn from(key: &str, left_bytes: u64, stream: Pieces, sum: Option<Sum>) -> Streamed {
         Streamed {
             key: key.to_owned(),
-            left_bytes: found.meta.size,
-            digest: announced.map(|announced| (Sha256::new(), announced)),
-            stream: found.into_stream(),
+            stream,
             piece: Bytes::new(),
+            left_bytes,
+            sum: sum.map(Adding::new),
         }
     }
 
@@ -44,13 +97,13 @@ impl Streamed {
             let Some(piece) = run(self.stream.next()) else {
                 return self.end();
             };
-            self.piece = piece.map_err(|e| told(&e).about(&self.key))?;
+            self.piece = piece.map_err(|failure| failure.about(&self.key))?;
             let count = u64::try_from(self.piece.len()).unwrap_or(u64::MAX);
             let left = self.left_bytes.checked_sub(count);
             let left = left.ok_or_else(|| self.wrong("the object is longer than announced"));
             self.left_bytes = left?;
-            if let Some((digest, _)) = &mut self.digest {
-                digest.update(&self.piece);
+            if let Some(sum) = &mut self.sum {
+                sum.add(&self.piece);
             }
         }
         Ok(())
@@ -60,11 +113,7 @@ impl Streamed {
         if self.left_bytes > 0 {
             return Err(self.wrong("the object ends early"));
         }
-        let Some((digest, Announced(announced))) = self.digest.take() else {
-            return Ok(());
-        };
-        let found: [u8; 32] = digest.finalize().into();
-        match found == announced {
+        match self.sum.take().is_none_or(Adding::agrees) {
             true => Ok(()),
             false => Err(self.wrong("the bytes do not have the checksum that the store noted")),
         }

@@ -3,12 +3,12 @@
 use std::sync::{Condvar, Mutex, PoisonError};
 
 /// Given back when it is dropped.
-pub(super) struct Room {
+pub(in crate::store) struct Room {
     bytes: u64,
 }
 
 /// Waits until there is room. A part that is larger than all of it goes alone.
-pub(super) fn take(bytes: u64) -> Room {
+pub(in crate::store) fn take(bytes: u64) -> Room {
     let bytes = bytes.min(ROOM_BYTES);
     let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
     while *free < bytes {

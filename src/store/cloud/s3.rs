@@ -82,7 +82,7 @@ impl Bucket {
             Addressing::Path => "",
         };
         let url = format!("{url}{slash}{query}");
-        let mut request = own::request(method, &url, HeaderMap::new(), body)?;
+        let mut request = own::request(method, &url, HeaderMap::new(), body.into())?;
         run(async {
             let credential = self.credentials.get_credential().await;
             let credential = credential.map_err(|e| told(&e))?;
@@ -113,11 +113,11 @@ impl Service for Bucket {
     }
 
     fn client(&self) -> Arc<dyn Client> {
-        Arc::clone(&self.plain) as _
+        Arc::<AmazonS3>::clone(&self.plain)
     }
 
     fn reader(&self) -> Arc<dyn Client> {
-        Arc::clone(&self.reader) as _
+        Arc::<AmazonS3>::clone(&self.reader)
     }
 
     fn writer(&self) -> Outcome<Arc<dyn Client>> {

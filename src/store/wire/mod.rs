@@ -22,8 +22,8 @@ use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use async_compat::Compat;
-use hyper::Method;
-use hyper::header::{CONTENT_LENGTH, DATE, HeaderValue, RETRY_AFTER};
+use hyper::header::{CONTENT_LENGTH, CONTENT_RANGE, DATE, HeaderValue, RETRY_AFTER};
+use hyper::{Method, StatusCode};
 use machine::Class;
 use object_store::ClientOptions;
 use object_store::client::{
@@ -116,12 +116,15 @@ impl Wire {
         let method = request.method().clone();
         let what = format!("{method} {}", place(&request));
         let list = is_list(&request);
+        let in_session = request.headers().contains_key(CONTENT_RANGE);
         let limit = self.silence.saturating_add(seconds);
         let answer = within(limit, HttpService::call(&self.client, request)).await;
         let answer = answer.map_err(|error| Refused::sent(&error, &what))?;
         let (mut parts, stream) = answer.into_parts();
         let stream = HttpResponseBody::new(body::Watched::new(stream, self.silence));
-        if !parts.status.is_success() {
+        // So says a session that waits for more.
+        let goes_on = in_session && parts.status == StatusCode::PERMANENT_REDIRECT;
+        if !parts.status.is_success() && !goes_on {
             let wait = retry_after(parts.headers.get(RETRY_AFTER));
             let skew = parts.headers.get(DATE).and_then(skew_seconds);
             // HEAD has none, whatever is announced.

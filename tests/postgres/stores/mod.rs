@@ -68,9 +68,13 @@ fn life(storage: Value, mode: &str) {
     server.sql("insert into t select generate_series(1, 500)");
     let moment = server.one("select clock_timestamp()");
     server.sql("insert into t select generate_series(1, 500)");
+    let last = server.one("select pg_walfile_name(pg_current_wal_lsn())");
     server.sql("select pg_switch_wal()");
     server.sql("create table next_segment ()");
-    daemon.wait_caught_up(&server);
+    wait_until("the last segment in the store", PATIENCE, || {
+        daemon.assert_alive();
+        list(&daemon).contains(&format!("{SITE}/xlog/{last}"))
+    });
     let count = |words: &[&str]| {
         let mut restored = daemon.restore(install, words);
         restored.up();
