@@ -219,7 +219,7 @@ impl Start {
         let config = self.scratch.file(&format!("{kind}.conf"), &config);
         let program = format!("bin/swift-{kind}-server");
         let mut server = self.python(&self.packages.join(program));
-        server.arg(config);
+        server.arg(config).arg("-v"); // else it logs to the system's log alone
         self.spawn(server, kind);
     }
 
