@@ -471,7 +471,10 @@ fn wrong_places_for_metrics_are_errors_with_their_path() {
 
 #[test]
 fn the_parser_reads_every_key_of_the_table_and_no_other() {
-    let site = |storage: Value| json!({"object_storage": storage, "pg_receivexlog": {}, "encryption_keys": {"k": {}}});
+    let site = |storage: Value| {
+        let keys = json!({"k": {}});
+        json!({"object_storage": storage, "pg_receivexlog": {}, "encryption_keys": keys})
+    };
     let proxy = json!({"type": "http", "host": "h", "port": 1});
     let mut sites = json!({});
     for storage in [

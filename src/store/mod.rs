@@ -18,7 +18,8 @@
 //!   among them.
 //! - `list` visits every object below a folder once, by pages of the store: with bounded memory,
 //!   whatever there is. The keys in one folder come sorted; whether what is below `a` comes before
-//!   `a-b` is the store's own business. An answer that is no listing is an error, never an empty one.
+//!   `a-b` is the store's own business. An answer that is no listing is an error, never an empty
+//!   one.
 //! - `delete` of nothing succeeds. What the store refuses to delete, for a lock, is
 //!   [`Class::Denied`] or [`Class::Conflict`], and stays.
 //! - `begin` takes an object whose end nobody knows yet. Nothing is visible before
@@ -26,8 +27,8 @@
 //!   too early. What was not finished leaves nothing visible, now or after a crash.
 //! - Every call ends: each request of a driver has a deadline, and a bounded number of attempts.
 //!   An error has the class of what is to be done about it ([`Class::Auth`], `Denied`, `Config`,
-//!   `Network`, `Timeout`, `NotFound`, `Quota`, `Conflict`, `Corrupt`, `Unsupported`); it never has a
-//!   secret.
+//!   `Network`, `Timeout`, `NotFound`, `Quota`, `Conflict`, `Corrupt`, `Unsupported`); it never has
+//!   a secret.
 //!
 //! Keys are relative to the storage root, `/`-separated, without a leading slash; a key that
 //! could lead anywhere else is refused.

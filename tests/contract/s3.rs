@@ -15,8 +15,10 @@ use sha2::{Digest, Sha256};
 
 use super::{contract, list_all, metadata, read};
 use crate::support::postgres::free_port;
+use crate::support::stores::ceph::ceph;
 use crate::support::stores::s3::Bucket;
 use crate::support::stores::seaweed::{Seaweed, seaweed};
+use crate::support::stores::strict::Strict;
 
 /// A store by its configuration, as the daemon opens it.
 pub fn open(storage: Value, missing: Missing) -> Box<dyn Store> {
@@ -51,6 +53,22 @@ fn s3() {
     contract(open(storage, Missing::Refuse).as_ref());
     let secure = seaweed.secure(&bucket).object_storage();
     contract(open(secure, Missing::Refuse).as_ref());
+}
+
+/// Who compares every payload with what was signed and announced, and lists by few.
+#[test]
+fn s3_strict() {
+    let strict = Strict::start();
+    strict.page(3);
+    let bucket = strict.bucket();
+    contract(open(bucket.object_storage(), Missing::Refuse).as_ref());
+    assert_eq!(strict.unfinished(), 0);
+}
+
+#[test]
+fn s3_ceph() {
+    let Some(ceph) = ceph() else { return };
+    contract(open(ceph.bucket().object_storage(), Missing::Refuse).as_ref());
 }
 
 #[test]

@@ -100,7 +100,7 @@ pub(super) fn parse(object: &Object<'_>) -> Outcome<S3> {
     })
 }
 
-/// Where names can have a bucket before them: no addresses do, and no certificate covers two levels.
+/// Where names can have a bucket before them: no address does, no certificate covers two levels.
 fn addressing(bucket: &str, server: Option<&Server>, style: Style) -> Addressing {
     let named = server
         .is_none_or(|server| server.host.contains('.') && server.host.parse::<IpAddr>().is_err());

@@ -1,8 +1,8 @@
-//! The stores of the clouds, over `object_store`: what S3, Azure and Google have in common.
+//! The stores of the clouds, over `object_store`: what S3 and Azure have in common.
 //!
 //! The library makes and signs the requests, pages listings and finds credentials; [`Wire`] sends
-//! them. What it lacks is in each [`Service`]: the names of metadata, headers of its own on a write,
-//! finishing only where nothing is, making the bucket, abandoned uploads.
+//! them. What it lacks is in each [`Service`]: the names of metadata, headers of its own on a
+//! write, finishing only where nothing is, making the bucket, abandoned uploads.
 //!
 //! An object up to the size of a part is one request. Others go in parts, which become visible
 //! together, or are taken back. A request to finish whose answer got lost is settled by looking.

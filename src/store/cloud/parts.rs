@@ -1,7 +1,7 @@
 //! Objects in parts.
 //!
-//! A store takes 10,000 parts of an object at most, so parts grow with what there is of it: with its
-//! size where that is known, with the number of parts where it is not.
+//! A store takes 10,000 parts of an object at most, so parts grow with what there is of it: with
+//! its size where that is known, with the number of parts where it is not.
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

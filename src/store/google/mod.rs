@@ -2,8 +2,8 @@
 //! "JSON API reference" and "Resumable uploads".
 //!
 //! `object_store` speaks Google's XML API to write, which cannot keep metadata as rohmu writes it,
-//! nor is spoken by anything but Google itself: only its credentials are used. Metadata is JSON here,
-//! so it comes back as it is.
+//! nor is spoken by anything but Google itself: only its credentials are used. Metadata is JSON
+//! here, so it comes back as it is.
 //!
 //! An object up to a part is one request; a larger one a session of parts in their order, which
 //! becomes an object with its last one. A session that nobody ends is forgotten after a week.

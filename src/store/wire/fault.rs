@@ -352,7 +352,8 @@ mod tests {
     fn every_answer_has_its_class() {
         let s3 = |code: &str| {
             format!(
-                "<?xml version=\"1.0\"?>\n<Error><Code>{code}</Code><Message>a &amp; b</Message></Error>"
+                "<?xml version=\"1.0\"?>\n<Error><Code>{code}</Code><Message>a &amp; \
+                 b</Message></Error>"
             )
         };
         for (status, text, class, again) in [

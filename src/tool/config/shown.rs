@@ -242,7 +242,8 @@ mod tests {
                     { "host": "h", "password": "hush", "nonsense": "hush" }],
                 "encryption_keys": { "k": { "public": "pem", "private": "hush" } },
                 "object_storage": { "storage_type": "s3", "aws_access_key_id": "id",
-                    "aws_secret_access_key": "hush", "bucket_name": "b", "region": "r", "proxy_info": { "type": "http", "host": "h",
+                    "aws_secret_access_key": "hush", "bucket_name": "b", "region": "r",
+                    "proxy_info": { "type": "http", "host": "h",
                     "port": 1, "pass": "hush", "user": "x" } },
             }, "b": { "object_storage": { "storage_type": "swift", "auth_url": "http://k",
                 "user": "u", "key": "hush", "container_name": "c" } } }

@@ -13,6 +13,8 @@ use serde_json::{Value, json};
 use crate::support::daemon::{Daemon, SITE};
 use crate::support::postgres::{Options, Server, install};
 use crate::support::process::run;
+use crate::support::stores::azure::azurite;
+use crate::support::stores::google::Google;
 use crate::support::stores::seaweed::seaweed;
 use crate::support::{PATIENCE, wait_until};
 
@@ -27,6 +29,20 @@ fn s3_a_life_in_single_objects_by_https() {
     let Some(seaweed) = seaweed() else { return };
     let bucket = seaweed.bucket();
     life(seaweed.secure(&bucket).object_storage(), "pipe");
+}
+
+#[test]
+fn azure_a_life_in_parts() {
+    let Some(azurite) = azurite() else { return };
+    life(azurite.container().object_storage(), "stream");
+}
+
+#[test]
+fn google_a_life_in_single_objects() {
+    let Some(google) = Google::fake_gcs() else {
+        return;
+    };
+    life(google.object_storage(), "pipe");
 }
 
 fn life(storage: Value, mode: &str) {
