@@ -164,7 +164,7 @@ fn what_does_not_go_together_is_one_error_with_its_path() {
         (
             s3(json!({ "addressing_style": "x" })),
             "addressing_style",
-            "one of path",
+            "one of auto",
         ),
     ]);
 }
