@@ -121,6 +121,10 @@
 //!   which decide holds back; an unwanted main object is let go by recording `Dropped`.
 //! - A file leaves the spool as the effect of its committed `Stored`, inside the loop. Sealing is
 //!   create-exclusive, so no new file can have taken the name meanwhile.
+//! - A segment that `archive_command` hands over under `ack: stored` is an entry of the spool without
+//!   a file: PostgreSQL keeps it until it is stored, so a copy and its sync would buy nothing. It
+//!   counts as long as its name in `pg_wal` leads to the file that was opened; the answer waits for
+//!   that very entry, and a restart lets the entry go, for PostgreSQL asks again.
 //! - A dead backup stays in the state until its objects were removed, blindly: a part or main
 //!   object whose put failed may be there all the same.
 //! - A log that begins anew asks no server, receives and stores nothing until the store was listed
