@@ -16,6 +16,12 @@ pub enum Level {
     Receivexlog,
     KeyPair,
     Local,
+    S3,
+    Google,
+    Azure,
+    Swift,
+    Sftp,
+    Proxy,
 }
 
 impl Level {
@@ -31,6 +37,12 @@ impl Level {
             Level::Receivexlog => "backup_sites.SITE.pg_receivexlog",
             Level::KeyPair => "backup_sites.SITE.encryption_keys.ID",
             Level::Local => "backup_sites.SITE.object_storage (local)",
+            Level::S3 => "backup_sites.SITE.object_storage (s3)",
+            Level::Google => "backup_sites.SITE.object_storage (google)",
+            Level::Azure => "backup_sites.SITE.object_storage (azure)",
+            Level::Swift => "backup_sites.SITE.object_storage (swift)",
+            Level::Sftp => "backup_sites.SITE.object_storage (sftp)",
+            Level::Proxy => "backup_sites.SITE.object_storage.proxy_info",
         }
     }
 }
@@ -120,6 +132,12 @@ const KEYS: &[(Level, &[Row])] = &[
     (Level::Receivexlog, RECEIVEXLOG),
     (Level::KeyPair, KEYPAIR),
     (Level::Local, LOCAL),
+    (Level::S3, S3),
+    (Level::Google, GOOGLE),
+    (Level::Azure, AZURE),
+    (Level::Swift, SWIFT),
+    (Level::Sftp, SFTP),
+    (Level::Proxy, PROXY),
 ];
 
 #[rustfmt::skip]
@@ -267,7 +285,128 @@ const KEYPAIR: &[Row] = &[
 
 #[rustfmt::skip]
 const LOCAL: &[Row] = &[
-    key("storage_type", "required", "local; PGHoard's other types are known by name and refused"),
+    key("storage_type", "required", "local"),
     key("directory", "required", "folder of the objects"),
     key("prefix", "empty", "put before every key"),
+];
+
+#[rustfmt::skip]
+const S3: &[Row] = &[
+    key("storage_type", "required", "s3"),
+    key("region", "required", "region of the bucket"),
+    key("bucket_name", "required", "bucket of the objects"),
+    key("prefix", "empty", "put before every key"),
+    key("aws_access_key_id", "none", "with the secret; none: environment, identity of the machine"),
+    key("aws_secret_access_key", "none", "with the id"),
+    key("aws_session_token", "none", "of temporary credentials"),
+    key("host", "none", "server that speaks S3, with the port; none is AWS"),
+    key("port", "none", "port of host"),
+    key("is_secure", "false", "true: host speaks TLS; AWS always does"),
+    key("is_verify_tls", "false", "true: the certificate of host is checked; AWS's always is"),
+    key("cert_path", "none", "PEM file of who signed it, instead of the system's authorities"),
+    key("addressing_style", "path", "path, virtual or auto: where host has the bucket's name"),
+    key("use_dualstack_endpoint", "true", "AWS by IPv4 or IPv6"),
+    key("segment_size", "none", "bytes of a part, at least; none or 0: 8 MiB"),
+    key("min_multipart_chunk_size", "none", "as segment_size; the larger of the two counts"),
+    key("encrypted", "false", "true: the server is asked to encrypt, by a key of its own"),
+    key("sse_kms_key_id", "none", "the server is asked to encrypt by this key of KMS"),
+    key("storage_class", "none", "storage class of every object"),
+    key("object_lock_mode", "none", "GOVERNANCE or COMPLIANCE: objects are locked, with the days"),
+    key("object_lock_days", "none", "days from its writing in which an object cannot be deleted"),
+    key("connect_timeout", "20", "seconds to connect"),
+    key("read_timeout", "60", "longest silence of the server, in seconds"),
+    key("user_agent_extra", "none", "added to the name we give"),
+    key("proxy_info", "none", "the proxy to it"),
+    idle("notifier", "no one is notified"),
+    idle("statsd_info", "metrics are those of the daemon"),
+];
+
+#[rustfmt::skip]
+const GOOGLE: &[Row] = &[
+    key("storage_type", "required", "google"),
+    key("project_id", "none", "project to make the bucket in, where it is not there"),
+    key("bucket_name", "required", "bucket of the objects"),
+    key("prefix", "empty", "put before every key"),
+    key("credential_file", "none", "JSON file of the credentials; none: those of the machine"),
+    key("credentials", "none", "the credentials themselves, as in such a file"),
+    key("host", "none", "server that speaks Google's JSON API, with the port; none is Google"),
+    key("port", "none", "port of host"),
+    key("is_secure", "true", "host speaks TLS"),
+    key("is_verify_tls", "true", "false: no certificate is checked"),
+    key("cert_path", "none", "PEM file of who signed it, instead of the system's authorities"),
+    key("proxy_info", "none", "the proxy to it"),
+    idle("notifier", "no one is notified"),
+    idle("statsd_info", "metrics are those of the daemon"),
+];
+
+#[rustfmt::skip]
+const AZURE: &[Row] = &[
+    key("storage_type", "required", "azure"),
+    key("account_name", "required", "storage account"),
+    key("account_key", "none", "its key"),
+    key("sas_token", "none", "shared access signature; neither: the identity of the machine"),
+    key("bucket_name", "required", "container of the objects"),
+    key("prefix", "empty", "put before every key"),
+    key("azure_cloud", "public", "public, germany or china"),
+    key("host", "none", "server that speaks Azure's API, with the port; none is the cloud"),
+    key("port", "none", "port of host"),
+    key("is_secure", "true", "it speaks TLS"),
+    key("is_verify_tls", "true", "false: no certificate is checked"),
+    key("cert_path", "none", "PEM file of who signed it, instead of the system's authorities"),
+    key("proxy_info", "none", "the proxy to it"),
+    idle("notifier", "no one is notified"),
+    idle("statsd_info", "metrics are those of the daemon"),
+];
+
+#[rustfmt::skip]
+const SWIFT: &[Row] = &[
+    key("storage_type", "required", "swift"),
+    key("auth_url", "required", "where we log in"),
+    key("auth_version", "2.0", "1.0, 2.0 or 3.0"),
+    key("user", "required", "who we are"),
+    key("key", "required", "password of the user"),
+    key("container_name", "required", "container of the objects"),
+    key("prefix", "empty", "put before every key"),
+    key("segment_size", "3221225472", "larger objects are stored in segments of so many bytes"),
+    key("tenant_name", "none", "tenant, or project, of the user"),
+    key("tenant_id", "none", "the same by its id"),
+    key("region_name", "none", "region to use, where there are several"),
+    key("user_id", "none", "user by id"),
+    key("user_domain_id", "none", "domain of the user by id"),
+    key("user_domain_name", "none", "domain of the user"),
+    key("project_id", "none", "project by id"),
+    key("project_name", "none", "project"),
+    key("project_domain_id", "none", "domain of the project by id"),
+    key("project_domain_name", "none", "domain of the project"),
+    key("service_type", "none", "type in the catalog; none: object-store"),
+    key("endpoint_type", "none", "interface in the catalog; none: publicURL"),
+    key("is_verify_tls", "true", "false: no certificate is checked"),
+    key("cert_path", "none", "PEM file of who signed it, instead of the system's authorities"),
+    key("proxy_info", "none", "the proxy to it"),
+    idle("notifier", "no one is notified"),
+    idle("statsd_info", "metrics are those of the daemon"),
+];
+
+#[rustfmt::skip]
+const SFTP: &[Row] = &[
+    key("storage_type", "required", "sftp"),
+    key("server", "required", "host of the SSH server"),
+    key("port", "22", "its port"),
+    key("username", "required", "who we are there"),
+    key("password", "none", "password; this or a private_key"),
+    key("private_key", "none", "file of a private key"),
+    key("private_key_passphrase", "none", "what opens that file"),
+    key("known_hosts", "none", "file of the server's key; none: ~/.ssh/known_hosts"),
+    key("prefix", "empty", "put before every key"),
+    idle("notifier", "no one is notified"),
+    idle("statsd_info", "metrics are those of the daemon"),
+];
+
+#[rustfmt::skip]
+const PROXY: &[Row] = &[
+    key("type", "required", "http or socks5"),
+    key("host", "required", "host of the proxy"),
+    key("port", "required", "port of the proxy"),
+    key("user", "none", "who we are there"),
+    key("pass", "none", "password there"),
 ];

@@ -34,7 +34,10 @@ pub use site::{
     Ack, ActiveBackupMode, Activity, BasebackupMode, DiskFree, KeyPair, Node, PreferredNode,
     Secret, Site, TimeOfDay,
 };
-pub use storage::Storage;
+pub use storage::{
+    Addressing, AuthVersion, Authority, Azure, AzureLogin, Encryption, Google, GoogleLogin, Lock,
+    LockMode, Net, Proxy, ProxyKind, S3, S3Login, Sftp, SftpLogin, Storage, Swift,
+};
 pub use syslog::{Syslog, To};
 
 #[derive(Clone, Debug)]
@@ -220,7 +223,7 @@ impl Config {
                 let place = a.place().filter(|place| b.place().as_ref() == Some(place));
                 let what = match place {
                     _ if a.prefix == b.prefix => format!("the prefix '{}'", a.prefix),
-                    Some(place) => format!("the place {} in the store", place.display()),
+                    Some(place) => format!("the place {place} in the store"),
                     None => continue,
                 };
                 let message = format!("sites '{}' and '{}' both have {what}", a.name, b.name);

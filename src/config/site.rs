@@ -86,19 +86,10 @@ impl Site {
         })
     }
 
-    /// The folder of its objects, where the store is one.
-    pub(super) fn place(&self) -> Option<PathBuf> {
-        match &self.object_storage {
-            Some(Storage::Local { directory, prefix }) => {
-                // By components: neither `//` nor `/./` tells two folders apart.
-                let parts = [prefix.trim_matches('/'), &self.prefix];
-                let path = parts
-                    .iter()
-                    .fold(directory.clone(), |path, part| path.join(part));
-                Some(path.components().collect())
-            }
-            Some(Storage::Other { .. }) | None => None,
-        }
+    /// Where its objects are.
+    pub(super) fn place(&self) -> Option<String> {
+        let storage = self.object_storage.as_ref();
+        storage.map(|storage| storage.place(&self.prefix))
     }
 
     /// The site's keys, parsed; either half of a pair may be missing.

@@ -471,11 +471,26 @@ fn wrong_places_for_metrics_are_errors_with_their_path() {
 
 #[test]
 fn the_parser_reads_every_key_of_the_table_and_no_other() {
-    let storage = json!({"storage_type": "local", "directory": "/x"});
-    let site = json!({"object_storage": storage, "pg_receivexlog": {},
-        "encryption_keys": {"k": {}}});
+    let site = |storage: Value| {
+        let keys = json!({"k": {}});
+        json!({"object_storage": storage, "pg_receivexlog": {}, "encryption_keys": keys})
+    };
+    let proxy = json!({"type": "http", "host": "h", "port": 1});
+    let mut sites = json!({});
+    for storage in [
+        json!({"storage_type": "local", "directory": "/x"}),
+        json!({"storage_type": "s3", "region": "r", "bucket_name": "b", "proxy_info": proxy}),
+        json!({"storage_type": "google", "bucket_name": "b"}),
+        json!({"storage_type": "azure", "account_name": "a", "bucket_name": "b"}),
+        json!({"storage_type": "swift", "auth_url": "u", "user": "u", "key": "k",
+            "container_name": "c"}),
+        json!({"storage_type": "sftp", "server": "h", "username": "u", "password": "p"}),
+    ] {
+        let name = storage["storage_type"].as_str().unwrap().to_owned();
+        sites[name] = site(storage);
+    }
     let everything = json!({"compression": {}, "transfer": {}, "statsd": {}, "pushgateway": {},
-        "prometheus": {}, "backup_sites": {"a": site}});
+        "prometheus": {}, "backup_sites": sites});
     let notes = Notes::default();
     global(&everything, &notes).unwrap();
     let table: BTreeSet<(Level, &str)> = keys::all()

@@ -3,11 +3,15 @@
 use machine::Class;
 
 use super::Store;
+use super::cloud::Cloud;
+use super::cloud::azure::Container;
+use super::cloud::s3;
+use super::google::Google;
 use super::local::Local;
 use crate::config::Storage;
 use crate::failure::{Failure, Outcome};
 
-/// What to do about a local folder that is not there.
+/// What to do about a local folder or a bucket that is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Missing {
     /// For the daemon, which fills it.
@@ -29,10 +33,28 @@ pub fn store(storage: &Storage, missing: Missing) -> Outcome<Box<dyn Store>> {
             };
             Ok(Box::new(local))
         }
-        Storage::Other { storage_type } => Err(Failure::new(
+        Storage::S3(config) => {
+            let bucket = Box::new(s3::Bucket::new(config)?);
+            let cloud = Cloud::new(bucket, &config.prefix, config.part_bytes, missing);
+            Ok(Box::new(cloud))
+        }
+        Storage::Google(config) => Ok(Box::new(Google::new(config, missing)?)),
+        Storage::Azure(config) => {
+            let container = Box::new(Container::new(config)?);
+            Ok(Box::new(Cloud::new(
+                container,
+                &config.prefix,
+                None,
+                missing,
+            )))
+        }
+        Storage::Swift(_) | Storage::Sftp(_) => Err(Failure::new(
             Class::Unsupported,
-            format!("storage type '{storage_type}' is not supported by this version"),
+            format!(
+                "storage type '{}' is not supported by this version",
+                storage.kind()
+            ),
         )
-        .hint("the only storage type so far is 'local'")),
+        .hint("those that are: local, s3, google, azure")),
     }
 }

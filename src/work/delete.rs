@@ -112,7 +112,7 @@ impl Refusals {
     fn delete(&mut self, place: &Place, key: &str) -> Outcome<bool> {
         match place.store.delete(key) {
             Ok(()) => Ok(true),
-            Err(failure) if matches!(failure.class, Class::Denied | Class::Conflict) => {
+            Err(failure) if is_refusal(&failure) => {
                 self.why.get_or_insert(failure);
                 Ok(false)
             }
@@ -191,6 +191,17 @@ fn ranges(
         let mut row = 0;
         while first <= range.last {
             let last = range.last.min(first.saturating_add(STEP - 1));
+            if at_once(place, range, first, last, size)? {
+                let wal = vec![Range {
+                    first,
+                    last,
+                    ..*range
+                }];
+                let files = Vec::new();
+                emit(Event::Deleted { wal, files });
+                first = last.saturating_add(1);
+                continue;
+            }
             let mut gone = Runs::default();
             let mut kept = Runs::default();
             let mut refused = Refusals::default();
@@ -224,6 +235,27 @@ fn ranges(
         }
     }
     Ok(())
+}
+
+/// `false` if the store refuses some: which ones, only one request for each can tell.
+fn at_once(
+    place: &Place,
+    range: &Range,
+    first: u64,
+    last: u64,
+    size: SegmentSize,
+) -> Outcome<bool> {
+    let key = |number| place.key(&File::Wal(Segment::new(range.timeline, number)).key(size));
+    let keys: Vec<String> = (first..=last).map(key).collect();
+    match place.store.delete_all(&keys) {
+        Ok(()) => Ok(true),
+        Err(failure) if is_refusal(&failure) => Ok(false),
+        Err(failure) => Err(failure),
+    }
+}
+
+fn is_refusal(failure: &Failure) -> bool {
+    matches!(failure.class, Class::Denied | Class::Conflict)
 }
 
 #[cfg(test)]

@@ -16,7 +16,9 @@ use machine::projection::ledger::Ledger;
 use machine::runs::Runs;
 use machine::{BackupName, Class, Event, File, Millis, Segment, SegmentSize, Timeline};
 
+use crate::clock;
 use crate::failure::Outcome;
+use crate::report;
 use crate::store::{Entry, Object};
 use crate::work::delete::part_number;
 use crate::work::{Place, label};
@@ -83,6 +85,7 @@ pub fn run(place: &Place, known: &Known, emit: &mut dyn FnMut(Event)) -> Outcome
     {
         emit(event);
     }
+    sweep(place);
     emit(Event::Reconciled {
         objects: listing.objects,
         bytes: listing.bytes,
@@ -93,6 +96,24 @@ pub fn run(place: &Place, known: &Known, emit: &mut dyn FnMut(Event)) -> Outcome
     });
     Ok(())
 }
+
+/// What uploads of ours that a crash ended left invisibly in the store costs money there, and
+/// nothing else: where it cannot be taken back, that is told, and no more.
+fn sweep(place: &Place) {
+    let now = i64::try_from(clock::now().0).unwrap_or(i64::MAX);
+    if let Err(failure) = place
+        .store
+        .sweep(&place.prefix, now.saturating_sub(ABANDONED_MS))
+    {
+        let site = &place.site;
+        report::error(&format!(
+            "site '{site}': abandoned uploads are not removed: {failure}"
+        ));
+    }
+}
+
+/// No upload takes a week; other daemons may write below our prefix.
+const ABANDONED_MS: i64 = 7 * 86_400_000;
 
 /// How the files differ; each difference was looked at once more.
 #[derive(Default)]

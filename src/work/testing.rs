@@ -173,6 +173,15 @@ impl Store for Fickle {
         }
         self.change(format!("delete {key}"), || self.inner.delete(key))
     }
+
+    /// As one request, which tells of a lock and not of which key.
+    fn delete_all(&self, keys: &[String]) -> Outcome<()> {
+        let locked = self.locked.lock().unwrap().clone();
+        if let Some(class) = keys.iter().find_map(|key| locked.get(key)) {
+            return Err(Failure::new(*class, "some objects are locked"));
+        }
+        keys.iter().try_for_each(|key| self.delete(key))
+    }
 }
 
 /// The first page of WAL `number` of this cluster, as far as it tells that.

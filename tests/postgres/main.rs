@@ -27,6 +27,7 @@ mod restore;
 mod shutdown;
 mod sites;
 mod standby;
+mod stores;
 mod support_check;
 mod take;
 mod trouble;

@@ -9,8 +9,11 @@
 
 pub mod daemon;
 pub mod disk;
+pub mod faults;
+pub mod http;
 pub mod postgres;
 pub mod process;
+pub mod stores;
 pub mod tls;
 
 use std::path::Path;
@@ -76,6 +79,11 @@ pub fn skip(name: &str, why: &str) {
         allowed || env::var_os("CI").is_none(),
         "{name} cannot be left out in CI: {why}"
     );
+    left_out(name, why);
+}
+
+/// As `skip`, for what nobody asked for: no failure anywhere.
+pub fn left_out(name: &str, why: &str) {
     eprintln!("SKIPPED {name}: {why}");
     if let Some(file) = env::var_os("PGHOARD_TEST_SKIPPED") {
         let mut list = fs::File::options()

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
-use std::{fs, thread};
+use std::{fs, mem, thread};
 
 use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::{Signal, killpg};
@@ -103,6 +103,26 @@ impl Scratch {
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         hand_over(dir.path());
         Scratch(dir)
+    }
+
+    /// For what outlives the test that made it: gone, together with `litter` elsewhere, once this
+    /// test binary has ended.
+    #[expect(
+        clippy::zombie_processes,
+        reason = "it waits for this process, not the reverse"
+    )]
+    pub fn until_exit(litter: &[PathBuf]) -> Scratch {
+        // Whoever still writes there is being killed at the same time.
+        const CLEAN: &str = "cat; until rm -rf \"$@\"; do sleep 0.1; done";
+        let mut scratch = Scratch::new();
+        scratch.0.disable_cleanup(true);
+        let mut cleaner = Command::new("sh");
+        cleaner.args(["-c", CLEAN, "sh"]).arg(scratch.path());
+        cleaner.args(litter).stdin(Stdio::piped()).process_group(0);
+        cleaner.stdout(Stdio::null()).stderr(Stdio::null());
+        let mut cleaner = cleaner.spawn().expect("a shell runs");
+        mem::forget(cleaner.stdin.take()); // closed by the end of this process, which it waits for
+        scratch
     }
 
     pub fn path(&self) -> &Path {

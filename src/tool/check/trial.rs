@@ -42,7 +42,12 @@ pub fn open(site: &Site, may_write: bool, findings: &mut Vec<Finding>) -> Option
     let (store, folders) = match opened {
         Ok(opened) => opened,
         Err(failure) => {
-            let cure = "make the folder, and let it belong to the daemon's user";
+            let cure = match &site.object_storage {
+                Some(Storage::Local { .. }) => {
+                    "make the folder, and let it belong to the daemon's user"
+                }
+                Some(_) | None => "correct what is wrong in object_storage",
+            };
             findings.push(Finding::failed("store", &failure, cure));
             return None;
         }

@@ -84,7 +84,8 @@ fn section(key: &Key, value: Value, computed: Computed<'_>) -> Value {
 }
 
 fn is_secret(name: &str) -> bool {
-    SECRETS.iter().any(|part| name.contains(part))
+    // Swift's password.
+    name == "key" || SECRETS.iter().any(|part| name.contains(part))
 }
 
 fn hidden((name, value): (&String, &Value)) -> (String, Value) {
@@ -240,9 +241,12 @@ mod tests {
                 "nodes": ["host=h password=hush", "postgres://u:hush@h/d",
                     { "host": "h", "password": "hush", "nonsense": "hush" }],
                 "encryption_keys": { "k": { "public": "pem", "private": "hush" } },
-                "object_storage": { "storage_type": "s3", "aws_secret_access_key": "hush",
-                    "region": "r", "proxy_info": { "pass": "hush", "user": "x" } },
-            } }
+                "object_storage": { "storage_type": "s3", "aws_access_key_id": "id",
+                    "aws_secret_access_key": "hush", "bucket_name": "b", "region": "r",
+                    "proxy_info": { "type": "http", "host": "h",
+                    "port": 1, "pass": "hush", "user": "x" } },
+            }, "b": { "object_storage": { "storage_type": "swift", "auth_url": "http://k",
+                "user": "u", "key": "hush", "container_name": "c" } } }
         });
         let shown = shown(&raw);
         assert!(!shown.to_string().contains("hush"), "{shown:#}");

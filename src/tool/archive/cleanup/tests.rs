@@ -232,8 +232,8 @@ fn s66_what_the_store_refuses_to_delete_is_told_and_is_a_failure() {
         since: now,
         looked: now,
     };
-    bed.store
-        .fail(1, crate::work::testing::Fault::Before(Class::Denied));
+    let key = format!("main/xlog/{}", name(4));
+    bed.store.locked.lock().unwrap().insert(key, Class::Denied);
     let failure = delete(&bed.place, &orphans, &mut ours).unwrap_err();
     assert_eq!(failure.class, Class::Denied);
     assert!(
