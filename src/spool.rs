@@ -7,6 +7,8 @@
 //! again. An interrupted `.partial` is rewritten in place by the next stream, never truncated: it
 //! is all a restore has should the server not come back.
 //!
+//! What PostgreSQL keeps until it is stored is [`lent`]: an entry of the log, and no copy.
+//!
 //! Everything goes through [`Disk`], so that the simulator can forget what was not synced.
 
 use std::io;
@@ -18,8 +20,10 @@ use machine::{Class, File, SegmentSize};
 use crate::failure::{Failure, Outcome};
 
 pub use disk::RealDisk;
+use lent::{Lent, Loan, Lying};
 
 mod disk;
+pub mod lent;
 #[cfg(test)]
 mod tests;
 
@@ -42,12 +46,21 @@ pub trait Disk: Send + Sync {
     fn remove(&self, name: &str) -> io::Result<()>;
 }
 
-/// An open file; what was not synced may be lost in a crash.
-pub trait DiskFile: Send {
-    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+/// A file that is read.
+pub trait Readable: Send {
     /// Fills as much of `buffer` as the file has from `offset` on.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
     fn size(&self) -> io::Result<u64>;
+    /// Whether what was read until now is what the name stands for. Nobody else writes to files of
+    /// the spool.
+    fn stayed(&self) -> io::Result<bool> {
+        Ok(true)
+    }
+}
+
+/// An open file; what was not synced may be lost in a crash.
+pub trait DiskFile: Readable {
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()>;
     /// Content, length and the file's name are durable once this returns.
     fn sync(&mut self) -> io::Result<()>;
 }
@@ -75,10 +88,13 @@ pub struct Spool {
     disk: Arc<dyn Disk>,
     /// Each placing has a working name of its own.
     placings: Arc<AtomicU64>,
+    lent: Arc<Lent>,
 }
 
-/// Bytes compared or copied at a time.
+/// Bytes compared at a time.
 const BLOCK: usize = 64 << 10;
+/// Bytes copied at a time.
+const COPIED: usize = 256 << 10;
 
 const PLACING_END: &str = ".placing";
 
@@ -87,6 +103,7 @@ impl Spool {
         Spool {
             disk,
             placings: Arc::default(),
+            lent: Arc::default(),
         }
     }
 
@@ -155,12 +172,53 @@ impl Spool {
         }
     }
 
-    pub fn open(&self, file: &File, size: SegmentSize) -> Outcome<Box<dyn DiskFile>> {
+    /// An entry without a file: its content is read where it lies, for as long as it stays there.
+    pub fn lend(
+        &self,
+        name: &str,
+        lying: &Arc<Lying>,
+        entry: impl FnOnce() -> u64,
+    ) -> Outcome<Loan> {
+        match self.disk.read(name) {
+            Ok(_) => Ok(Loan::Occupied),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Ok(self.lent.lend(name, lying, entry))
+            }
+            Err(error) => Err(failed(&error, name)),
+        }
+    }
+
+    /// A human has to look at it: what is lent under that entry becomes a file of our own.
+    pub fn keep(&self, file: &File, size: SegmentSize, entry: u64) -> Outcome<()> {
         let name = file.spool_name(size);
-        self.disk.read(&name).map_err(|e| failed(&e, &name))
+        let Some(lying) = self.lent.get(&name, entry) else {
+            return Ok(());
+        };
+        let mut partial = self.placing(&name)?;
+        let told = |e| failed(&e, &name);
+        let whole = partial
+            .fill(&lying)
+            .and_then(|()| lying.stayed().map_err(told));
+        match whole {
+            Ok(true) => partial.seal().map(|_named_or_kept_beside| ()),
+            gone_or_failed => {
+                partial.abandon();
+                gone_or_failed.map(|_gone| ())
+            }
+        }
+    }
+
+    pub fn open(&self, file: &File, size: SegmentSize, entry: u64) -> Outcome<Box<dyn Readable>> {
+        let name = file.spool_name(size);
+        if let Some(lying) = self.lent.get(&name, entry) {
+            return Ok(Box::new(lying));
+        }
+        let file = self.disk.read(&name).map_err(|e| failed(&e, &name))?;
+        Ok(file)
     }
 
     pub fn remove(&self, name: &str) -> Outcome<()> {
+        self.lent.end(name);
         self.disk.remove(name).map_err(|e| failed(&e, name))
     }
 }
@@ -246,6 +304,22 @@ impl Partial {
         }
     }
 
+    /// Writes all of another file.
+    pub fn fill(&mut self, from: &dyn Readable) -> Outcome<()> {
+        let mut block = vec![0; COPIED];
+        let mut at = 0;
+        loop {
+            let n = from
+                .read_at(at, &mut block)
+                .map_err(|e| failed(&e, &self.name))?;
+            let Some(bytes) = block.get(..n).filter(|bytes| !bytes.is_empty()) else {
+                return Ok(());
+            };
+            self.write(at, bytes)?;
+            at = at.saturating_add(u64::try_from(n).unwrap_or(u64::MAX));
+        }
+    }
+
     /// Everything written so far is durable once this returns.
     pub fn sync(&mut self) -> Outcome<()> {
         self.file.sync().map_err(|e| failed(&e, &self.working))
@@ -298,7 +372,7 @@ impl Partial {
     }
 }
 
-fn equal(a: &dyn DiskFile, b: &dyn DiskFile) -> io::Result<bool> {
+fn equal(a: &dyn Readable, b: &dyn Readable) -> io::Result<bool> {
     if a.size()? != b.size()? {
         return Ok(false);
     }

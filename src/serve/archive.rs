@@ -1,7 +1,8 @@
 //! `archive_command`'s files: taken into the spool, answered once they are safe.
 //!
 //! Safe is what the site's `ack` says: in the store, or synced in the spool and in the log. The
-//! answer waits for the event that says so and for nothing else. While PostgreSQL waits for one
+//! answer waits for the event that says so and for nothing else. What PostgreSQL keeps until it is
+//! stored is not copied. While PostgreSQL waits for one
 //! segment, those that are ready after it are taken as well, so that every core has something to
 //! encode: PostgreSQL hands over one at a time, and when it comes to them they are stored.
 //!
@@ -22,8 +23,9 @@ use machine::{Class, Envelope, Event, File, Site, State};
 use super::answer::Answer;
 use crate::failure::{Failure, Outcome};
 use crate::journal::run::Report;
-use crate::source::archive::{self, Intake, Lying, Stamp};
+use crate::source::archive::{self, Intake};
 use crate::spool::Spool;
+use crate::spool::lent::{Lying, Stamp};
 
 /// As PGHoard waits. The work goes on, and the next request for the file finds it done.
 const WAIT: Duration = Duration::from_secs(30);
@@ -38,7 +40,7 @@ pub struct Door {
     /// Where the server is on this machine.
     pub pg_wal: Option<std::path::PathBuf>,
     pub ack: Ack,
-    /// So many files are taken ahead at most.
+    /// So many files are taken ahead at most; more are looked for when half of them are in.
     pub ahead: usize,
 }
 
@@ -62,12 +64,30 @@ struct Open {
     issued: u64,
 }
 
+impl Open {
+    /// Files of a site without a verdict.
+    fn on_the_way(&self, site: &Site) -> usize {
+        let of_site = self.tickets.iter().filter(|((of, _), _)| of == site);
+        of_site
+            .filter(|(_, ticket)| ticket.verdict.is_none())
+            .count()
+    }
+}
+
 struct Ticket {
     number: u64,
     stamp: Option<Stamp>,
     /// Known once it was judged.
     file: Option<File>,
+    /// It is read where it lies, under this entry.
+    lent: Option<u64>,
     verdict: Option<Result<(), Failure>>,
+}
+
+impl Ticket {
+    fn is(&self, file: &File) -> bool {
+        self.file.as_ref() == Some(file)
+    }
 }
 
 impl Desk {
@@ -88,21 +108,32 @@ impl Desk {
             return;
         };
         let spooled = door.ack == Ack::Spooled;
-        let (file, lost) = match &envelope.event {
-            Event::Stored { file, .. } => (file, None),
-            Event::Spooled { file, .. } if spooled => (file, None),
-            Event::Conflicted { file, .. } => (file, Some(Class::Conflict)),
-            Event::Dropped { file, .. } => (file, Some(Class::Interrupted)),
-            _ => return,
+        let again = |why| {
+            Err(Failure::new(
+                Class::Interrupted,
+                format!("{why}, ask again"),
+            ))
         };
         let mut open = self.lock();
         for ((of, name), ticket) in &mut open.tickets {
-            if of == site && ticket.file.as_ref() == Some(file) {
-                ticket.verdict = Some(match lost {
-                    None => Ok(()),
-                    Some(Class::Conflict) => Err(conflict(name)),
-                    Some(class) => Err(Failure::new(class, "the spool lost it, ask again")),
-                });
+            let verdict = match &envelope.event {
+                Event::Stored { file, entry, .. } if ticket.is(file) => match ticket.lent {
+                    // Ours was not compared with what is stored.
+                    Some(lent) if *entry != Some(lent) => again("another was stored"),
+                    Some(_) | None => Ok(()),
+                },
+                Event::Spooled { file, .. } if ticket.is(file) => {
+                    match spooled && ticket.lent.is_none() {
+                        true => Ok(()),
+                        false => continue,
+                    }
+                }
+                Event::Conflicted { file, .. } if ticket.is(file) => Err(conflict(name)),
+                Event::Dropped { file, .. } if ticket.is(file) => again("the spool lost it"),
+                _ => continue,
+            };
+            if of == site {
+                ticket.verdict = Some(verdict);
             }
         }
         self.news.notify_all();
@@ -148,7 +179,7 @@ impl Desk {
         if let Some(number) = self.draw(&key, Some(lying.stamp)) {
             self.take(site, &door, name, number, lying);
         }
-        self.look_ahead(site, name);
+        self.look_ahead(site, &door, name);
         self.wait(&key, deadline)
     }
 
@@ -183,6 +214,7 @@ impl Desk {
             number,
             stamp,
             file: None,
+            lent: None,
             verdict: None,
         };
         open.tickets.insert(key.clone(), ticket);
@@ -197,7 +229,10 @@ impl Desk {
     }
 
     fn take(&self, site: &Site, door: &Door, name: &str, number: u64, lying: Lying) {
-        let intake = Intake::new(&door.spool, name).and_then(|intake| intake.copy(lying));
+        let intake = match door.ack {
+            Ack::Stored => Intake::lying(&door.spool, name, lying),
+            Ack::Spooled => Intake::copied(&door.spool, name, lying),
+        };
         self.hand(site, door, name, number, intake);
     }
 
@@ -210,8 +245,9 @@ impl Desk {
             self.change(&key, number, |ticket| {
                 ticket.file = Some(judged.file.clone())
             });
-            let event = judged.seal(|| self.entries.fetch_add(1, Ordering::SeqCst))?;
-            match event {
+            let taken = judged.take(|| self.entries.fetch_add(1, Ordering::SeqCst))?;
+            self.change(&key, number, |ticket| ticket.lent = taken.lent);
+            match taken.event {
                 Some(event) => {
                     let report = Report::outside(Some(site.clone()), event);
                     let sent = self.reports.send(report);
@@ -264,25 +300,25 @@ impl Desk {
     }
 
     /// Takes what is ready after `name`, on a thread of its own.
-    fn look_ahead(self: &Arc<Self>, site: &Site, name: &str) {
+    fn look_ahead(self: &Arc<Self>, site: &Site, door: &Arc<Door>, name: &str) {
         {
             let mut open = self.lock();
             let looking = open.looking.iter().filter(|of| *of == site);
-            if looking.count() >= LOOKING_MAX {
+            let enough = door.ahead.div_ceil(2);
+            if looking.count() >= LOOKING_MAX || open.on_the_way(site) > enough {
                 return;
             }
             open.looking.push(site.clone());
         }
         let (desk, site, name) = (Arc::clone(self), site.clone(), name.to_owned());
+        let door = Arc::clone(door);
         let looking = Looking {
             desk: Arc::clone(self),
             site: site.clone(),
         };
         let body = move || {
             let looking = looking;
-            if let Ok(door) = desk.door(&site)
-                && let Some(pg_wal) = door.pg_wal.as_deref()
-            {
+            if let Some(pg_wal) = door.pg_wal.as_deref() {
                 desk.take_ahead(&site, &door, pg_wal, &name);
             }
             drop(looking);
@@ -293,13 +329,7 @@ impl Desk {
 
     fn take_ahead(&self, site: &Site, door: &Door, pg_wal: &Path, name: &str) {
         for next in archive::ready(pg_wal) {
-            let on_the_way = {
-                let open = self.lock();
-                let waiting = open.tickets.iter();
-                let mut waiting = waiting.filter(|((of, _), t)| of == site && t.verdict.is_none());
-                waiting.nth(door.ahead).is_some()
-            };
-            if on_the_way {
+            if self.lock().on_the_way(site) > door.ahead {
                 return;
             }
             if next == name {

@@ -66,6 +66,17 @@ fn speak(address: SocketAddr, asked: (&str, &str, &str), version: &str) -> (u16,
     (status, head.to_lowercase(), body.to_owned())
 }
 
+fn doors(folder: &Path, ack: Ack) -> archive::Doors {
+    let spool = folder.join("spool/main/xlog_incoming");
+    let door = archive::Door {
+        spool: Spool::new(Arc::new(RealDisk::new(&spool).unwrap())),
+        pg_wal: Some(folder.join("pgdata/pg_wal")),
+        ack,
+        ahead: 1,
+    };
+    BTreeMap::from([(machine::Site("main".into()), Arc::new(door))])
+}
+
 impl Api {
     /// Site `main`, moved from `old`, in one local store.
     fn new(more: Value) -> Api {
@@ -97,14 +108,7 @@ impl Api {
         }
         let (config, _) = config::parse(&value).unwrap();
         let (sender, reports) = sync_channel(1);
-        let spool = folder.path().join("spool/main/xlog_incoming");
-        let door = archive::Door {
-            spool: Spool::new(Arc::new(RealDisk::new(&spool).unwrap())),
-            pg_wal: Some(folder.path().join("pgdata/pg_wal")),
-            ack: Ack::Stored,
-            ahead: 1,
-        };
-        let doors = BTreeMap::from([(machine::Site("main".into()), Arc::new(door))]);
+        let doors = doors(folder.path(), Ack::Stored);
         let desk = archive::Desk::new(doors, Arc::default(), sender.clone());
         let desk = Arc::new(desk);
         let handle = start(Context {

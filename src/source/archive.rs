@@ -6,10 +6,10 @@
 //!
 //! Budget: one block a file; a history file whole.
 
-use std::fs::{File as Disk, OpenOptions};
-use std::io::Read;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
 
 use machine::event::Origin;
 use machine::{Class, Event, File, Segment, SegmentSize, Timeline};
@@ -17,29 +17,14 @@ use nix::fcntl::OFlag;
 
 use crate::failure::{Failure, Outcome};
 use crate::pg::files::{History, WAL_HEADER_BYTES, WalHeader};
-use crate::spool::{Partial, Sealed, Spool};
+use crate::spool::lent::{Loan, Lying};
+use crate::spool::{Partial, Readable, Sealed, Spool};
 
 /// PostgreSQL's largest segment.
 const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 /// A line a promotion.
 const HISTORY_BYTES_MAX: usize = 1 << 20;
 const BLOCK: usize = 256 << 10;
-
-/// Which file of that name it was: PostgreSQL never gives a new one the same in all of these.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stamp {
-    device: u64,
-    inode: u64,
-    bytes: u64,
-    modified_ns: (i64, i64),
-}
-
-/// A file in `pg_wal`.
-pub struct Lying {
-    pub stamp: Stamp,
-    disk: Disk,
-    path: PathBuf,
-}
 
 /// Opens a regular file of `pg_wal`; anything else of that name is as good as absent.
 pub fn lying(pg_wal: &Path, name: &str) -> Outcome<Lying> {
@@ -57,19 +42,7 @@ pub fn lying(pg_wal: &Path, name: &str) -> Outcome<Lying> {
             std::io::ErrorKind::PermissionDenied => Failure::io(&error, path.display()),
             _ => absent(),
         })?;
-    let metadata = disk
-        .metadata()
-        .map_err(|e| Failure::io(&e, path.display()))?;
-    if !metadata.is_file() {
-        return Err(absent());
-    }
-    let stamp = Stamp {
-        device: metadata.dev(),
-        inode: metadata.ino(),
-        bytes: metadata.len(),
-        modified_ns: (metadata.mtime(), metadata.mtime_nsec()),
-    };
-    Ok(Lying { stamp, disk, path })
+    Lying::new(disk, path)?.ok_or_else(absent)
 }
 
 /// The segments and histories that are complete and wait for `archive_command`, in PostgreSQL's
@@ -118,10 +91,18 @@ pub struct Intake {
     kind: Kind,
     /// A history's content stays here; of a segment the first page's header.
     head: Vec<u8>,
-    file: Option<Partial>,
+    content: Content,
     bytes: u64,
     /// Known once the first page's header is there.
     bytes_max: Option<u64>,
+}
+
+enum Content {
+    /// In the head.
+    Here,
+    Copied(Partial),
+    /// Where PostgreSQL keeps it.
+    Lying(Arc<Lying>),
 }
 
 /// It is what its name says, and still to get it.
@@ -130,37 +111,66 @@ pub struct Judged {
     intake: Intake,
 }
 
+/// It has its name.
+pub struct Taken {
+    /// For the log; there is none where the spool has the same already.
+    pub event: Option<Event>,
+    /// The entry under which it is read where it lies.
+    pub lent: Option<u64>,
+}
+
 impl Intake {
     pub fn new(spool: &Spool, name: &str) -> Outcome<Intake> {
         let unknown = || Failure::new(Class::Config, format!("'{name}' is no file of the archive"));
         let kind = kind(name).ok_or_else(unknown)?;
-        let file = match kind {
-            Kind::History(_) => None,
-            Kind::Segment => Some(spool.placing(name)?),
-            Kind::Partial => Some(spool.placing(&ended(name))?),
+        let content = match kind {
+            Kind::History(_) => Content::Here,
+            Kind::Segment => Content::Copied(spool.placing(name)?),
+            Kind::Partial => Content::Copied(spool.placing(&ended(name))?),
         };
-        Ok(Intake {
+        Ok(Intake::with(spool, name, kind, content))
+    }
+
+    fn with(spool: &Spool, name: &str, kind: Kind, content: Content) -> Intake {
+        Intake {
             spool: spool.clone(),
             name: name.to_owned(),
             kind,
             head: Vec::new(),
-            file,
+            content,
             bytes: 0,
             bytes_max: None,
-        })
+        }
     }
 
-    /// All of a file in `pg_wal`.
-    pub fn copy(mut self, mut from: Lying) -> Outcome<Intake> {
+    /// A file in `pg_wal`, copied.
+    pub fn copied(spool: &Spool, name: &str, from: Lying) -> Outcome<Intake> {
+        let mut intake = Intake::new(spool, name)?;
+        let from = Arc::new(from);
         let mut block = vec![0; BLOCK];
         loop {
-            let n = from.disk.read(&mut block);
-            let n = n.map_err(|e| Failure::io(&e, from.path.display()))?;
+            let n = from.read_at(intake.bytes, &mut block);
+            let n = n.map_err(|e| Failure::io(&e, name))?;
             let Some(bytes) = block.get(..n).filter(|bytes| !bytes.is_empty()) else {
-                return Ok(self);
+                return Ok(intake);
             };
-            self.write(bytes)?;
+            intake.write(bytes)?;
         }
+    }
+
+    /// A segment in `pg_wal` that stays there until it is stored; what is not one is copied.
+    pub fn lying(spool: &Spool, name: &str, from: Lying) -> Outcome<Intake> {
+        if kind(name) != Some(Kind::Segment) {
+            return Intake::copied(spool, name, from);
+        }
+        let from = Arc::new(from);
+        let mut head = vec![0; WAL_HEADER_BYTES];
+        let n = from.read_at(0, &mut head);
+        head.truncate(n.map_err(|e| Failure::io(&e, name))?);
+        let bytes = from.stamp.bytes;
+        let mut intake = Intake::with(spool, name, Kind::Segment, Content::Lying(from));
+        (intake.head, intake.bytes) = (head, bytes);
+        Ok(intake)
     }
 
     pub fn write(&mut self, bytes: &[u8]) -> Outcome<()> {
@@ -177,7 +187,8 @@ impl Intake {
             return wrong(format!("'{}' is larger than any segment", self.name));
         }
         // What cannot become a segment does not fill the disk first.
-        if self.file.is_some() && self.bytes_max.is_none() && self.head.len() == WAL_HEADER_BYTES {
+        let copied = matches!(self.content, Content::Copied(_));
+        if copied && self.bytes_max.is_none() && self.head.len() == WAL_HEADER_BYTES {
             let header = WalHeader::parse(&self.head).map_err(|f| f.about(&self.name))?;
             self.bytes_max = Some(header.segment_size.bytes());
         }
@@ -187,9 +198,9 @@ impl Intake {
                 "'{name}' is larger than the {max} bytes of its segment"
             ));
         }
-        match &mut self.file {
-            Some(file) => file.write(at, bytes),
-            None => Ok(()),
+        match &mut self.content {
+            Content::Copied(file) => file.write(at, bytes),
+            Content::Here | Content::Lying(_) => Ok(()),
         }
     }
 
@@ -232,37 +243,60 @@ impl Intake {
 }
 
 impl Judged {
-    /// Gives it its name, durably. The event is for the log; there is none where the spool has the
-    /// same already. `entry` numbers what is new.
-    pub fn seal(mut self, entry: impl FnOnce() -> u64) -> Outcome<Option<Event>> {
-        let sealed = match self.intake.file.take() {
-            Some(file) => file.seal()?,
-            None => self
-                .intake
-                .spool
-                .place(&self.intake.name, &self.intake.head)?,
+    /// Gives it its name, durably, or lends it. `entry` numbers what is new.
+    pub fn take(mut self, entry: impl Fn() -> u64) -> Outcome<Taken> {
+        let content = std::mem::replace(&mut self.intake.content, Content::Here);
+        let (spool, name) = (&self.intake.spool, &self.intake.name);
+        let sealed = match content {
+            Content::Here => spool.place(name, &self.intake.head)?,
+            Content::Copied(file) => file.seal()?,
+            Content::Lying(lying) => match spool.lend(name, &lying, &entry)? {
+                Loan::New(entry) => {
+                    let event = Some(self.spooled(entry));
+                    let lent = Some(entry);
+                    return Ok(Taken { event, lent });
+                }
+                Loan::Known(entry) => {
+                    let lent = Some(entry);
+                    return Ok(Taken { event: None, lent });
+                }
+                Loan::Occupied => {
+                    let mut file = spool.placing(name)?;
+                    match file.fill(&lying) {
+                        Ok(()) => file.seal()?,
+                        Err(failure) => {
+                            file.abandon();
+                            return Err(failure);
+                        }
+                    }
+                }
+            },
         };
-        let (file, bytes) = (self.file.clone(), self.intake.bytes);
-        Ok(match sealed {
-            Sealed::New => Some(Event::Spooled {
-                file,
-                entry: entry(),
-                bytes,
-                origin: Origin::Archive,
-            }),
+        let event = match sealed {
+            Sealed::New => Some(self.spooled(entry())),
             Sealed::Duplicate => None,
             Sealed::Conflict { kept_as } => Some(Event::Conflicted {
-                file,
+                file: self.file.clone(),
                 ours: format!("kept in the spool as '{kept_as}'"),
                 theirs: "sealed in the spool before".into(),
             }),
-        })
+        };
+        Ok(Taken { event, lent: None })
+    }
+
+    fn spooled(&self, entry: u64) -> Event {
+        Event::Spooled {
+            file: self.file.clone(),
+            entry,
+            bytes: self.intake.bytes,
+            origin: Origin::Archive,
+        }
     }
 }
 
 impl Drop for Intake {
     fn drop(&mut self) {
-        if let Some(file) = self.file.take() {
+        if let Content::Copied(file) = std::mem::replace(&mut self.content, Content::Here) {
             file.abandon();
         }
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::durable;
 use crate::failure::Outcome;
-use crate::spool::{Disk, DiskFile, Found};
+use crate::spool::{Disk, DiskFile, Found, Readable};
 
 pub struct RealDisk {
     directory: PathBuf,
@@ -104,25 +104,32 @@ struct Opened {
     unnamed: Option<PathBuf>,
 }
 
-impl DiskFile for Opened {
-    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all_at(bytes, offset)
-    }
-
-    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut filled = 0;
-        while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-            let at = offset.saturating_add(u64::try_from(filled).unwrap_or(u64::MAX));
-            match self.file.read_at(rest, at)? {
-                0 => break,
-                n => filled += n,
-            }
+/// As much of `buffer` as the file has from `offset` on.
+pub(super) fn fill(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        let at = offset.saturating_add(u64::try_from(filled).unwrap_or(u64::MAX));
+        match file.read_at(rest, at)? {
+            0 => break,
+            n => filled += n,
         }
-        Ok(filled)
+    }
+    Ok(filled)
+}
+
+impl Readable for Opened {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        fill(&self.file, offset, buffer)
     }
 
     fn size(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
+    }
+}
+
+impl DiskFile for Opened {
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(bytes, offset)
     }
 
     fn sync(&mut self) -> io::Result<()> {

@@ -134,7 +134,7 @@ fn removing_and_opening_what_is_not_there() {
     let file = File::History(machine::Timeline(2));
     let failure = bed
         .spool
-        .open(&file, SegmentSize::DEFAULT)
+        .open(&file, SegmentSize::DEFAULT, 1)
         .map(|_| ())
         .unwrap_err();
     assert_eq!(failure.class, Class::NotFound);
@@ -241,6 +241,16 @@ struct SmallFile {
     room: Arc<AtomicU64>,
 }
 
+impl Readable for SmallFile {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        self.file.read_at(offset, buffer)
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        self.file.size()
+    }
+}
+
 impl DiskFile for SmallFile {
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let length = u64::try_from(bytes.len()).unwrap();
@@ -250,14 +260,6 @@ impl DiskFile for SmallFile {
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, spend);
         spent.map_err(|_| io::Error::from(io::ErrorKind::StorageFull))?;
         self.file.write_at(offset, bytes)
-    }
-
-    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        self.file.read_at(offset, buffer)
-    }
-
-    fn size(&self) -> io::Result<u64> {
-        self.file.size()
     }
 
     fn sync(&mut self) -> io::Result<()> {

@@ -18,7 +18,7 @@ use crate::codec::digest::{Algorithm, Digest};
 use crate::codec::{Encoded, Encoder, decoder};
 use crate::failure::{Failure, Outcome};
 use crate::pg::files::{WAL_HEADER_BYTES, WalHeader};
-use crate::spool::{DiskFile, Spool};
+use crate::spool::{Readable, Spool};
 use crate::store::{Body, Metadata, Put, Scratch};
 use crate::work::verify::Verdict;
 use crate::work::{Place, label, marks};
@@ -50,21 +50,21 @@ impl Upload<'_> {
     pub fn run(self, emit: &mut dyn FnMut(Event)) -> Outcome<()> {
         let started = Instant::now();
         let key = self.place.key(&self.file.key(self.size));
-        let plain = match self.spool.open(self.file, self.size) {
+        let plain = match self.spool.open(self.file, self.size, self.entry) {
             Ok(plain) => plain,
             // Sealed anew at the moment an earlier entry of the name was stored and let go.
             Err(failure) if failure.class == Class::NotFound => {
-                emit(Event::Dropped {
-                    file: self.file.clone(),
-                    entry: self.entry,
-                    reason: Reason::Vanished,
-                });
+                emit(self.vanished());
                 return Ok(());
             }
             Err(failure) => return Err(failure),
         };
         self.refuse_foreign(&*plain, &key)?;
         let encoded = self.encode(&*plain, &key)?;
+        if !plain.stayed().map_err(|e| Failure::io(&e, &key))? {
+            emit(self.vanished());
+            return Ok(());
+        }
         let metadata = self.metadata(&encoded);
         let put = self.place.store.put(
             &key,
@@ -83,6 +83,7 @@ impl Upload<'_> {
                         How::Replaced
                     }
                     Beside::Other(theirs) => {
+                        self.spool.keep(self.file, self.size, self.entry)?;
                         let (file, ours) = (self.file.clone(), encoded.digest);
                         emit(Event::Conflicted { file, ours, theirs });
                         return Ok(());
@@ -108,9 +109,17 @@ impl Upload<'_> {
         Ok(())
     }
 
+    fn vanished(&self) -> Event {
+        Event::Dropped {
+            file: self.file.clone(),
+            entry: self.entry,
+            reason: Reason::Vanished,
+        }
+    }
+
     /// Reception looks at every segment itself; this one may have been spooled before the log knew
     /// whose WAL the store holds.
-    fn refuse_foreign(&self, plain: &dyn DiskFile, key: &str) -> Outcome<()> {
+    fn refuse_foreign(&self, plain: &dyn Readable, key: &str) -> Outcome<()> {
         let mut head = [0; WAL_HEADER_BYTES];
         let n = plain
             .read_at(0, &mut head)
@@ -130,7 +139,7 @@ impl Upload<'_> {
         }
     }
 
-    fn encode(&self, plain: &dyn DiskFile, key: &str) -> Outcome<Ready> {
+    fn encode(&self, plain: &dyn Readable, key: &str) -> Outcome<Ready> {
         let told = |error: &io::Error| Failure::from_io(error, key);
         let small = plain.size().map_err(|e| told(&e))? <= MEMORY_BYTES;
         let body = if small {
@@ -138,6 +147,7 @@ impl Upload<'_> {
         } else {
             self.scratch()?
         };
+        let _slot = self.place.encoders.take();
         let mut encoder = Encoder::new(body, &self.place.encoding)?;
         let mut digest = Digest::new(self.place.hash);
         let mut block = vec![0; BLOCK];

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use pghoard::spool::{Disk, DiskFile, Found};
+use pghoard::spool::{Disk, DiskFile, Found, Readable};
 
 use crate::fate::{Fate, Fault};
 
@@ -218,18 +218,7 @@ struct Opened {
     inode: u64,
 }
 
-impl DiskFile for Opened {
-    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.disk.trouble()?;
-        let mut state = self.disk.lock();
-        let data = &mut state.inodes.get_mut(&self.inode).unwrap().data;
-        let at = usize::try_from(offset).unwrap();
-        let end = at + bytes.len();
-        data.resize(data.len().max(end), 0);
-        data[at..end].copy_from_slice(bytes);
-        Ok(())
-    }
-
+impl Readable for Opened {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         let state = self.disk.lock();
         let data = &state.inodes[&self.inode].data;
@@ -242,6 +231,19 @@ impl DiskFile for Opened {
     fn size(&self) -> io::Result<u64> {
         let state = self.disk.lock();
         Ok(u64::try_from(state.inodes[&self.inode].data.len()).unwrap())
+    }
+}
+
+impl DiskFile for Opened {
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.disk.trouble()?;
+        let mut state = self.disk.lock();
+        let data = &mut state.inodes.get_mut(&self.inode).unwrap().data;
+        let at = usize::try_from(offset).unwrap();
+        let end = at + bytes.len();
+        data.resize(data.len().max(end), 0);
+        data[at..end].copy_from_slice(bytes);
+        Ok(())
     }
 
     fn sync(&mut self) -> io::Result<()> {

@@ -147,5 +147,11 @@ mod tests {
         check(&[lease(false), failed], "lease receive");
         // After a restart another may have come: first a look. The server is asked again too.
         check(&[lease(true), started()], "lease store");
+        // Who waited goes on waiting.
+        check(&[lease(false), started()], "lease");
+        check(
+            &[lease(false), started(), lease(true)],
+            "lease store delete",
+        );
     }
 }

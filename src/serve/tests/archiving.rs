@@ -62,10 +62,20 @@ pub fn envelope(site: Option<machine::Site>, event: Event) -> Envelope {
     }
 }
 
-/// 201 comes with the event that says so, and what is ready is taken on the way.
+/// 201 comes with the event that says so, and what is ready is taken on the way; copied is only
+/// what PostgreSQL may forget before it is stored.
 #[test]
-fn a_segment_is_archived_once_it_is_stored() {
-    let api = Api::new(json!({}));
+fn a_segment_is_archived_once_it_is_safe() {
+    for (ack, copies) in [(Ack::Stored, 0), (Ack::Spooled, 2)] {
+        let api = Api::new(json!({}));
+        api.desk.adopt(doors(api.folder.path(), ack));
+        a_segment_is_archived(&api);
+        let spooled = fs::read_dir(api.path("spool/main/xlog_incoming")).unwrap();
+        assert_eq!(spooled.count(), copies, "{ack:?}");
+    }
+}
+
+fn a_segment_is_archived(api: &Api) {
     let next = "000000010000000000000004";
     api.wal(NAME, &segment(3));
     api.wal(next, &segment(4));
@@ -84,7 +94,31 @@ fn a_segment_is_archived_once_it_is_stored() {
     let (status, _, _) = api.ask("PUT", &format!("/main/archive/{next}"), "");
     assert_eq!(status, 201);
     assert!(api.reports.try_recv().is_err(), "it was taken ahead");
-    assert!(Path::new(&api.path(&format!("spool/main/xlog_incoming/{next}"))).exists());
+}
+
+/// While ours lies in `pg_wal`, another of its name comes in by stream and is stored: that was not
+/// compared with ours, which is asked for again.
+#[test]
+fn s16_what_another_stored_is_no_answer_for_a_lent_segment() {
+    let api = Api::new(json!({}));
+    api.wal(NAME, &segment(3));
+    let address = api.handle.address();
+    let path = format!("/main/archive/{NAME}");
+    thread::scope(|scope| {
+        let asked = scope.spawn(|| ask(address, "PUT", &path, ""));
+        let report = api.reports.recv_timeout(Duration::from_secs(20)).unwrap();
+        let (site, spooled) = report.events.into_iter().next().unwrap();
+        let mut others = stored(&spooled);
+        if let Event::Stored { entry, .. } = &mut others {
+            *entry = Some(99);
+        }
+        api.desk.told(&envelope(site, others));
+        let (status, _, text) = asked.join().unwrap();
+        assert_eq!(
+            (status, text.as_str()),
+            (503, "another was stored, ask again")
+        );
+    });
 }
 
 #[test]
@@ -168,6 +202,11 @@ fn what_is_no_segment_is_not_archived() {
         let (found, _, text) = api.ask("PUT", &format!("/main/archive/{name}"), "");
         assert_eq!((found, text.as_str()), (status, says), "{name}");
     }
+    let label = api.reports.try_recv().unwrap();
+    assert!(matches!(
+        label.events.as_slice(),
+        [(Some(_), Event::LabelArchived { .. })]
+    ));
     assert!(api.reports.try_recv().is_err());
     let spooled = fs::read_dir(api.path("spool/main/xlog_incoming")).unwrap();
     assert_eq!(spooled.count(), 0, "nothing is left of what was refused");

@@ -1,6 +1,7 @@
 //! The upload rule: absent is put, the same is success, other content is refused and kept.
 
 use std::fs;
+use std::sync::Arc;
 
 use machine::event::Reason;
 use machine::{Segment, Timeline};
@@ -9,6 +10,7 @@ use machine::projection::marks::Mark;
 
 use super::*;
 use crate::spool::RealDisk;
+use crate::spool::lent::{Loan, Lying};
 use crate::store::{Body, Store};
 use crate::work::testing::{Bed, Fault, first_page};
 
@@ -226,17 +228,113 @@ fn run(bed: &Bed) -> Outcome<Vec<Event>> {
     run_as(bed, version(), Standing::Unknown)
 }
 
+/// What PostgreSQL keeps is read where it lies, and only there.
+#[test]
+fn a_lent_segment_is_stored_without_a_copy() {
+    let bed = Bed::make();
+    let (spool, lying) = lend(&bed, &vec![7; LARGE]);
+    let events = upload_from(&bed, &spool, 5).unwrap();
+    assert!(
+        matches!(events.as_slice(), [Event::Stored { entry: Some(5), .. }]),
+        "{events:?}"
+    );
+    assert_eq!(stored(&bed), vec![7; LARGE]);
+    assert!(spool.scan().unwrap().is_empty());
+    // Another entry of that name is another file.
+    assert_vanished(&upload_from(&bed, &spool, 6).unwrap());
+    // Let go, and PostgreSQL's file stays.
+    spool.remove(NAME).unwrap();
+    assert_vanished(&upload_from(&bed, &spool, 5).unwrap());
+    assert!(lying.exists());
+}
+
+/// PostgreSQL renames a segment that it uses again: what was read of it then is nothing.
+#[test]
+fn s16_a_lent_segment_that_was_recycled_is_not_stored() {
+    type Change = fn(&std::path::Path);
+    let changes: [Change; 3] = [
+        |path| fs::rename(path, path.with_extension("later")).unwrap(),
+        |path| {
+            fs::rename(path, path.with_extension("later")).unwrap();
+            fs::write(path, vec![7; LARGE]).unwrap();
+        },
+        |path| fs::write(path, vec![8; LARGE + 1]).unwrap(),
+    ];
+    for change in changes {
+        let bed = Bed::make();
+        let (spool, lying) = lend(&bed, &vec![7; LARGE]);
+        change(&lying);
+        assert_vanished(&upload_from(&bed, &spool, 5).unwrap());
+        assert!(bed.keys().is_empty());
+        assert_eq!(fs::read_dir(&bed.place.scratch).unwrap().count(), 0);
+    }
+}
+
+#[test]
+fn s16_a_lent_segment_that_is_refused_is_kept_for_a_human() {
+    let bed = Bed::make();
+    upload(&bed, &vec![8; LARGE]).unwrap();
+    fs::remove_file(bed.folder.path().join("spool").join(NAME)).unwrap();
+    let (spool, _) = lend(&bed, &vec![7; LARGE]);
+    for _ in 0..2 {
+        let events = upload_from(&bed, &spool, 5).unwrap();
+        assert!(
+            matches!(events.as_slice(), [Event::Conflicted { .. }]),
+            "{events:?}"
+        );
+        assert_eq!(stored(&bed), vec![8; LARGE]);
+        settled(&bed, &vec![7; LARGE]);
+    }
+}
+
+/// A spool with one entry, 5, that is a file elsewhere.
+fn lend(bed: &Bed, content: &[u8]) -> (Spool, PathBuf) {
+    let path = bed.folder.path().join(NAME);
+    fs::write(&path, content).unwrap();
+    let lying = Lying::new(Disk::open(&path).unwrap(), path.clone()).unwrap();
+    let disk = RealDisk::new(&bed.folder.path().join("spool")).unwrap();
+    let spool = Spool::new(Arc::new(disk));
+    let loan = spool.lend(NAME, &Arc::new(lying.unwrap()), || 5).unwrap();
+    assert_eq!(loan, Loan::New(5));
+    (spool, path)
+}
+
+fn assert_vanished(events: &[Event]) {
+    let vanished = matches!(
+        events,
+        [Event::Dropped {
+            reason: Reason::Vanished,
+            ..
+        }]
+    );
+    assert!(vanished, "{events:?}");
+}
+
+fn upload_from(bed: &Bed, spool: &Spool, entry: u64) -> Outcome<Vec<Event>> {
+    run_of(bed, spool, entry, version(), Standing::Unknown)
+}
+
 fn version() -> Metadata {
     Metadata::from([("pg-version".to_owned(), "150018".to_owned())])
 }
 
 fn run_as(bed: &Bed, metadata: Metadata, standing: Standing<'_>) -> Outcome<Vec<Event>> {
     let disk = RealDisk::new(&bed.folder.path().join("spool")).unwrap();
+    run_of(bed, &Spool::new(Arc::new(disk)), 5, metadata, standing)
+}
+
+fn run_of(
+    bed: &Bed,
+    spool: &Spool,
+    entry: u64,
+    metadata: Metadata,
+    standing: Standing<'_>,
+) -> Outcome<Vec<Event>> {
     let upload = Upload {
         place: &bed.place,
-        spool: &Spool::new(std::sync::Arc::new(disk)),
+        spool,
         file: &File::Wal(Segment::new(Timeline(1), 1)),
-        entry: 5,
+        entry,
         size: SegmentSize::DEFAULT,
         metadata,
         standing,

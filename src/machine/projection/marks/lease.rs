@@ -7,7 +7,8 @@ use crate::event::{Event, Lease, Millis};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Tenure {
-    /// `None` until this run has looked: meanwhile another may have come.
+    /// `None` until this run has looked: meanwhile another may have come. One that held the prefix
+    /// when the run before ended is taken to hold it still.
     pub lease: Option<Lease>,
     /// Since when that holder is known.
     pub since: Option<Millis>,
@@ -16,7 +17,7 @@ pub struct Tenure {
 impl Tenure {
     pub fn apply(&mut self, event: &Event, at: Millis) {
         match event {
-            Event::Started { .. } => *self = Tenure::default(),
+            Event::Started { .. } if self.foreign().is_none() => *self = Tenure::default(),
             Event::LeaseSeen(lease) => {
                 let same = |old: &Lease| old.holder == lease.holder && old.ours == lease.ours;
                 let known = self.lease.as_ref().is_some_and(same);
