@@ -3,7 +3,8 @@
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::support::{PATIENCE, wait_until};
 
 /// How soon a door notices that it is to be closed or opened; connections it notices at once.
-const LOOK_MS: u16 = 10;
+const LOOK: Duration = Duration::from_millis(10);
 
 #[derive(Clone, Default)]
 pub struct Handle {
@@ -52,14 +53,21 @@ impl Door {
         handle.is_open.store(true, Ordering::SeqCst);
         let (alive, owner) = mpsc::channel();
         let own = handle.clone();
+        let look = PollTimeout::try_from(LOOK).expect("a short time");
         let thread = thread::spawn(move || {
             let mut listener = Some(listener);
             let address = listener.as_ref().unwrap().local_addr().unwrap();
-            while owner.try_recv() != Err(mpsc::TryRecvError::Disconnected) {
-                if own.is_to_be_closed() {
+            loop {
+                let closed = own.is_to_be_closed();
+                if closed {
                     listener = None;
                     own.is_open.store(false, Ordering::SeqCst);
-                    thread::sleep(Duration::from_millis(LOOK_MS.into()));
+                }
+                let wait = if closed { LOOK } else { Duration::ZERO };
+                if owner.recv_timeout(wait) == Err(RecvTimeoutError::Disconnected) {
+                    break;
+                }
+                if closed {
                     continue;
                 }
                 let open = listener.get_or_insert_with(|| {
@@ -67,7 +75,7 @@ impl Door {
                 });
                 own.is_open.store(true, Ordering::SeqCst);
                 let mut ready = [PollFd::new(open.as_fd(), PollFlags::POLLIN)];
-                if poll(&mut ready, PollTimeout::from(LOOK_MS)).is_ok_and(|count| count > 0)
+                if poll(&mut ready, look).is_ok_and(|count| count > 0)
                     && let Ok((stream, _)) = open.accept()
                 {
                     enter(stream, &own);

@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -65,6 +66,7 @@ impl TcpProxy {
                     shared,
                     number,
                     fault,
+                    cut: Arc::default(),
                 };
                 passing.run(client, upstream, &door)
             });
@@ -102,6 +104,8 @@ struct Connection {
     shared: Arc<Mutex<State>>,
     number: usize,
     fault: Option<TcpFault>,
+    /// It was reset.
+    cut: Arc<AtomicBool>,
 }
 
 impl Connection {
@@ -132,6 +136,7 @@ impl Connection {
             let wanted =
                 usize::try_from(until - passed).map_or(block.len(), |n| n.min(block.len()));
             let got = match from.read(&mut block[..wanted]) {
+                Ok(0) | Err(_) if self.cut.load(Ordering::SeqCst) => return Ok(()),
                 Ok(0) | Err(_) => return to.shutdown(Shutdown::Write),
                 Ok(got) => got,
             };
@@ -147,10 +152,11 @@ impl Connection {
             self.note(way, passed);
         }
         if let Some(TcpFault::Reset(..)) = self.fault {
+            self.cut.store(true, Ordering::SeqCst);
             for stream in [from, to] {
                 reset(stream)?;
-                // The other direction holds it, too, and lets go of it then.
-                stream.shutdown(Shutdown::Both)?;
+                // The other direction holds it, too, and lets go of it then: nothing is sent.
+                stream.shutdown(Shutdown::Read)?;
             }
             return Ok(());
         }

@@ -60,9 +60,9 @@ fn keep<T: Send + 'static>(start: impl FnOnce() -> T + Send + 'static) -> T {
     told.recv().expect("it started; why not is said above")
 }
 
-/// Waits until a server answers, or says why it ended.
+/// Waits until a server answers, or says why it ended. Some compute for a long time before.
 fn wait_ready<T>(process: &mut Process, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    wait_for(what, PATIENCE, || {
+    wait_for(what, PATIENCE * 3, || {
         if let Some(status) = process.exited() {
             panic!("{what}: ended with {status}\n{}", tail(process.log()));
         }
