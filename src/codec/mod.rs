@@ -28,6 +28,7 @@ mod encode;
 pub mod gcm;
 pub mod keys;
 pub mod pghoa1;
+pub mod slots;
 
 pub use decode::decoder;
 pub use encode::{Encoded, Encoder};

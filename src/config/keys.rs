@@ -182,7 +182,7 @@ const GLOBAL: &[Row] = &[
 const COMPRESSION: &[Row] = &[
     key("algorithm", "snappy", "snappy, zstd or lzma"),
     key("level", "0", "0 is the algorithm's own default"),
-    key("thread_count", "CPUs + 1", "objects encoded at a time"),
+    key("thread_count", "CPUs + 1", "objects encoded at a time, at most one a CPU"),
 ];
 
 #[rustfmt::skip]

@@ -2,6 +2,7 @@
 //! decide works by.
 
 use std::fs;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use machine::{Event, File, SegmentSize, Site, SiteState, TaskId};
 use serde_json::Value;
 
 use crate::codec::Encoding;
+use crate::codec::slots::Slots;
 use crate::config::{self, ActiveBackupMode, Activity, Config, Node, PreferredNode};
 use crate::daemon::Sites;
 use crate::failure::{Failure, Outcome};
@@ -83,9 +85,10 @@ const HOUR: Duration = Duration::from_secs(3_600);
 pub fn open_all(config: &Config, root: &Path, open_already: &Sites) -> Outcome<Sites> {
     config.apart()?;
     let mut sites = Sites::new();
+    let encoders = Slots::new(encoders(config));
     let open = |site: &config::Site| {
         let before = open_already.get(&Site(site.name.clone()));
-        open(config, site, root, before.map(Arc::as_ref))
+        open(config, site, root, &encoders, before.map(Arc::as_ref))
     };
     let about = |site: &config::Site, failure: Failure| Failure {
         message: format!("site '{}': {}", site.name, failure.message),
@@ -111,6 +114,12 @@ pub fn open_all(config: &Config, root: &Path, open_already: &Sites) -> Outcome<S
         }
     }
     Ok(sites)
+}
+
+/// As many as configured, and no more than can run.
+fn encoders(config: &Config) -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+    usize::try_from(config.compression.threads).map_or(processors, |set| set.min(processors))
 }
 
 /// A site at rest is left alone; what waits in its spool may be the only copy.
@@ -141,6 +150,7 @@ fn open(
     config: &Config,
     site: &config::Site,
     root: &Path,
+    encoders: &Slots,
     before: Option<&SiteContext>,
 ) -> Outcome<SiteContext> {
     let active = site.active == Activity::Active;
@@ -173,6 +183,7 @@ fn open(
         hash: config.hash_algorithm.parse()?,
         host: host_name(),
         scratch,
+        encoders: encoders.clone(),
     };
     Ok(SiteContext {
         place,

@@ -21,7 +21,7 @@ fn known(event: &Value) -> bool {
 }
 
 /// Every kind ever released, as the log spells it.
-pub const KINDS: [&str; 47] = [
+pub const KINDS: [&str; 48] = [
     "started",
     "stopped",
     "config_loaded",
@@ -33,6 +33,7 @@ pub const KINDS: [&str; 47] = [
     "timeline_learned",
     "cluster_learned",
     "switched",
+    "label_archived",
     "spooled",
     "stored",
     "dropped",

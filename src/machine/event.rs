@@ -117,6 +117,12 @@ pub enum Event {
         at: Lsn,
     },
 
+    /// `archive_command` was given the label of a backup that PostgreSQL made itself: somebody takes
+    /// backups besides us. No restore asks for it, so it is not kept.
+    LabelArchived {
+        name: String,
+    },
+
     // Files
     Spooled {
         file: File,
@@ -514,6 +520,7 @@ impl Event {
                 | Event::ConfigRefused { .. }
                 | Event::TaskFailed { .. }
                 | Event::Switched { .. }
+                | Event::LabelArchived { .. }
                 | Event::ClockJumped { .. }
                 | Event::LeaseSeen(_)
                 | Event::ScrubStarted { .. }

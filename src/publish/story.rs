@@ -57,7 +57,8 @@ impl Names {
             | Event::StreamEnded { .. }
             | Event::TimelineLearned { .. }
             | Event::ClusterLearned { .. }
-            | Event::Switched { .. } => self.server(event),
+            | Event::Switched { .. }
+            | Event::LabelArchived { .. } => self.server(event),
             Event::Spooled { .. }
             | Event::Stored { .. }
             | Event::Dropped { .. }
@@ -226,6 +227,7 @@ impl Names {
             Event::Switched { node, at } => {
                 format!("asked server {node} to finish its segment, at {at}")
             }
+            Event::LabelArchived { name } => format!("not kept: {name}, a backup's label"),
             _ => String::new(),
         }
     }

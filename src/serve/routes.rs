@@ -154,7 +154,7 @@ impl Routes {
             ),
             Act::Find => self.look(site()?, name)?,
             Act::Archive if is_label(name) => {
-                log::info!("{name}: the label of a backup is not kept, nothing needs it");
+                self.note_label(&found.site, name);
                 Answer::new(StatusCode::CREATED)
             }
             Act::Archive => {
@@ -171,6 +171,7 @@ impl Routes {
             name: found.name.clone(),
         };
         if is_label(&found.name) {
+            self.note_label(&found.site, &found.name);
             let message = "the label of a backup is not kept, nothing needs it";
             return Err(Answer::text(StatusCode::CREATED, message));
         }
@@ -183,6 +184,16 @@ impl Routes {
     pub fn finish(&self, arrival: &Arrival, intake: Intake) -> Answer {
         let Arrival { site, name } = arrival;
         archive::answer(self.context.desk.finish(site, name, intake))
+    }
+
+    /// For the log alone: PostgreSQL is told that it may forget it in any case.
+    fn note_label(&self, site: &str, name: &str) {
+        let name = name.to_owned();
+        let site = machine::Site(site.to_owned());
+        let report = Report::outside(Some(site), Event::LabelArchived { name });
+        if self.context.reports.try_send(report).is_err() {
+            log::warn!("the daemon is too busy to record that a backup's label was archived");
+        }
     }
 
     fn status(&self) -> Answer {

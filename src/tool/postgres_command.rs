@@ -210,6 +210,8 @@ fn archive(flags: &Flags) -> i32 {
         super::say(&format!(
             "Ignoring request to archive backup label '{name}': PGHoard does not use them\n"
         ));
+        // The log hears of it, if it can.
+        let _unheard = flags.daemon().ask("PUT", &flags.path(), &[]);
         return DONE;
     }
     let (daemon, path) = (flags.daemon(), flags.path());

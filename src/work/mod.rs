@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::codec::digest::Algorithm;
 use crate::codec::keys::Keyring;
+use crate::codec::slots::Slots;
 use crate::codec::{Compression, Encoding};
 use crate::store::Store;
 
@@ -36,6 +37,8 @@ pub struct Place {
     pub host: String,
     /// Encoded files on their way; emptied at every start.
     pub scratch: PathBuf,
+    /// All sites' uploads share them.
+    pub encoders: Slots,
 }
 
 impl Place {
@@ -55,6 +58,7 @@ impl Place {
             hash: Algorithm::Sha1,
             host: String::new(),
             scratch: PathBuf::new(),
+            encoders: Slots::new(1),
         }
     }
 

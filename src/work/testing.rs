@@ -9,6 +9,7 @@ use tempfile::TempDir;
 
 use crate::codec::digest::Algorithm;
 use crate::codec::keys::Keyring;
+use crate::codec::slots::Slots;
 use crate::codec::{Compression, Encoding};
 use crate::failure::{Failure, Outcome};
 use crate::store::local::Local;
@@ -48,6 +49,7 @@ impl Bed {
             hash: Algorithm::Sha1,
             host: "here".into(),
             scratch,
+            encoders: Slots::new(1),
         };
         Bed {
             folder,

@@ -147,6 +147,7 @@ impl Upload<'_> {
         } else {
             self.scratch()?
         };
+        let _slot = self.place.encoders.take();
         let mut encoder = Encoder::new(body, &self.place.encoding)?;
         let mut digest = Digest::new(self.place.hash);
         let mut block = vec![0; BLOCK];

@@ -93,6 +93,9 @@ fn plain_samples() -> Vec<Event> {
             system_id: 7_300_000_000_000_000_001,
             segment,
         },
+        Event::LabelArchived {
+            name: text("000000010000000000000003.00000028.backup"),
+        },
         Event::Switched {
             node: 0,
             at: Lsn(0x2500_0060),

@@ -15,6 +15,7 @@ use machine::{
 };
 use pghoard::codec::digest::Algorithm;
 use pghoard::codec::keys::Keyring;
+use pghoard::codec::slots::Slots;
 use pghoard::codec::{Compression, Encoding};
 use pghoard::journal::run::{self, Report};
 use pghoard::spool::Spool;
@@ -134,6 +135,7 @@ impl World {
             hash: Algorithm::Sha1,
             host: "sim".into(),
             scratch: "unused".into(),
+            encoders: Slots::new(1),
         };
         // How often in a thousand turns each kind of task acts, and tells: some are very slow.
         let rate = || match fate.below(5) {

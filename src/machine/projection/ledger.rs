@@ -130,6 +130,7 @@ impl Ledger {
             | Event::TimelineLearned { .. }
             | Event::ClusterLearned { .. }
             | Event::Switched { .. }
+            | Event::LabelArchived { .. }
             | Event::BackupRequested { .. }
             | Event::BackupStarted { .. }
             | Event::BackupProgressed { .. }

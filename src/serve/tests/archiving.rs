@@ -202,6 +202,11 @@ fn what_is_no_segment_is_not_archived() {
         let (found, _, text) = api.ask("PUT", &format!("/main/archive/{name}"), "");
         assert_eq!((found, text.as_str()), (status, says), "{name}");
     }
+    let label = api.reports.try_recv().unwrap();
+    assert!(matches!(
+        label.events.as_slice(),
+        [(Some(_), Event::LabelArchived { .. })]
+    ));
     assert!(api.reports.try_recv().is_err());
     let spooled = fs::read_dir(api.path("spool/main/xlog_incoming")).unwrap();
     assert_eq!(spooled.count(), 0, "nothing is left of what was refused");

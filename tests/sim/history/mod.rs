@@ -31,6 +31,7 @@ use machine::{
 use pghoard::Failure;
 use pghoard::codec::digest::Algorithm;
 use pghoard::codec::keys::Keyring;
+use pghoard::codec::slots::Slots;
 use pghoard::codec::{Compression, Encoding};
 use pghoard::work::Place;
 
@@ -104,6 +105,7 @@ impl Life {
             hash: Algorithm::Sha1,
             host: "here".into(),
             scratch: "/nowhere".into(),
+            encoders: Slots::new(1),
         };
         let mut policy = Policy {
             uploads_max: 100,
