@@ -13,11 +13,14 @@ use super::process::{Process, Scratch, command, run};
 use super::{PATIENCE, left_out, skip, tail, wait_for};
 
 pub mod azure;
+pub mod ceph;
 pub mod google;
 pub mod proxies;
 pub mod s3;
 pub mod seaweed;
 pub mod sshd;
+pub mod strict;
+pub mod swift;
 
 /// A program that `tests/support/install` put below the test bed.
 fn installed(name: &str, program: &str) -> Option<PathBuf> {
@@ -31,14 +34,17 @@ fn installed(name: &str, program: &str) -> Option<PathBuf> {
 
 /// As `installed`, for what takes long to install or to start: only with the switch.
 fn installed_heavy(name: &str, program: &str) -> Option<PathBuf> {
-    if env::var("PGHOARD_TEST_STORES").is_ok_and(|stores| stores == "all") {
+    if all_wanted() {
         return installed(name, program);
     }
-    left_out(
-        name,
-        "takes long: PGHOARD_TEST_STORES=all, or tests/run --long",
-    );
+    left_out(name, HEAVY);
     None
+}
+
+const HEAVY: &str = "takes long: PGHOARD_TEST_STORES=all, or tests/run --long";
+
+fn all_wanted() -> bool {
+    env::var("PGHOARD_TEST_STORES").is_ok_and(|stores| stores == "all")
 }
 
 /// Starts something that lives as long as this test binary. Processes die with the thread that

@@ -21,6 +21,7 @@ pub const ADMIN: Keys = Keys {
     secret: "a secret/with+signs of a test",
 };
 
+#[derive(Clone)]
 pub struct Bucket {
     pub name: String,
     /// On 127.0.0.1.
@@ -70,7 +71,9 @@ impl Bucket {
 
     /// A signed request by curl about a key, or about the bucket itself where it is empty.
     pub fn ask(&self, method: &str, key: &str, body: &str, headers: &[&str]) -> Reply {
-        let url = format!("{}/{}/{key}", self.endpoint(), self.name);
+        // A query of the bucket itself follows its name.
+        let slash = if key.starts_with('?') { "" } else { "/" };
+        let url = format!("{}/{}{slash}{key}", self.endpoint(), self.name);
         let login = format!("{}:{}", self.keys.access, self.keys.secret);
         let signing = format!("aws:amz:{REGION}:s3");
         let hash = hex::encode(Sha256::digest(body));

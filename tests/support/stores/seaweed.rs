@@ -3,13 +3,15 @@
 //! It checks signatures, clocks and conditions, has multipart, versions and object lock, but does
 //! not compare a payload with its signed hash.
 
+use std::fs;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::s3::{ADMIN, Bucket, Keys};
-use super::{curl, installed, keep, wait_ready};
+use super::sshd::keygen;
+use super::{Reply, curl, installed, keep, wait_ready};
 use crate::support::postgres::free_port;
 use crate::support::process::{Process, Scratch, command, hand_over};
 use crate::support::tls::Certificates;
@@ -23,6 +25,9 @@ pub const READER: Keys = Keys {
 pub struct Seaweed {
     http: u16,
     https: u16,
+    sftp: u16,
+    /// One line, to be trusted by a client of SFTP.
+    pub known_hosts: PathBuf,
     authority: PathBuf,
     _process: Process,
 }
@@ -63,6 +68,25 @@ impl Seaweed {
         }
     }
 
+    /// For a site of PGHoard's configuration: SFTP by password, below a folder of its own.
+    pub fn sftp_object_storage(&self) -> Value {
+        json!({
+            "storage_type": "sftp",
+            "server": "127.0.0.1",
+            "port": self.sftp,
+            "username": SFTP_USER,
+            "password": SFTP_PASSWORD,
+            "prefix": format!("/test-{:016x}", fastrand::u64(..)),
+        })
+    }
+
+    /// By curl, which asks nobody about the host's key.
+    pub fn sftp(&self, password: &str, words: &[&str], path: &str) -> Reply {
+        let url = format!("sftp://127.0.0.1:{}{path}", self.sftp);
+        let login = format!("{SFTP_USER}:{password}");
+        curl(&[&["-k", "-u", &login, &url], words].concat())
+    }
+
     fn start(weed: PathBuf) -> Seaweed {
         let inner: Vec<(&str, u16)> = INNER.iter().map(|name| (*name, free_port())).collect();
         // These it makes in /tmp whatever it is told, and leaves there.
@@ -75,14 +99,19 @@ impl Seaweed {
         let scratch = Scratch::until_exit(&litter.collect::<Vec<_>>());
         let certificates = Certificates::make(&scratch);
         hand_over(&certificates.server.key);
-        let (http, https) = (free_port(), free_port());
+        let (http, https, sftp) = (free_port(), free_port(), free_port());
+        let host = keygen(command("ssh-keygen", scratch.path()), &scratch, "host");
+        let public = fs::read_to_string(host.with_extension("pub")).unwrap();
+        let known = format!("[127.0.0.1]:{sftp} {public}");
 
         let mut server = command(weed, scratch.path());
         server.arg("server").args(FIXED);
-        for (name, port) in inner
-            .iter()
-            .chain([&("s3.port", http), &("s3.port.https", https)])
-        {
+        let outer = [
+            ("s3.port", http),
+            ("s3.port.https", https),
+            ("sftp.port", sftp),
+        ];
+        for (name, port) in inner.iter().chain(&outer) {
             server.arg(format!("-{name}={port}"));
         }
         let mut file = |option: &str, path: PathBuf| {
@@ -94,6 +123,12 @@ impl Seaweed {
         file("s3.key.file", certificates.server.key);
         file("filer.localSocket", scratch.join("filer.sock"));
         file("s3.localSocket", scratch.join("s3.sock"));
+        file("sftp.localSocket", scratch.join("sftp.sock"));
+        file("sftp.sshPrivateKey", host);
+        file(
+            "sftp.userStoreFile",
+            scratch.file("users.json", &sftp_users()),
+        );
         // For server-side encryption with a key of the server's.
         server.env("WEED_S3_SSE_KEK", "5e".repeat(32));
         let mut process = Process::spawn(server, scratch.join("weed.log"));
@@ -104,6 +139,8 @@ impl Seaweed {
         Seaweed {
             http,
             https,
+            sftp,
+            known_hosts: scratch.file("known_hosts", &known),
             authority: certificates.authority,
             _process: process,
         }
@@ -121,7 +158,7 @@ const INNER: [&str; 7] = [
     "s3.port.grpc",
 ];
 
-const FIXED: [&str; 10] = [
+const FIXED: [&str; 11] = [
     "-ip=127.0.0.1",
     "-ip.bind=127.0.0.1",
     "-master.telemetry=false",
@@ -129,10 +166,28 @@ const FIXED: [&str; 10] = [
     "-volume.max=0", // as many as the disk takes
     "-filer",
     "-s3",
+    "-sftp",
     "-s3.autoCreateBucket=false",
     "-s3.port.iceberg=0",
     "-s3.port.lance=0",
 ];
+
+const SFTP_USER: &str = "backup";
+pub const SFTP_PASSWORD: &str = "sftppass";
+
+/// One who may do everything; with rights to a folder only, nothing works.
+fn sftp_users() -> String {
+    json!([{
+        "Username": SFTP_USER,
+        "Password": SFTP_PASSWORD,
+        "PublicKeys": [],
+        "HomeDir": "/",
+        "Permissions": { "/": ["*"] },
+        "Uid": 1000,
+        "Gid": 1000,
+    }])
+    .to_string()
+}
 
 fn identities() -> String {
     let identity = |name: &str, keys: Keys, actions: &[&str]| {
