@@ -35,8 +35,8 @@
 //! - [`source`]: bytes in: the WAL stream, base backups, looks at servers.
 //! - [`spool`]: WAL between PostgreSQL and the store, one file an entry.
 //! - [`codec`]: compress and encrypt, both ways; keys and digests.
-//! - [`store`]: object stores behind one contract: `local`, the clouds in `cloud/`, and `wire/`, the
-//!   HTTP below them.
+//! - [`store`]: object stores behind one contract: `local`, `sftp`, the clouds in `cloud/`, and
+//!   `wire/`, the HTTP below them.
 //! - [`work`]: tasks that touch the store, once each: upload, delete, reconcile, verify, export.
 //! - [`daemon`]: the real world around the loop: threads, signals, what a configuration means.
 //! - [`publish`]: state into alert files, the state file and metrics. [`serve`]: the HTTP API.

@@ -8,6 +8,7 @@ use super::cloud::azure::Container;
 use super::cloud::s3;
 use super::google::Google;
 use super::local::Local;
+use super::sftp::Sftp;
 use crate::config::Storage;
 use crate::failure::{Failure, Outcome};
 
@@ -48,13 +49,10 @@ pub fn store(storage: &Storage, missing: Missing) -> Outcome<Box<dyn Store>> {
                 missing,
             )))
         }
-        Storage::Swift(_) | Storage::Sftp(_) => Err(Failure::new(
+        Storage::Swift(_) => Err(Failure::new(
             Class::Unsupported,
-            format!(
-                "storage type '{}' is not supported by this version",
-                storage.kind()
-            ),
-        )
-        .hint("those that are: local, s3, google, azure")),
+            "storage type 'swift' is not supported by this version",
+        )),
+        Storage::Sftp(config) => Ok(Box::new(Sftp::new((**config).clone(), missing))),
     }
 }

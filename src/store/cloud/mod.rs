@@ -1,4 +1,4 @@
-//! The stores of the clouds, over `object_store`: what S3, Azure and Google have in common.
+//! The stores of the clouds, over `object_store`: what S3, Azure, Google and Swift have in common.
 //!
 //! The library makes and signs the requests, pages listings and finds credentials; [`Wire`] sends
 //! them. What it lacks is in each [`Service`]: the names of metadata, headers of its own on a write,
