@@ -14,6 +14,7 @@ mod servers;
 mod sftp;
 #[path = "../support/mod.rs"]
 mod support;
+mod swift;
 
 use std::fs;
 use std::io::{Read, Write};

@@ -19,6 +19,7 @@ mod parts;
 pub(super) mod read;
 pub(super) mod room;
 pub mod s3;
+pub mod swift;
 
 use std::io::Read;
 use std::sync::Arc;
