@@ -35,8 +35,8 @@
 //! - [`source`]: bytes in: the WAL stream, base backups, looks at servers.
 //! - [`spool`]: WAL between PostgreSQL and the store, one file an entry.
 //! - [`codec`]: compress and encrypt, both ways; keys and digests.
-//! - [`store`]: object stores behind one contract: `local`, the clouds in `cloud/` and `google/`,
-//!   and `wire/`, the HTTP below them.
+//! - [`store`]: object stores behind one contract: `local`, `sftp`, the clouds in `cloud/` and
+//!   `google/`, and `wire/`, the HTTP below them.
 //! - [`work`]: tasks that touch the store, once each: upload, delete, reconcile, verify, export.
 //! - [`daemon`]: the real world around the loop: threads, signals, what a configuration means.
 //! - [`publish`]: state into alert files, the state file and metrics. [`serve`]: the HTTP API.
@@ -122,9 +122,9 @@
 //! - A file leaves the spool as the effect of its committed `Stored`, inside the loop. Sealing is
 //!   create-exclusive, so no new file can have taken the name meanwhile.
 //! - A segment that `archive_command` hands over under `ack: stored` is an entry of the spool
-//!   without a file: PostgreSQL keeps it until it is stored, a copy would buy nothing. It counts as long
-//!   as its name in `pg_wal` leads to the file that was opened; the answer waits for
-//!   that very entry, and a restart lets the entry go, for PostgreSQL asks again.
+//!   without a file: PostgreSQL keeps it until it is stored, a copy would buy nothing. It counts
+//!   as long as its name in `pg_wal` leads to the file that was opened; the answer waits for that
+//!   very entry, and a restart lets the entry go, for PostgreSQL asks again.
 //! - A dead backup stays in the state until its objects were removed, blindly: a part or main
 //!   object whose put failed may be there all the same.
 //! - A log that begins anew asks no server, receives and stores nothing until the store was listed

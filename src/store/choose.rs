@@ -1,15 +1,14 @@
 //! From configuration to the store it describes.
 
-use machine::Class;
-
 use super::Store;
 use super::cloud::Cloud;
 use super::cloud::azure::Container;
-use super::cloud::s3;
+use super::cloud::{s3, swift};
 use super::google::Google;
 use super::local::Local;
+use super::sftp::Sftp;
 use crate::config::Storage;
-use crate::failure::{Failure, Outcome};
+use crate::failure::Outcome;
 
 /// What to do about a local folder or a bucket that is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,13 +47,12 @@ pub fn store(storage: &Storage, missing: Missing) -> Outcome<Box<dyn Store>> {
                 missing,
             )))
         }
-        Storage::Swift(_) | Storage::Sftp(_) => Err(Failure::new(
-            Class::Unsupported,
-            format!(
-                "storage type '{}' is not supported by this version",
-                storage.kind()
-            ),
-        )
-        .hint("those that are: local, s3, google, azure")),
+        Storage::Swift(config) => {
+            let container = Box::new(swift::Container::new(config)?);
+            let part_bytes = swift::part_bytes(config);
+            let cloud = Cloud::new(container, &config.prefix, Some(part_bytes), missing);
+            Ok(Box::new(cloud))
+        }
+        Storage::Sftp(config) => Ok(Box::new(Sftp::new((**config).clone(), missing))),
     }
 }

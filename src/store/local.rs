@@ -11,7 +11,7 @@
 //!
 //! Budget: four fsyncs a put; a listing holds [`PAGE_NAMES`] names of each open folder.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
@@ -23,7 +23,7 @@ use std::time::UNIX_EPOCH;
 use machine::Class;
 use sha2::{Digest, Sha256};
 
-use super::{Body, Entry, Metadata, Object, Put, Store, Upload, Written};
+use super::{Body, Entry, Metadata, Object, Put, Store, Upload, Written, sidecar};
 use crate::durable::{self, Draft};
 use crate::failure::{Failure, Outcome};
 
@@ -59,7 +59,7 @@ impl Local {
     }
 
     fn path(&self, key: &str) -> Outcome<PathBuf> {
-        check_key(key)?;
+        sidecar::check_key(key)?;
         Ok(self.root.join(key))
     }
 
@@ -70,7 +70,7 @@ impl Local {
 
     fn sidecar(&self, path: &Path, key: &str) -> Outcome<Option<Metadata>> {
         match fs::read(sidecar_path(path)) {
-            Ok(bytes) => parse_sidecar(&bytes, key).map(Some),
+            Ok(bytes) => sidecar::parse(&bytes, key).map(Some),
             Err(e) if absent(&e) => self.confirm_absent(&sidecar_path(path)).map(|()| None),
             Err(e) => Err(Failure::io(&e, self.told(key))),
         }
@@ -147,7 +147,7 @@ impl Store for Local {
 
         let (sha256, size_bytes) = content(body)?;
         let data = place(body, &path)?;
-        let sidecar = render_sidecar(metadata, size_bytes, &hex::encode(sha256))?;
+        let sidecar = sidecar::render(metadata, size_bytes, &hex::encode(sha256))?;
         let outcome = publish(key, &path, data, &sidecar, mode);
         settle_scratch(body, &path, &outcome)?;
         outcome
@@ -214,10 +214,7 @@ impl Store for Local {
     fn noted_sha256(&self, key: &str) -> Outcome<Option<String>> {
         let path = sidecar_path(&self.path(key)?);
         let bytes = fs::read(&path).map_err(|e| Failure::io(&e, self.told(key)))?;
-        let raw: BTreeMap<String, serde_json::Value> = serde_json::from_slice(&bytes)
-            .map_err(|e| Failure::new(Class::Corrupt, format!("metadata of {key}: {e}")))?;
-        let noted = raw.get(HASH).and_then(serde_json::Value::as_str);
-        Ok(noted.map(str::to_ascii_lowercase))
+        sidecar::noted_sha256(&bytes, key)
     }
 
     fn delete(&self, key: &str) -> Outcome<()> {
@@ -268,7 +265,7 @@ impl Upload for Growing {
         metadata.extend(late.clone());
         let data = data.into_inner();
         let data = data.map_err(|e| Failure::io(e.error(), path.display()))?;
-        let sidecar = render_sidecar(&metadata, size_bytes, &hex::encode(sha256))?;
+        let sidecar = sidecar::render(&metadata, size_bytes, &hex::encode(sha256))?;
         publish(&key, &path, Data::Draft(data), &sidecar, Put::Create)
     }
 }
@@ -363,48 +360,13 @@ fn refuse_existing(mode: Put, sidecar: &Path, key: &str) -> Outcome<()> {
     }
 }
 
-fn render_sidecar(metadata: &Metadata, size_bytes: u64, hash: &str) -> Outcome<Vec<u8>> {
-    let mut all: BTreeMap<&str, &str> = metadata
-        .iter()
-        .map(|(name, value)| (name.as_str(), value.as_str()))
-        .collect();
-    let size = size_bytes.to_string();
-    all.insert(CONTENT_LENGTH, &size);
-    all.insert(HASH, hash);
-    serde_json::to_vec(&all).map_err(|e| Failure::new(Class::Internal, format!("metadata: {e}")))
-}
-
-fn parse_sidecar(bytes: &[u8], key: &str) -> Outcome<Metadata> {
-    let corrupt = |e: serde_json::Error| {
-        Failure::new(Class::Corrupt, format!("metadata of {key} is damaged: {e}"))
-    };
-    let raw: BTreeMap<String, serde_json::Value> =
-        serde_json::from_slice(bytes).map_err(corrupt)?;
-    let text = |value| match value {
-        serde_json::Value::Null => None,
-        serde_json::Value::String(text) => Some(text),
-        // Old PGHoard versions stored numbers.
-        other => Some(other.to_string()),
-    };
-    Ok(raw
-        .into_iter()
-        .filter(|(name, _)| name != HASH)
-        .filter_map(|(name, value)| Some((name, text(value)?)))
-        .collect())
-}
-
 fn object(key: &str, found: &fs::Metadata, metadata: Metadata) -> Outcome<Object> {
-    let announced = metadata.get(CONTENT_LENGTH);
-    if let Some(announced) = announced.filter(|text| **text != found.len().to_string()) {
-        let message = format!("{key} has {} bytes instead of {announced}", found.len());
-        return Err(Failure::new(Class::Corrupt, message));
-    }
     let entry = Entry {
         key: key.to_owned(),
         size_bytes: found.len(),
         modified_ms: modified_ms(found),
     };
-    Ok(Object { entry, metadata })
+    sidecar::object(entry, metadata)
 }
 
 /// A listed file, if it is an object: it has a sidecar, and is still there.
@@ -437,7 +399,7 @@ fn read_page(folder: &Path, after: Option<&std::ffi::OsStr>) -> Outcome<BTreeSet
     for item in fs::read_dir(folder).map_err(told)? {
         let item = item.map_err(told)?;
         let name = item.file_name();
-        if hidden(name.as_bytes()) {
+        if sidecar::hidden(name.as_bytes()) {
             // Sweeping is a courtesy; who may only read has nothing to sweep.
             let _unswept = durable::sweep(&item.path());
             continue;
@@ -474,27 +436,6 @@ fn leads_somewhere(link: &Path) -> Outcome<()> {
     })
 }
 
-/// Names that rohmu never lists: they cannot be objects.
-fn hidden(name: &[u8]) -> bool {
-    name.starts_with(b".")
-        || name.ends_with(SIDECAR_END.as_bytes())
-        || name
-            .windows(SIDECAR_DRAFT.len())
-            .any(|w| w == SIDECAR_DRAFT)
-}
-
-/// A key must stay below the root and be listable.
-fn check_key(key: &str) -> Outcome<()> {
-    let wrong = key
-        .split('/')
-        .any(|part| part.is_empty() || hidden(part.as_bytes()) || part.contains('\0'));
-    if wrong {
-        let message = format!("{key:?} cannot be the key of an object");
-        return Err(Failure::new(Class::Config, message));
-    }
-    Ok(())
-}
-
 /// The sidecar goes first. Where the file then cannot go (`chattr +i`) the sidecar comes back: what
 /// somebody locked must not vanish from every listing.
 fn remove(path: &Path) -> Outcome<()> {
@@ -509,7 +450,7 @@ fn remove(path: &Path) -> Outcome<()> {
 
 fn sidecar_path(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push(SIDECAR_END);
+    name.push(sidecar::END);
     PathBuf::from(name)
 }
 
@@ -542,11 +483,6 @@ impl Read for Exact {
         Ok(count)
     }
 }
-
-const CONTENT_LENGTH: &str = "Content-Length";
-const HASH: &str = "_hash";
-const SIDECAR_END: &str = ".metadata";
-const SIDECAR_DRAFT: &[u8] = b".metadata_tmp";
 
 /// Large enough that a growing object is written in few calls.
 const WRITE_BYTES: usize = 256 << 10;

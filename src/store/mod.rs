@@ -40,6 +40,8 @@ pub mod choose;
 pub mod cloud;
 pub mod google;
 pub mod local;
+pub mod sftp;
+mod sidecar;
 pub mod wire;
 
 use std::collections::BTreeMap;

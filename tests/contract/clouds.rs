@@ -55,7 +55,7 @@ fn google() {
 }
 
 /// Parts, and many at once.
-fn rest(storage: Value) {
+pub fn rest(storage: Value) {
     let store = open(storage, Missing::Refuse);
     let store = store.as_ref();
     let body: Vec<u8> = (0..30_000_001_u32).map(|n| n.to_le_bytes()[1]).collect();
@@ -91,7 +91,7 @@ fn rest(storage: Value) {
 }
 
 /// Of whatever is asked for.
-fn class(storage: Value) -> Class {
+pub fn class(storage: Value) -> Class {
     let store = open(storage, Missing::Refuse);
     let put = store.put("p/x", Body::Bytes(b"x"), &Metadata::new(), Put::Create);
     let classes = [
@@ -108,7 +108,7 @@ fn class(storage: Value) -> Class {
 }
 
 /// The daemon makes what was never there.
-fn made(storage: Value) {
+pub fn made(storage: Value) {
     let name = format!("made-{:016x}", fastrand::u64(..));
     let storage = with(storage, json!({ "bucket_name": name }));
     let daemon = open(storage.clone(), Missing::Create);

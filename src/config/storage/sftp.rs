@@ -11,10 +11,12 @@ pub struct Sftp {
     pub port: u16,
     pub username: String,
     pub login: SftpLogin,
-    /// Put before every key, without slashes at its ends.
+    /// Put before every key, without a slash at its end; one at its beginning is the server's root.
     pub prefix: String,
-    /// Keys of the servers we know; None is the user's own file.
+    /// Keys of the servers we know; None is the user's own file and the system's.
     pub known_hosts: Option<PathBuf>,
+    /// Whether a server needs to be known.
+    pub verify_host_key: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,10 +37,10 @@ impl Sftp {
 
 pub(super) fn parse(object: &Object<'_>) -> Outcome<Sftp> {
     let passphrase = secret(object, "private_key_passphrase")?;
-    // As rohmu has it, the password counts where there are both.
-    let login = match (secret(object, "password")?, file(object, "private_key")?) {
-        (Some(password), _) => SftpLogin::Password(password),
-        (None, Some(path)) => SftpLogin::Key { path, passphrase },
+    // As rohmu has it, the key counts where there are both.
+    let login = match (file(object, "private_key")?, secret(object, "password")?) {
+        (Some(path), _) => SftpLogin::Key { path, passphrase },
+        (None, Some(password)) => SftpLogin::Password(password),
         (None, None) => return Err(object.wrong("password", "a text, or a private_key")),
     };
     Ok(Sftp {
@@ -46,7 +48,15 @@ pub(super) fn parse(object: &Object<'_>) -> Outcome<Sftp> {
         port: object.whole("port", "a port number")?.or(22),
         username: required(object, "username")?,
         login,
-        prefix: prefix(object)?,
+        prefix: rooted(object)?,
         known_hosts: file(object, "known_hosts")?,
+        verify_host_key: object.flag("is_verify_host_key")?.or(true),
     })
+}
+
+/// A path of the server: what does not begin with a slash is below the folder of the login.
+fn rooted(object: &Object<'_>) -> Outcome<String> {
+    let below = prefix(object)?;
+    let rooted = object.text("prefix")?.or(String::new()).starts_with('/');
+    Ok(if rooted { format!("/{below}") } else { below })
 }

@@ -1,4 +1,4 @@
-//! The stores of the clouds, over `object_store`: what S3 and Azure have in common.
+//! The stores of the clouds, over `object_store`: what S3, Azure and Swift have in common.
 //!
 //! The library makes and signs the requests, pages listings and finds credentials; [`Wire`] sends
 //! them. What it lacks is in each [`Service`]: the names of metadata, headers of its own on a
@@ -19,6 +19,7 @@ mod parts;
 pub(super) mod read;
 pub(super) mod room;
 pub mod s3;
+pub mod swift;
 
 use std::io::Read;
 use std::sync::Arc;

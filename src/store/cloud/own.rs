@@ -1,6 +1,5 @@
 //! Requests of our own: what the library has none for.
 
-use bytes::Bytes;
 use hyper::Method;
 use hyper::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
 use machine::Class;
@@ -13,11 +12,11 @@ pub(in crate::store) fn request(
     method: Method,
     url: &str,
     headers: HeaderMap,
-    body: Bytes,
+    body: HttpRequestBody,
 ) -> Outcome<HttpRequest> {
-    let length = body.len();
+    let length = body.content_length();
     let request = hyper::Request::builder().method(method).uri(url);
-    let request = request.body(HttpRequestBody::from(body));
+    let request = request.body(body);
     let mut request: HttpRequest =
         request.map_err(|e| Failure::new(Class::Internal, format!("request: {e}")))?;
     *request.headers_mut() = headers;

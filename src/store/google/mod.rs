@@ -131,7 +131,7 @@ impl Google {
                 let bearer = format!("Bearer {}", credential.bearer);
                 insert(&mut headers, "authorization", &bearer)?;
             }
-            let request = own::request(method, url, headers, body)?;
+            let request = own::request(method, url, headers, body.into())?;
             self.wire.ask(request).await
         })
     }

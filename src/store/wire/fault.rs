@@ -52,7 +52,9 @@ impl Fault {
     pub fn again(&self) -> bool {
         match self.class() {
             Class::Network | Class::Timeout => true,
-            Class::Quota => !FULL.contains(&self.code.as_str()) && self.status != 507,
+            Class::Quota => {
+                !FULL.contains(&self.code.as_str()) && ![413, 507].contains(&self.status)
+            }
             // What was damaged on its way may arrive whole the next time.
             Class::Corrupt => true,
             _ => self.code == "OperationAborted",
@@ -74,8 +76,11 @@ impl Fault {
             405 | 501 => Class::Unsupported,
             408 | 504 => Class::Timeout,
             409 | 412 => Class::Conflict,
-            413 | 416 => Class::Internal,
-            429 | 503 | 507 | 509 => Class::Quota,
+            416 => Class::Internal,
+            // Swift: over a quota, an ETag that is not the body's, too many requests.
+            413 => Class::Quota,
+            422 => Class::Corrupt,
+            429 | 498 | 503 | 507 | 509 => Class::Quota,
             500.. => Class::Network,
             _ => Class::Unsupported,
         }

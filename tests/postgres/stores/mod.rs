@@ -12,10 +12,11 @@ use serde_json::{Value, json};
 
 use crate::support::daemon::{Daemon, SITE};
 use crate::support::postgres::{Options, Server, install};
-use crate::support::process::run;
+use crate::support::process::{hand_over, run};
 use crate::support::stores::azure::azurite;
 use crate::support::stores::google::Google;
 use crate::support::stores::seaweed::seaweed;
+use crate::support::stores::sshd::Sshd;
 use crate::support::{PATIENCE, wait_until};
 
 #[test]
@@ -43,6 +44,14 @@ fn google_a_life_in_single_objects() {
         return;
     };
     life(google.object_storage(), "pipe");
+}
+
+#[test]
+fn sftp_a_life() {
+    let Some(sshd) = Sshd::start() else { return };
+    // The daemon is another user.
+    hand_over(&sshd.private_key);
+    life(sshd.object_storage(), "stream");
 }
 
 fn life(storage: Value, mode: &str) {

@@ -85,7 +85,15 @@ impl Sshd {
             "username": self.user,
             "private_key": self.private_key,
             "prefix": self.folder,
+            "known_hosts": self.known_hosts,
         })
+    }
+
+    /// Lets in whoever has the private key of this public one.
+    pub fn authorize(&self, public: &std::path::Path) {
+        let path = self.scratch.join("authorized_keys");
+        let all = [path.as_path(), public].map(|path| std::fs::read_to_string(path).unwrap());
+        self.scratch.file("authorized_keys", &all.concat());
     }
 
     /// OpenSSH's client with a key: what its commands said, or why it was refused.
