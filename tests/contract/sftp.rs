@@ -14,6 +14,7 @@ use super::s3::{open, with};
 use super::{contract, list_all, metadata, read};
 use crate::support::faults::tcp::{TcpFault, TcpProxy, Way};
 use crate::support::stores::sshd::Sshd;
+use crate::support::{PATIENCE, wait_until};
 
 fn store(sshd: &Sshd) -> Box<dyn Store> {
     open(sshd.object_storage(), Missing::Create)
@@ -169,7 +170,11 @@ fn sftp_what_a_crash_left_gives_way_and_what_is_being_written_does_not() {
     fs::write(path("c"), b"theirs").unwrap();
     let (sidecar, done) = (path("c.metadata"), path("c.done"));
     let other = thread::spawn(move || {
-        thread::sleep(Duration::from_millis(500));
+        wait_until("our put to begin", PATIENCE, || {
+            let names = fs::read_dir(done.parent().unwrap()).unwrap().flatten();
+            let mut names = names.map(|entry| entry.file_name().into_string().unwrap());
+            names.any(|name| name.starts_with(".draft-"))
+        });
         fs::write(&done, r#"{"Content-Length": "6"}"#).unwrap();
         fs::rename(done, sidecar).unwrap();
     });

@@ -204,6 +204,9 @@ impl State {
         if status == 206 {
             headers.push(("Content-Range", &place));
         }
+        // hyper leaves it out of an answer to HEAD whose body is empty.
+        let length = range.len().to_string();
+        headers.push(("Content-Length", &length));
         Ok(respond(status, &headers, object.body.slice(range)))
     }
 
