@@ -103,11 +103,13 @@ fn life(storage: Value, mode: &str) {
     let count = |words: &[&str]| {
         let mut restored = daemon.restore(install, words);
         restored.up();
+        restored.wait_primary();
         assert_eq!(restored.one("select count(*) from big"), "400000");
         restored.one("select count(*) from t")
     };
     assert_eq!(count(&["--restore-to-primary"]), "3000");
-    let to = ["--restore-to-primary", "--recovery-target-time", &moment];
+    let mut to = vec!["--restore-to-primary", "--recovery-target-time", &moment];
+    to.extend(["--recovery-target-action", "promote"]);
     assert_eq!(count(&to), "2500");
     daemon.verify_events();
     let peak = peak_mib(&daemon);
