@@ -257,11 +257,8 @@ impl Upload for Growing {
             bytes,
             mut metadata,
         } = *self;
+        written.is_all(&key, bytes)?;
         let Written { size_bytes, sha256 } = written;
-        if bytes != size_bytes {
-            let message = format!("{key} has {bytes} bytes, its writer wrote {size_bytes}");
-            return Err(Failure::new(Class::Internal, message));
-        }
         metadata.extend(late.clone());
         let data = data.into_inner();
         let data = data.map_err(|e| Failure::io(e.error(), path.display()))?;

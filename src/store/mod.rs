@@ -100,6 +100,18 @@ pub struct Written {
     pub sha256: [u8; 32],
 }
 
+impl Written {
+    /// Whether all of it came: `bytes` did.
+    fn is_all(&self, key: &str, bytes: u64) -> Outcome<()> {
+        if bytes == self.size_bytes {
+            return Ok(());
+        }
+        let wrote = self.size_bytes;
+        let message = format!("{key} has {bytes} bytes, its writer wrote {wrote}");
+        Err(Failure::new(Class::Internal, message))
+    }
+}
+
 /// An object in the making: its bytes are written to it as they come. Budget: a driver holds some
 /// megabytes of them, whatever the size of the object.
 pub trait Upload: Write {

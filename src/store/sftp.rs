@@ -389,11 +389,7 @@ impl Upload for Growing<'_> {
             bytes,
             mut metadata,
         } = *self;
-        if bytes != written.size_bytes {
-            let size_bytes = written.size_bytes;
-            let message = format!("{key} has {bytes} bytes, its writer wrote {size_bytes}");
-            return Err(Failure::new(Class::Internal, message));
-        }
+        written.is_all(&key, bytes)?;
         metadata.extend(late.clone());
         let pair = store.pair(&path, data, &metadata, written)?;
         run(pair.publish(&key, &path, Put::Create))

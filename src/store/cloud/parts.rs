@@ -219,12 +219,7 @@ impl Write for Growing<'_> {
 
 impl Upload for Growing<'_> {
     fn finish(mut self: Box<Self>, written: Written, late: &Metadata) -> Outcome<()> {
-        let Written { size_bytes, .. } = written;
-        if self.bytes != size_bytes {
-            let (key, bytes) = (&self.key, self.bytes);
-            let message = format!("{key} has {bytes} bytes, its writer wrote {size_bytes}");
-            return Err(Failure::new(Class::Internal, message));
-        }
+        written.is_all(&self.key, self.bytes)?;
         if self.upload.is_none() {
             let mut metadata = self.metadata.clone();
             metadata.extend(late.clone());
@@ -248,7 +243,7 @@ impl Upload for Growing<'_> {
         };
         let parts = std::mem::take(&mut self.parts);
         let (cloud, key) = (self.cloud, self.key.clone());
-        cloud.complete(&key, &upload, parts, size_bytes, Put::Create)?;
+        cloud.complete(&key, &upload, parts, written.size_bytes, Put::Create)?;
         // It is no longer to be taken back.
         self.upload = None;
         Ok(())

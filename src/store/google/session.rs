@@ -179,15 +179,10 @@ impl Write for Growing<'_> {
 
 impl Upload for Growing<'_> {
     fn finish(mut self: Box<Self>, written: Written, late: &Metadata) -> Outcome<()> {
-        let Written { size_bytes, .. } = written;
-        if self.bytes != size_bytes {
-            let (key, bytes) = (&self.key, self.bytes);
-            let message = format!("{key} has {bytes} bytes, its writer wrote {size_bytes}");
-            return Err(Failure::new(Class::Internal, message));
-        }
+        written.is_all(&self.key, self.bytes)?;
         self.google.refuse_existing(&self.key)?;
         if self.session.is_some() {
-            return self.send(Some(size_bytes));
+            return self.send(Some(written.size_bytes));
         }
         let mut metadata = self.metadata.clone();
         metadata.extend(late.clone());
