@@ -208,6 +208,11 @@ impl Routes {
         }
         let metrics = self.context.metrics.lock();
         let text = metrics.unwrap_or_else(PoisonError::into_inner).to_string();
+        // An empty page would say that there is nothing to know.
+        if text.is_empty() {
+            let message = "the daemon has just begun to count: ask again";
+            return Answer::text(StatusCode::SERVICE_UNAVAILABLE, message);
+        }
         Answer {
             content_type: CONTENT_TYPE,
             ..Answer::text(StatusCode::OK, text)

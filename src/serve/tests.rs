@@ -39,6 +39,7 @@ struct Api {
     handle: Handle,
     reports: Receiver<Report>,
     desk: Arc<archive::Desk>,
+    metrics: Exposition,
     folder: tempfile::TempDir,
 }
 
@@ -111,10 +112,11 @@ impl Api {
         let doors = doors(folder.path(), Ack::Stored);
         let desk = archive::Desk::new(doors, Arc::default(), sender.clone());
         let desk = Arc::new(desk);
+        let metrics: Exposition = Arc::new(Mutex::new(Arc::from("a 1\n")));
         let handle = start(Context {
             config: Arc::new(config),
             document: Arc::new(Mutex::new(Arc::from("{\"a\": 1}\n"))),
-            metrics: Arc::new(Mutex::new(Arc::from("a 1\n"))),
+            metrics: Arc::clone(&metrics),
             reports: sender,
             desk: Arc::clone(&desk),
         });
@@ -122,6 +124,7 @@ impl Api {
             handle: handle.unwrap(),
             reports,
             desk,
+            metrics,
             folder,
         }
     }
@@ -435,6 +438,9 @@ fn metrics_are_served_where_they_are_configured() {
         let told = head.contains("content-type: text/plain; version=0.0.4");
         assert_eq!(told, status == 200, "{head}");
     }
+    *api.metrics.lock().unwrap() = Arc::from("");
+    let (status, _, text) = api.ask("GET", "/metrics", authorization);
+    assert!(status == 503 && text.contains("ask again"), "{text}");
 }
 
 #[test]

@@ -232,6 +232,7 @@ pub const ROUTES: &[Route] = &[
         answers: &[
             reply(200, Kind::Metrics, "Prometheus' text"),
             reply(501, Kind::Text, "prometheus is not configured"),
+            reply(503, Kind::Text, "nothing has been counted yet: ask again"),
         ],
     },
     Route {

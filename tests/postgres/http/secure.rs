@@ -110,6 +110,47 @@ fn a_new_certificate_is_taken_up() {
     daemon.assert_alive();
 }
 
+/// Another pair, no TLS at all, TLS again: without a restart, and a pair that is none stays out.
+#[test]
+fn tls_changes_with_the_configuration() {
+    let scratch = Scratch::new();
+    let certificates = Certificates::make(&scratch);
+    let daemon = Daemon::configured(secured(&certificates), json!({ SITE: { "nodes": [] } }));
+    let mut daemon = daemon.started();
+    let host = Host::new(&certificates, &daemon);
+    let line = format!("$CURL -f -o /dev/null '{}'", host.url("restore-command"));
+    let plain = line.replace("https://", "http://");
+    assert_ne!(line, plain);
+    let asks = |line: &str| host.shell(line, host.scratch.path());
+    wait_until("the daemon to answer", PATIENCE, || {
+        asks(&line).status.success()
+    });
+    let (own, other) = (&certificates.server, &certificates.wrong_name);
+    daemon.reload(|config| {
+        config["http_tls_certificate"] = json!(other.certificate);
+        config["http_tls_key"] = json!(other.key);
+    });
+    let refused = asks(&line);
+    assert!(refused.stderr.contains("curl: (60)"), "{}", refused.stderr);
+    daemon.configure(|config| config["http_tls_key"] = json!(own.key));
+    daemon.reread("config_refused");
+    assert!(asks(&line).stderr.contains("curl: (60)"), "the pair before");
+    daemon.reload(|config| {
+        let config = config.as_object_mut().unwrap();
+        config.remove("http_tls_certificate");
+        config.remove("http_tls_key");
+    });
+    asks(&plain).ok();
+    assert!(!asks(&line).status.success());
+    daemon.reload(|config| {
+        config["http_tls_certificate"] = json!(own.certificate);
+        config["http_tls_key"] = json!(own.key);
+    });
+    asks(&line).ok();
+    assert!(!asks(&plain).status.success());
+    daemon.sigterm();
+}
+
 /// The other daemon is no gateway, which it says over TLS to whom it let in.
 #[test]
 fn a_pushgateway_is_spoken_to_over_https() {
