@@ -91,19 +91,11 @@ impl Turn<'_> {
         if self.is_busy(&TaskId::Take(self.name.clone())) {
             return;
         }
-        // A backup before its WAL, so that a hold that comes late finds both; but one that cannot
-        // be removed does not keep WAL from going.
-        let failing = self.site.attempts.get(&delete).is_some();
-        let dead = self.dead();
-        if dead.is_none() || failing {
-            let started = out.len();
-            self.delete_wal(out);
-            if out.len() > started {
-                return;
-            }
-        }
-        if let Some(task) = dead {
-            self.start(out, task);
+        // A backup before its WAL, so that a hold that comes late finds both: also after a try that
+        // failed, which may have ended before it looked for one.
+        match self.dead() {
+            Some(task) => self.start(out, task),
+            None => self.delete_wal(out),
         }
     }
 

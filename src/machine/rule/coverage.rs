@@ -222,7 +222,6 @@ pub fn windows(site: &SiteState) -> Vec<Window> {
     let Some(size) = site.ledger.segment_size else {
         return Vec::new();
     };
-    let frontier = site.ledger.frontier.map(|f| (f.timeline, f.end(size)));
     let mut windows: Vec<Window> = Vec::new();
     for (_, _, content) in site.backups.restorable(&site.ledger) {
         let from_lsn = content.end_lsn.unwrap_or_else(|| last(content).end(size));
@@ -238,7 +237,7 @@ pub fn windows(site: &SiteState) -> Vec<Window> {
             window.backups = window.backups.saturating_add(1);
             continue;
         }
-        let open = frontier == Some((timeline, to_lsn));
+        let open = reaches_frontier(site, timeline, to_lsn, size);
         let covered = site.exposure.covered_at.filter(|_| open);
         windows.push(Window {
             timeline,
@@ -251,6 +250,19 @@ pub fn windows(site: &SiteState) -> Vec<Window> {
         });
     }
     windows
+}
+
+/// On its timeline, or where that was left for one of which nothing is stored yet.
+fn reaches_frontier(site: &SiteState, timeline: Timeline, to: Lsn, size: SegmentSize) -> bool {
+    let Some(frontier) = site.ledger.frontier.filter(|f| f.end(size) == to) else {
+        return false;
+    };
+    let next = Segment::at(timeline, to, size);
+    let path = || site.timelines.path(next, frontier.timeline, size);
+    frontier.timeline == timeline
+        || path()
+            .first()
+            .is_some_and(|leg| (leg.timeline, leg.first) == (frontier.timeline, next.number))
 }
 
 fn last(content: &Content) -> Segment {

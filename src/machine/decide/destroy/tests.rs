@@ -147,6 +147,25 @@ fn s76_while_the_clock_is_in_doubt_a_last_look_takes_every_hold_for_standing() {
     }
 }
 
+/// The try may have ended before it looked for a hold that came late.
+#[test]
+fn wal_waits_for_the_backup_whose_removal_failed() {
+    let mut site = Bed::new();
+    site.tell(0, &[expired("a"), expired("b")]);
+    assert_eq!(site.decide(0), "delete a");
+    let failed = Event::TaskFailed {
+        task: TaskId::Delete(name()),
+        class: Class::Network,
+        message: "the reply was lost".to_string(),
+    };
+    site.tell(0, &[failed]);
+    assert_eq!(site.decide(0), "", "not its WAL");
+    assert_eq!(site.decide(60_000), "delete a");
+    let gone = ["a", "b"].map(|name| deleted(&[], vec![main(name), part(name, 1)]));
+    site.tell(60_000, &gone);
+    assert_eq!(site.decide(60_000), "expire 1-24");
+}
+
 struct Bed {
     state: State,
     policy: Policy,

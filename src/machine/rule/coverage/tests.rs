@@ -225,6 +225,18 @@ fn s48_windows_follow_timelines_whose_history_is_stored() {
     );
 }
 
+/// A log that was lost while the new timeline had nothing stored begins on that timeline.
+#[test]
+fn a_window_is_open_though_the_new_timeline_has_nothing_yet() {
+    let over = [learned(2, 1, 650), seen_on(2, 660), begun(2, 6)];
+    let one = [&[stored(5)][..], &backup("a", 1, 5, 4)].concat();
+    let history = [testing::stored(File::History(Timeline(2)))];
+    check(&[&over, &one, &history], "1:520-600 @4-4 x1..");
+    // Reception that began further on left something out.
+    let later = [learned(2, 1, 650), seen_on(2, 760), begun(2, 7)];
+    check(&[&later, &one, &history], "1:520-600 @4-4 x1");
+}
+
 fn exposed(events: &[Event], ack: Ack, received: u64, expect: (Option<u64>, Option<u64>)) {
     let (site, mut policy) = (fold(events), site_policy());
     policy.ack = ack;
