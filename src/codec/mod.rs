@@ -24,7 +24,7 @@ use crate::failure::Failure;
 
 mod decode;
 pub mod digest;
-mod encode;
+pub mod encode;
 pub mod gcm;
 pub mod keys;
 pub mod pghoa1;

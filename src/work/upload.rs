@@ -141,14 +141,14 @@ impl Upload<'_> {
 
     fn encode(&self, plain: &dyn Readable, key: &str) -> Outcome<Ready> {
         let told = |error: &io::Error| Failure::from_io(error, key);
-        let small = plain.size().map_err(|e| told(&e))? <= MEMORY_BYTES;
-        let body = if small {
+        let size = plain.size().map_err(|e| told(&e))?;
+        let body = if size <= MEMORY_BYTES {
             Content::Memory(Vec::new())
         } else {
             self.scratch()?
         };
         let _slot = self.place.encoders.take();
-        let mut encoder = Encoder::new(body, &self.place.encoding)?;
+        let mut encoder = Encoder::sized(body, &self.place.encoding, size)?;
         let mut digest = Digest::new(self.place.hash);
         let mut block = vec![0; BLOCK];
         let mut at = 0;

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use machine::Class;
+use pghoard::codec::encode::WHOLE_MAX;
 use pghoard::codec::keys::Keyring;
 use pghoard::codec::{Compression, Encoded, Encoder, Encoding, Encryption, Envelope};
 use pghoard::store::Metadata;
@@ -197,6 +198,42 @@ proptest! {
         let (stored, metadata) = encode(&plain, write_bytes.max(size / 1000), &encoding);
         assert!(decode(stored, &metadata, &keys).unwrap() == plain);
     }
+}
+
+/// Content of a known size is compressed in one go, and read as any other; also where more of it
+/// came than was said.
+#[test]
+fn content_of_a_known_size_reads_back_the_same() {
+    let keys = keyring();
+    let whole = usize::try_from(WHOLE_MAX).unwrap();
+    for size in [0, 1, 70_000, whole, whole + 1] {
+        let mut plain = vec![b'p'; size];
+        fastrand::Rng::with_seed(7).fill(&mut plain[size / 2..]);
+        for envelope in [None, Some(Envelope::AesGcm)] {
+            for said in [0, size / 2, size] {
+                let encoding = encoding(Compression::Zstd, envelope, &keys);
+                let said = said.try_into().unwrap();
+                let mut encoder = Encoder::sized(Vec::new(), &encoding, said).unwrap();
+                for piece in plain.chunks(100_000) {
+                    encoder.write_all(piece).unwrap();
+                }
+                let (stored, encoded) = encoder.finish().unwrap();
+                assert_eq!(encoded.bytes_in, u64::try_from(size).unwrap());
+                let mut metadata = says(&[("compression-algorithm", "zstd")]);
+                if envelope.is_some() {
+                    metadata.insert("encryption-key-id".into(), SMALL_KEY.into());
+                }
+                assert!(
+                    decode(stored, &metadata, &keys).unwrap() == plain,
+                    "{size} {said}"
+                );
+            }
+        }
+    }
+    let mut encoding = encoding(Compression::Zstd, None, &keys);
+    encoding.level = 99;
+    let refused = Encoder::sized(Vec::new(), &encoding, 1).err().unwrap();
+    assert_eq!(refused.class, Class::Config);
 }
 
 /// The envelope taken apart by OpenSSL's command line, which shares no code with us.

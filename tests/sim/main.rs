@@ -33,7 +33,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use machine::breaks::{self, Rule};
 
 /// Seeds that found something once.
-const FOUND: [(u64, &str); 9] = [
+const FOUND: [(u64, &str); 11] = [
     (
         321,
         "a backup of a clock that ran ahead hid every later one",
@@ -66,6 +66,14 @@ const FOUND: [(u64, &str); 9] = [
     (
         79_541_973_602_857,
         "an upload began inside a range that was being deleted",
+    ),
+    (
+        79_574_193_508_871,
+        "a slot that had yet to be made was asked what had been promised",
+    ),
+    (
+        79_574_423_809_843,
+        "the checker did not hear of a stream that a failed write had told after all",
     ),
 ];
 

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use machine::event::Previous;
 use machine::policy::{Drain, Policy, SitePolicy};
-use machine::{Event, File, State};
+use machine::{Envelope, Event, File, State};
 use pghoard::Failure;
 use pghoard::journal::log::Log;
 use pghoard::journal::run::Loop;
@@ -211,9 +211,19 @@ impl Sim {
         };
         if self.broken {
             let disk = self.log.clone();
+            let (known, world) = (appliance.state.seq, self.world.clone());
             let reopened = appliance.reopen(|| {
                 let mut state = State::default();
-                let log = Log::open_on(disk.open(), &mut |e| state.apply(e))?;
+                let mut fold = |envelope: &Envelope| {
+                    state.apply(envelope);
+                    // What failed to be written may have been.
+                    if let Event::StreamStarted { from, .. } = &envelope.event
+                        && envelope.seq > known
+                    {
+                        world.borrow_mut().began.push(*from);
+                    }
+                };
+                let log = Log::open_on(disk.open(), &mut fold)?;
                 Ok((log, state))
             });
             if let Err(failure) = reopened {

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use machine::event::{Lease, Origin, Server, Sought};
+use machine::event::{Lease, Origin, Server, Slot, Sought};
 use machine::projection::ledger::{Ledger, Presence};
 use machine::projection::marks::{Hole, Marks};
 use machine::task::Means;
@@ -427,7 +427,11 @@ fn probe(
         lsn: lsn(seen.at),
         in_recovery: seen.in_recovery,
         sync_state: None,
-        slot: None,
+        slot: seen.slot.map(|position| Slot {
+            name: "pghoard".into(),
+            restart_lsn: Some(lsn(position)),
+            ..Slot::default()
+        }),
         clock_skew_ms: None,
     }));
     Ok(())

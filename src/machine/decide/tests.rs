@@ -6,11 +6,11 @@ use alloc::vec::Vec;
 
 use super::*;
 use crate::Envelope;
-use crate::event::Origin;
+use crate::event::{Origin, Range, Slot};
 use crate::file::{BackupName, File};
 use crate::task::Start;
 use crate::testing::{lease, reconciled, seen, site_policy};
-use crate::wal::{Segment, Timeline};
+use crate::wal::{Segment, SegmentSize, Timeline};
 
 fn site() -> Site {
     Site("main".into())
@@ -140,4 +140,47 @@ fn s13_a_disk_that_is_nearly_full_pauses_reception_alone() {
     }
     check(&[1], &[receive()], &cramped, &["-receive", "+store"]);
     check(&[], &[], &cramped, &[]);
+}
+
+/// A log that is new knows the store's listing and asks a slot what was promised; one that is yet
+/// to be made promises nothing, and would begin where the server happens to be.
+#[test]
+fn a_new_log_asks_a_slot_only_where_there_is_one() {
+    let found = Event::Found {
+        segment_size: SegmentSize::DEFAULT,
+        wal: [Range {
+            timeline: Timeline(1),
+            first: 1,
+            last: 6,
+        }]
+        .into(),
+        files: Vec::new(),
+    };
+    let mut with = seen(0);
+    with.slot = Some(Slot::default());
+    for (server, expect) in [
+        (seen(0), Start::At(Segment::new(Timeline(1), 7))),
+        (with, Start::Anchor),
+    ] {
+        let mut state = State::default();
+        let known = [lease(true), Event::ServerSeen(server), found.clone()];
+        let read = [reconciled(), Event::MarksRead { marks: 0 }];
+        for (event, seq) in known.into_iter().chain(read).zip(1..) {
+            state.apply(&Envelope {
+                seq,
+                at: Millis(seq),
+                run: 1,
+                site: Some(site()),
+                event,
+            });
+        }
+        let commands = decide(&state, &policy(Drain::No), &Busy::new(), Millis(9));
+        let started = commands.iter().find_map(|command| match command {
+            Command::Start(Task::Receive { start, .. }) => Some(*start),
+            Command::Start(_) | Command::Stop(_) | Command::Record(..) | Command::Compact(_) => {
+                None
+            }
+        });
+        assert_eq!(started, Some(expect));
+    }
 }

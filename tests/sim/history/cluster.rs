@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use machine::event::{Branch, Event, Server};
+use machine::event::{Branch, Event, Server, Slot};
 use machine::{File, Segment, Timeline};
 
 use super::shelf::SIZE;
@@ -87,7 +87,7 @@ impl Cluster {
             lsn,
             in_recovery: false,
             sync_state: None,
-            slot: None,
+            slot: Some(Slot::default()),
             clock_skew_ms: Some(clock_skew_ms),
         })
     }
