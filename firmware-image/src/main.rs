@@ -1,11 +1,78 @@
-//! Builds the bootable appliance image and its signed update bundles.
+//! Builds the bootable appliance image: a disk with one EFI program, which is the Linux kernel and
+//! an initramfs with one static program in it.
 //!
-//! Not built yet. The program says so instead of pretending: it exits with 2.
+//! - [`inputs`]: the kernel, the boot loader and what else is taken from elsewhere.
+//! - [`modules`], [`initramfs`], [`uki`], [`disk`]: each one layer of the image, outward.
+//! - [`compose`]: all of it, and the manifest.
+//!
+//! Everything runs without root, loop devices or a network, and twice the same inputs are twice
+//! the same bytes.
 
-fn main() -> std::process::ExitCode {
-    eprintln!(
-        "firmware-image: will compose the PGHoard appliance's disk image and sign its update \
-         bundles; not built yet"
-    );
-    std::process::ExitCode::from(2)
+mod compose;
+mod disk;
+mod failure;
+mod initramfs;
+mod inputs;
+mod modules;
+mod uki;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::compose::Order;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "firmware-image",
+    version,
+    about = "Builds the PGHoard appliance's image"
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// A raw disk image, and a manifest of everything inside beside it
+    Compose {
+        /// What firmware-image/inputs filled
+        #[arg(long, value_name = "DIR")]
+        inputs: PathBuf,
+        /// The static multi-call program
+        #[arg(long, value_name = "FILE")]
+        program: PathBuf,
+        /// Of the image; a higher one is newer
+        #[arg(long, value_name = "VERSION", default_value = env!("CARGO_PKG_VERSION"))]
+        image_version: String,
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let Command::Compose {
+        inputs,
+        program,
+        image_version: version,
+        out,
+    } = Arguments::parse().command;
+    let order = Order {
+        inputs,
+        program,
+        version,
+        out,
+    };
+    match compose::compose(&order) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("firmware-image: {failure}");
+            ExitCode::FAILURE
+        }
+    }
 }

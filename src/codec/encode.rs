@@ -20,9 +20,9 @@ use crate::failure::{Failure, Outcome};
 /// MiB), for 0.7 % of ratio and the same CPU.
 const JOB_BYTES: u32 = 1024 * 1024;
 
-/// Content up to this size is compressed in one go: a WAL segment of the default size. Measured with
-/// zstd 3: 37 ms of CPU a segment, 50 through a window that moves. It is held in memory for that,
-/// and so is what comes out.
+/// Content up to this size is compressed in one go: a WAL segment of the default size. Measured
+/// with zstd 3: 37 ms of CPU a segment, 50 through a window that moves. It is held in memory for
+/// that, and so is what comes out.
 pub const WHOLE_MAX: u64 = 16 * 1024 * 1024;
 
 /// What passed through an encoder.

@@ -64,8 +64,8 @@ impl Turn<'_> {
             .as_ref()
             .is_some_and(|e| e.class == Class::NotFound && e.node == server.node);
         let wanted = site.ledger.wanted(server.timeline, &site.timelines);
-        // Before its first stream this log knows only a listing; a slot that is there knows what was
-        // promised. One that has yet to be made may begin beyond what the server still has.
+        // Before its first stream this log knows only a listing; a slot that is there knows what
+        // was promised. One that is yet to be made may begin beyond what is wanted.
         let slot = self.policy.slot && server.slot.is_some();
         let promised = site.ledger.toward.is_none() && slot;
         let start = match wanted {

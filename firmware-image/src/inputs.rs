@@ -1,0 +1,101 @@
+//! What an image is made of: files of the distribution, in one folder, and what they are.
+//!
+//! `firmware-image/inputs DIR` fills the folder; a Buildroot fills one of the same form.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde::{Deserialize, Serialize};
+
+use crate::failure::{Outcome, failure, read};
+use crate::modules::{self, Module};
+
+/// Of a package that a file of the folder comes from.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Package {
+    pub name: String,
+    pub version: String,
+    pub licence: String,
+    /// Of the package's file.
+    pub sha256: String,
+}
+
+pub struct Inputs {
+    pub kernel: Vec<u8>,
+    pub modules: Vec<Module>,
+    pub stub: Vec<u8>,
+    pub loader: Vec<u8>,
+    pub fsck: Vec<u8>,
+    pub packages: Vec<Package>,
+}
+
+impl Inputs {
+    pub fn open(folder: &Path) -> Outcome<Inputs> {
+        let file = |name: &str| {
+            read(&folder.join(name))
+                .map_err(|error| failure(format!("{error}; firmware-image/inputs makes it")))
+        };
+        let packages = file("packages.json")?;
+        let packages = serde_json::from_slice(&packages)
+            .map_err(|error| failure(format!("packages.json: {error}")))?;
+        Ok(Inputs {
+            kernel: file("vmlinuz")?,
+            modules: modules::collect(&folder.join("modules"))?,
+            stub: file("linuxx64.efi.stub")?,
+            loader: file("systemd-bootx64.efi")?,
+            fsck: file("e2fsck")?,
+            packages,
+        })
+    }
+}
+
+/// In bytes: as large as the largest disk wants its groups and its journal, and sparse.
+const BLANK_BYTES: u64 = 1 << 30;
+
+/// An empty ext4, compressed. Its identifiers and times are fixed, so that two are the same bytes.
+pub fn blank_file_system(scratch: &Path) -> Outcome<Vec<u8>> {
+    let path: PathBuf = scratch.join("data.ext4");
+    let about = |error: &dyn std::fmt::Display| failure(format!("mkfs.ext4: {error}"));
+    let file = std::fs::File::create(&path).map_err(|error| about(&error))?;
+    file.set_len(BLANK_BYTES).map_err(|error| about(&error))?;
+    let told = Command::new("mkfs.ext4")
+        .args([
+            "-q",
+            "-F",
+            "-b",
+            "4096",
+            "-i",
+            "65536",
+            "-m",
+            "0",
+            "-L",
+            "pghoard-data",
+        ])
+        .args([
+            "-U",
+            "50474850-4f41-4244-8000-0000000000db",
+            "-J",
+            "size=64",
+        ])
+        .args(["-O", "^resize_inode,meta_bg,64bit,metadata_csum"])
+        .arg("-E")
+        .arg(
+            "hash_seed=50474850-4f41-4244-8000-0000000000dc,lazy_itable_init=1,\
+             lazy_journal_init=1,nodiscard",
+        )
+        .arg(&path)
+        // The one for reproducible builds is heeded by later versions, the other by all.
+        .env("SOURCE_DATE_EPOCH", "1700000000")
+        .env("E2FSPROGS_FAKE_TIME", "1700000000")
+        .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
+        .output()
+        .map_err(|error| about(&error))?;
+    if !told.status.success() {
+        return Err(about(&String::from_utf8_lossy(&told.stderr).trim()));
+    }
+    let image = std::fs::File::open(&path).map_err(|error| about(&error))?;
+    let packed = zstd::encode_all(image, 19).map_err(|error| about(&error))?;
+    std::fs::remove_file(&path).map_err(|error| about(&error))?;
+    Ok(packed)
+}
