@@ -9,6 +9,7 @@
 
 mod clouds;
 mod faults;
+mod rohmu;
 mod s3;
 mod servers;
 mod sftp;
