@@ -23,8 +23,8 @@ fn s53_what_the_released_daemon_writes_to_s3_comes_back() {
     storage["segment_size"] = json!(5 << 20);
     let has_backup = || !below(&storage, "main/basebackup").is_empty();
     let site = json!({ "object_storage": storage });
-    let place = (&Scratch::new(), site, &has_backup as &dyn Fn() -> bool);
-    comes_back(&peer, install, &("basic", "snappy", true, 15), place);
+    let (row, scratch) = (("basic", "snappy", true, 15), Scratch::new());
+    comes_back(&peer, install, &row, (&scratch, site, &has_backup));
     assert!(!below(&storage, "main/xlog").is_empty());
 }
 
