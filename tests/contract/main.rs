@@ -9,6 +9,7 @@
 
 mod clouds;
 mod faults;
+mod rohmu;
 mod s3;
 mod servers;
 mod sftp;
@@ -73,6 +74,7 @@ fn put_get_look(store: &dyn Store) {
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes).unwrap();
         assert_eq!(bytes, body);
+        assert_eq!(stream.read(&mut [0; 8]).unwrap(), 0, "behind the end");
     }
     assert_eq!(store.look("p/xlog/absent").unwrap(), None);
     assert_eq!(store.look("p/xlog/empty/below").unwrap(), None);

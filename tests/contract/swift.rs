@@ -4,12 +4,12 @@ use std::fs;
 
 use machine::Class;
 use pghoard::store::choose::Missing;
-use pghoard::store::{Body, Metadata, Put};
+use pghoard::store::{Body, Entry, Metadata, Put, Store};
 use serde_json::{Value, json};
 
 use super::clouds::rest;
 use super::s3::{open, with};
-use super::{contract_but_for_races, list_all, metadata, read};
+use super::{contract_but_for_races, list_all, metadata, plain, read};
 use crate::support::stores::ceph::ceph;
 use crate::support::stores::swift::{Swift, swift, swift_by_keystone};
 
@@ -44,6 +44,8 @@ fn swift_of_ceph() {
     let storage = with(ceph.object_storage(&name), json!({ "prefix": "deep/down" }));
     contract_but_for_races(&*open(storage, Missing::Create));
     rest(ceph.object_storage(&name));
+    let store = open(ceph.object_storage(&name), Missing::Refuse);
+    static_objects(&*store, &|| ceph.names(&name));
 }
 
 fn whole(swift: &Swift) {
@@ -67,7 +69,41 @@ fn look(storage: Value) -> pghoard::Failure {
     open(storage, Missing::Refuse).look("p/x").unwrap_err()
 }
 
-/// Ours, static: no segment is seen or left. PGHoard's, dynamic: read, listed, deleted.
+/// No segment of ours is seen or left.
+fn static_objects(store: &dyn Store, names: &dyn Fn() -> Vec<String>) {
+    let body: Vec<u8> = (0..20_000_001_u32).map(|n| n.to_le_bytes()[1]).collect();
+    let labels = metadata(&[("start-time", "x")]);
+    let put = |mode| store.put("s/b/x", Body::Bytes(&body), &labels, mode);
+    put(Put::Create).unwrap();
+    assert_eq!(names().len(), 4, "{:?}", names());
+    assert_eq!(sizes(store, ""), [("s/b/x".to_owned(), 20_000_001)]);
+    let found = store.look("s/b/x").unwrap().unwrap();
+    assert_eq!(plain(found.metadata), labels);
+    assert_eq!(store.sweep("s", i64::MAX).unwrap(), 0);
+    store.delete("s/b/x").unwrap();
+    assert_eq!(names(), [""; 0]);
+    put(Put::Create).unwrap();
+    let other = store.put("s/b/x", Body::Bytes(&body[1..]), &labels, Put::Replace);
+    other.unwrap();
+    assert_eq!(store.sweep("s", 0).unwrap(), 0);
+    assert_eq!(store.sweep("s", i64::MAX).unwrap(), 1);
+    assert_eq!(names().len(), 4, "{:?}", names());
+    assert!(read(store, "s/b/x") == body[1..]);
+    store.delete("s/b/x").unwrap();
+    assert_eq!(names(), [""; 0]);
+}
+
+fn sizes(store: &dyn Store, folder: &str) -> Vec<(String, u64)> {
+    let mut sizes = Vec::new();
+    let mut visit = |entry: Entry| {
+        sizes.push((entry.key, entry.size_bytes));
+        Ok(())
+    };
+    store.list(folder, &mut visit).unwrap();
+    sizes
+}
+
+/// Ours, and PGHoard's, which are dynamic: read, listed, deleted.
 fn large_objects(swift: &Swift) {
     let container = swift.container();
     let store = open(swift.object_storage(&container), Missing::Refuse);
@@ -75,20 +111,7 @@ fn large_objects(swift: &Swift) {
         let reply = swift.ask(&[], &container).text();
         reply.lines().map(str::to_owned).collect::<Vec<_>>()
     };
-    let body: Vec<u8> = (0..20_000_001_u32).map(|n| n.to_le_bytes()[1]).collect();
-    let labels = metadata(&[("start-time", "x")]);
-    let put = |mode| store.put("s/b/x", Body::Bytes(&body), &labels, mode);
-    put(Put::Create).unwrap();
-    assert_eq!(names().len(), 4, "{:?}", names());
-    assert_eq!(list_all(&*store, ""), ["s/b/x"]);
-    assert_eq!(store.sweep("s", i64::MAX).unwrap(), 0);
-    put(Put::Replace).unwrap();
-    assert_eq!(store.sweep("s", 0).unwrap(), 0);
-    assert_eq!(store.sweep("s", i64::MAX).unwrap(), 1);
-    assert_eq!(names().len(), 4, "{:?}", names());
-    assert!(read(&*store, "s/b/x") == body);
-    store.delete("s/b/x").unwrap();
-    assert_eq!(names(), [""; 0]);
+    static_objects(&*store, &names);
 
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str, content: &str| {
@@ -112,13 +135,7 @@ fn large_objects(swift: &Swift) {
     let found = store.look("s/b/y").unwrap().unwrap();
     assert_eq!(found.entry.size_bytes, 12);
     assert_eq!(found.metadata["start-time"], "then");
-    let mut sizes = Vec::new();
-    let mut visit = |entry: pghoard::store::Entry| {
-        sizes.push(entry.size_bytes);
-        Ok(())
-    };
-    store.list("s", &mut visit).unwrap();
-    assert_eq!(sizes, [12]);
+    assert_eq!(sizes(&*store, "s"), [("s/b/y".to_owned(), 12)]);
     store.delete("s/b/y").unwrap();
     assert_eq!(names(), [""; 0]);
     let put = store.put("s/b/z", Body::Bytes(b"z"), &Metadata::new(), Put::Create);

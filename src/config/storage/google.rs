@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use super::net::{self, Net};
-use super::{Object, Secret, file, prefix, required, text};
+use super::{Object, Secret, file, required, rooted, text};
 use crate::failure::Outcome;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +51,11 @@ pub(super) fn parse(object: &Object<'_>) -> Outcome<Google> {
     Ok(Google {
         project_id: text(object, "project_id")?,
         bucket: required(object, "bucket_name")?,
-        prefix: prefix(object)?,
+        prefix: match rooted(object)? {
+            slash if slash == "/" => String::new(),
+            // rohmu, too, makes the slash a part of every name, here alone.
+            prefix => prefix,
+        },
         endpoint: server.map(|server| net::url(&server, secure)),
         login,
         net: net::net(object, net::authority(object, true)?)?,

@@ -177,6 +177,13 @@ fn file(object: &Object<'_>, name: &'static str) -> Outcome<Option<PathBuf>> {
     Ok(text(object, name)?.map(PathBuf::from))
 }
 
+/// With the slash at its beginning, where that means something.
+fn rooted(object: &Object<'_>) -> Outcome<String> {
+    let below = prefix(object)?;
+    let rooted = object.text("prefix")?.or(String::new()).starts_with('/');
+    Ok(if rooted { format!("/{below}") } else { below })
+}
+
 /// Without slashes at its ends.
 fn prefix(object: &Object<'_>) -> Outcome<String> {
     let prefix = object.text("prefix")?.or(String::new());

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Object, Secret, file, prefix, required, secret};
+use super::{Object, Secret, file, required, rooted, secret};
 use crate::failure::Outcome;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,15 +48,9 @@ pub(super) fn parse(object: &Object<'_>) -> Outcome<Sftp> {
         port: object.whole("port", "a port number")?.or(22),
         username: required(object, "username")?,
         login,
+        // A path of the server, or one below the folder of the login.
         prefix: rooted(object)?,
         known_hosts: file(object, "known_hosts")?,
         verify_host_key: object.flag("is_verify_host_key")?.or(true),
     })
-}
-
-/// A path of the server: what does not begin with a slash is below the folder of the login.
-fn rooted(object: &Object<'_>) -> Outcome<String> {
-    let below = prefix(object)?;
-    let rooted = object.text("prefix")?.or(String::new()).starts_with('/');
-    Ok(if rooted { format!("/{below}") } else { below })
 }

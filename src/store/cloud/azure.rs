@@ -105,6 +105,10 @@ impl Service for Container {
         Ok(String::new())
     }
 
+    fn labels_come_last(&self) -> bool {
+        true
+    }
+
     fn complete(&self, upload: &Multipart, parts: Vec<PartId>, mode: Put) -> Outcome<()> {
         let mut headers = HeaderMap::new();
         if mode == Put::Create {

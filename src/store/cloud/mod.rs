@@ -71,6 +71,8 @@ pub trait Service: Send + Sync {
         let id = run(self.writer()?.create_multipart_opts(path, options));
         id.map_err(|e| told(&e))
     }
+    /// Whether what completes an upload brings its metadata, not what begins it.
+    fn labels_come_last(&self) -> bool;
     /// Its failure is settled by looking. Where conditions are unknown, nothing was there just now.
     fn complete(&self, upload: &Multipart, parts: Vec<PartId>, mode: Put) -> Outcome<()>;
     fn delete_all(&self, paths: Vec<Path>) -> Outcome<()> {

@@ -12,7 +12,7 @@ use machine::Class;
 use object_store::multipart::PartId;
 use object_store::{Attributes, PutPayload};
 
-use super::{Client, Cloud, Multipart, exists, room, told};
+use super::{CONTENT_LENGTH, Client, Cloud, Multipart, exists, room, told};
 use crate::failure::{Failure, Outcome};
 use crate::store::body::Source;
 use crate::store::wire::run;
@@ -220,9 +220,11 @@ impl Write for Growing<'_> {
 impl Upload for Growing<'_> {
     fn finish(mut self: Box<Self>, written: Written, late: &Metadata) -> Outcome<()> {
         written.is_all(&self.key, self.bytes)?;
+        let mut metadata = self.metadata.clone();
+        metadata.extend(late.clone());
+        let size = written.size_bytes.to_string();
+        metadata.insert(CONTENT_LENGTH.to_owned(), size);
         if self.upload.is_none() {
-            let mut metadata = self.metadata.clone();
-            metadata.extend(late.clone());
             let body = std::mem::take(&mut self.buffer);
             return match self.cloud.refuse_existing(&self.key) {
                 Ok(()) => {
@@ -238,9 +240,12 @@ impl Upload for Growing<'_> {
             self.send()?;
         }
         self.arrived()?;
-        let Some(upload) = self.upload.clone() else {
+        let Some(mut upload) = self.upload.clone() else {
             return died();
         };
+        if self.cloud.service.labels_come_last() {
+            upload.attributes = self.cloud.attributes(&metadata);
+        }
         let parts = std::mem::take(&mut self.parts);
         let (cloud, key) = (self.cloud, self.key.clone());
         cloud.complete(&key, &upload, parts, written.size_bytes, Put::Create)?;

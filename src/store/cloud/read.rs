@@ -81,7 +81,8 @@ impl Streamed {
     fn from(key: &str, left_bytes: u64, stream: Pieces, sum: Option<Sum>) -> Streamed {
         Streamed {
             key: key.to_owned(),
-            stream,
+            // Whoever has read to the end may ask once more, which not every stream bears.
+            stream: stream.fuse().boxed(),
             piece: Bytes::new(),
             left_bytes,
             sum: sum.map(Adding::new),

@@ -153,6 +153,10 @@ impl Service for Bucket {
         self.config.endpoint.is_none()
     }
 
+    fn labels_come_last(&self) -> bool {
+        false
+    }
+
     fn complete(&self, upload: &Multipart, parts: Vec<PartId>, mode: Put) -> Outcome<()> {
         let mut headers = HeaderMap::new();
         if mode == Put::Create {

@@ -70,6 +70,10 @@ impl Service for Container {
         false
     }
 
+    fn labels_come_last(&self) -> bool {
+        true
+    }
+
     fn complete(&self, upload: &Multipart, parts: Vec<PartId>, mode: Put) -> Outcome<()> {
         let mut headers = labels(&upload.attributes)?;
         if mode == Put::Create {

@@ -11,7 +11,7 @@ use machine::Class;
 use object_store::client::HttpResponse;
 use serde_json::{Value, json};
 
-use super::{Google, JSON, OCTETS, PART_BYTES, UPLOAD, condition, refused};
+use super::{CONTENT_LENGTH, Google, JSON, OCTETS, PART_BYTES, UPLOAD, condition, refused};
 use crate::failure::{Failure, Outcome};
 use crate::store::cloud::own::insert;
 use crate::store::{Metadata, Put, Store, Upload, Written};
@@ -186,6 +186,8 @@ impl Upload for Growing<'_> {
         }
         let mut metadata = self.metadata.clone();
         metadata.extend(late.clone());
+        let size = written.size_bytes.to_string();
+        metadata.insert(CONTENT_LENGTH.to_owned(), size);
         self.google
             .put_whole(&self.key, &self.buffer, &metadata, Put::Create)
     }

@@ -20,6 +20,7 @@ use crate::support::postgres::{Server, testbed};
 use crate::support::process::{Process, Scratch, command, hand_over};
 use crate::support::{PATIENCE, skip, wait_until};
 
+mod by_s3;
 mod from_us;
 mod side;
 mod to_us;

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Peer, golden, keys, their_config};
 use crate::support::daemon::{Daemon, SITE};
@@ -84,14 +84,25 @@ fn s53_what_the_released_daemon_writes_comes_back() {
     };
     for row in WRITTEN {
         if let Some(install) = install(row.3) {
-            comes_back(&peer, install, row);
+            let scratch = Scratch::new();
+            let store = scratch.join("store/main/basebackup");
+            let has_backup = || has_backup(&store);
+            comes_back(&peer, install, row, (&scratch, json!({}), &has_backup));
         }
     }
 }
 
-fn comes_back(peer: &Peer, install: &'static Install, row: &(&str, &str, bool, u32)) {
+/// Where its folders are, keys of its site for where it stores, and whether a backup is there.
+pub(super) type Place<'a> = (&'a Scratch, Value, &'a dyn Fn() -> bool);
+
+pub(super) fn comes_back(
+    peer: &Peer,
+    install: &'static Install,
+    row: &(&str, &str, bool, u32),
+    (scratch, mut site, has_backup): Place<'_>,
+) {
     let (mode, algorithm, encrypted, _) = *row;
-    let (scratch, port) = (Scratch::new(), free_port());
+    let port = free_port();
     let archive = peer.bin.join("pghoard_postgres_command");
     let archive = format!(
         "archive_command='{} --mode archive --port {port} --site {SITE} --xlog %f'",
@@ -103,17 +114,16 @@ fn comes_back(peer: &Peer, install: &'static Install, row: &(&str, &str, bool, u
     };
     let mut server = Server::start(install, &options);
     server.sql("create table rows as select generate_series(1, 50000) n");
-    let mut site = json!({ "basebackup_mode": mode });
+    site["basebackup_mode"] = json!(mode);
     if encrypted {
         let keys = keys();
         site["encryption_key_id"] = keys["encryption_key_id"].clone();
         site["encryption_keys"] = keys["encryption_keys"].clone();
     }
     let global = json!({ "compression": { "algorithm": algorithm, "level": 1 } });
-    let config = their_config(&scratch, &server, port, (global, site));
+    let config = their_config(scratch, &server, port, (global, site));
     let daemon = peer.daemon(&config);
-    let store = scratch.join("store/main/basebackup");
-    wait_until("PGHoard's basebackup", PATIENCE, || has_backup(&store));
+    wait_until("PGHoard's basebackup", PATIENCE, has_backup);
     server.sql("insert into rows select generate_series(1, 1000)");
     let last = server.one("select pg_walfile_name(pg_switch_wal())");
     let sql = format!("select coalesce(last_archived_wal, '') >= '{last}' from pg_stat_archiver");

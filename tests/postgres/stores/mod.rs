@@ -14,9 +14,11 @@ use crate::support::daemon::{Daemon, SITE};
 use crate::support::postgres::{Options, Server, install};
 use crate::support::process::{hand_over, run};
 use crate::support::stores::azure::azurite;
+use crate::support::stores::ceph::ceph;
 use crate::support::stores::google::Google;
 use crate::support::stores::seaweed::seaweed;
 use crate::support::stores::sshd::Sshd;
+use crate::support::stores::swift::{swift, swift_by_keystone};
 use crate::support::{PATIENCE, wait_until};
 
 #[test]
@@ -52,6 +54,33 @@ fn sftp_a_life() {
     // The daemon is another user.
     hand_over(&sshd.private_key);
     life(sshd.object_storage(), "stream");
+}
+
+#[test]
+fn swift_a_life_in_parts() {
+    let Some(swift) = swift() else { return };
+    life(swift.object_storage(&swift.container()), "stream");
+}
+
+#[test]
+fn swift_a_life_in_single_objects_behind_keystone() {
+    let Some(swift) = swift_by_keystone() else {
+        return;
+    };
+    life(swift.object_storage(&swift.container()), "pipe");
+}
+
+#[test]
+fn ceph_a_life_by_s3() {
+    let Some(ceph) = ceph() else { return };
+    life(ceph.bucket().object_storage(), "stream");
+}
+
+#[test]
+fn ceph_a_life_by_swift() {
+    let Some(ceph) = ceph() else { return };
+    let name = format!("test-{:016x}", fastrand::u64(..));
+    life(ceph.object_storage(&name), "pipe");
 }
 
 fn life(storage: Value, mode: &str) {
@@ -132,7 +161,8 @@ fn open(daemon: &Daemon) -> Box<dyn Store> {
     choose::store(config.sites[SITE].storage().unwrap(), Missing::Refuse).unwrap()
 }
 
-fn list(daemon: &Daemon) -> Vec<String> {
+/// All keys of its site.
+pub fn list(daemon: &Daemon) -> Vec<String> {
     let mut keys = Vec::new();
     let mut visit = |entry: pghoard::store::Entry| {
         keys.push(entry.key);

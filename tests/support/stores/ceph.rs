@@ -67,6 +67,20 @@ impl Ceph {
         self.login(SWIFT_KEY)
     }
 
+    /// Everything in a container of Swift's API, by curl.
+    pub fn names(&self, container: &str) -> Vec<String> {
+        let reply = self.right_login().text();
+        let field = |name: &str| {
+            let mut fields = reply.lines().filter_map(|line| line.split_once(": "));
+            let found = fields.find(|(have, _)| have.eq_ignore_ascii_case(name));
+            found.expect("a login").1.trim().to_owned()
+        };
+        let token = format!("X-Auth-Token: {}", field("x-auth-token"));
+        let url = format!("{}/{container}", field("x-storage-url"));
+        let reply = curl(&["-H", &token, &url]).text();
+        reply.lines().map(str::to_owned).collect()
+    }
+
     fn start() -> Ceph {
         let scratch = Scratch::until_exit(&[]);
         let port = free_port();

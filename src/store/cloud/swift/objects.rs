@@ -39,6 +39,16 @@ pub(super) struct Listed {
     pub name: String,
     pub size_bytes: u64,
     pub modified: std::time::SystemTime,
+    /// MD5 of its bytes; of a large object the server's own affair.
+    pub digest: String,
+}
+
+impl Listed {
+    /// Swift lists a dynamic large object as empty. Ceph lists a static one with the size of its
+    /// manifest, and with the digest of nothing.
+    fn is_sized(&self) -> bool {
+        self.size_bytes > 0 && self.digest != DIGEST_OF_NOTHING
+    }
 }
 
 impl Objects {
@@ -213,8 +223,7 @@ impl Objects {
             return Ok(None);
         }
         let mut size_bytes = listed.size_bytes;
-        // A dynamic large object is listed as empty.
-        if size_bytes == 0 {
+        if !listed.is_sized() {
             match self.head(&listed.name).await {
                 Ok(head) => size_bytes = length(&head).unwrap_or(0),
                 Err(failure) if failure.class == Class::NotFound => return Ok(None),
@@ -502,6 +511,7 @@ fn listed(item: &Value) -> Option<Listed> {
         name: item.get("name")?.as_str()?.to_owned(),
         size_bytes: item.get("bytes")?.as_u64()?,
         modified: time.into(),
+        digest: item.get("hash")?.as_str()?.to_owned(),
     })
 }
 
@@ -518,18 +528,21 @@ pub(super) fn labels(attributes: &Attributes) -> Outcome<HeaderMap> {
 fn attributes(headers: &HeaderMap) -> Attributes {
     let pairs = headers.iter().filter_map(|(name, value)| {
         let name = name.as_str().strip_prefix(META)?.to_owned();
+        if name == CEPHS_OWN {
+            return None;
+        }
         let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
         Some((Attribute::Metadata(name.into()), value))
     });
     pairs.collect()
 }
 
-fn etag(headers: &HeaderMap) -> Option<String> {
+pub(super) fn etag(headers: &HeaderMap) -> Option<String> {
     let tag = headers.get("etag")?.to_str().ok()?;
     Some(tag.trim_matches('"').to_ascii_lowercase())
 }
 
-fn length(headers: &HeaderMap) -> Option<u64> {
+pub(super) fn length(headers: &HeaderMap) -> Option<u64> {
     headers.get("content-length")?.to_str().ok()?.parse().ok()
 }
 
@@ -551,6 +564,9 @@ fn modified(headers: &HeaderMap) -> Option<std::time::SystemTime> {
 }
 
 const META: &str = "x-object-meta-";
+/// Ceph shows it among the metadata.
+const CEPHS_OWN: &str = "static-large-object";
+const DIGEST_OF_NOTHING: &str = "d41d8cd98f00b204e9800998ecf8427e";
 /// Of Swift's own limit of 10,000 a tenth: a page is in memory.
 const PAGE_NAMES: u32 = 1_000;
 const RESUMES_MAX: u32 = 5;

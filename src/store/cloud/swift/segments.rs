@@ -4,16 +4,19 @@
 //! level below where rohmu has those of its dynamic ones. A manifest names 1,000 at most; longer
 //! ones name manifests.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use hyper::Method;
 use hyper::header::HeaderMap;
 use machine::Class;
+use md5::{Digest, Md5};
 use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path;
 use object_store::{MultipartId, PutMultipartOptions, PutPayload, PutResult, Result};
 use serde_json::{Value, json};
 
-use super::objects::{Objects, refuse_late, text};
+use super::objects::{Objects, etag, length, refuse_late, text};
 use crate::failure::{Failure, Outcome};
 
 /// The folder of all segments of an object, without a slash at its end.
@@ -68,12 +71,15 @@ pub(super) async fn of_manifest(objects: &Objects, name: &str) -> Outcome<Vec<St
             let message = format!("{manifest}: its manifest names no segments");
             Failure::new(Class::Corrupt, message)
         };
-        let lines: Vec<Value> = serde_json::from_str(&text(answer).await?).map_err(|_| odd())?;
+        let text = text(answer).await?;
+        if text.is_empty() {
+            return by_digest(objects, name).await?.ok_or_else(odd);
+        }
+        let lines: Vec<Value> = serde_json::from_str(&text).map_err(|_| odd())?;
         let container = format!("/{}/", objects.account.config.container);
         for line in &lines {
-            // Ceph answers what it was sent.
-            let segment = line.get("name").or_else(|| line.get("path"));
-            let segment = segment.and_then(Value::as_str).ok_or_else(odd)?;
+            let segment = line.get("name").and_then(Value::as_str);
+            let segment = segment.ok_or_else(odd)?;
             let Some(segment) = segment.strip_prefix(&container) else {
                 let message = format!("{manifest}: a segment is elsewhere, {segment}");
                 return Err(Failure::new(Class::Denied, message).hint("delete it by hand"));
@@ -85,6 +91,35 @@ pub(super) async fn of_manifest(objects: &Objects, name: &str) -> Outcome<Vec<St
         }
     }
     Ok(names)
+}
+
+/// Ceph shows no manifest. The digest of a large object is that of its segments' digests: what it
+/// is made of are the uploads that it fits.
+async fn by_digest(objects: &Objects, name: &str) -> Outcome<Option<Vec<String>>> {
+    let tag = etag(&objects.head(name).await?);
+    let start = format!("{}/", folder(name));
+    let mut uploads: BTreeMap<String, (Md5, Vec<String>)> = BTreeMap::new();
+    let mut after = String::new();
+    loop {
+        let page = objects.page(&start, &after).await?;
+        let Some(last) = page.last() else {
+            break;
+        };
+        after = last.name.clone();
+        for listed in page {
+            if let Some((upload, _)) = upload_of(&listed.name) {
+                let (digest, names) = uploads.entry(upload.to_owned()).or_default();
+                digest.update(&listed.digest);
+                names.push(listed.name);
+            }
+        }
+    }
+    let fits = |digest: Md5| Some(hex::encode(digest.finalize())) == tag;
+    let all = uploads
+        .into_values()
+        .filter_map(|(digest, names)| fits(digest).then_some(names));
+    let names: Vec<String> = all.flatten().collect();
+    Ok(Some(names).filter(|names| !names.is_empty()))
 }
 
 /// Puts a manifest in place; `condition` goes with it.
@@ -104,7 +139,8 @@ pub(super) async fn complete(
         json!({ "path": path, "etag": digest, "size_bytes": size })
     };
     let mut lines: Vec<Value> = parts.iter().enumerate().map(line).collect();
-    if lines.len() > LINES_MAX {
+    let nested = lines.len() > LINES_MAX;
+    if nested {
         let mut lists = Vec::new();
         for (number, some) in lines.chunks(LINES_MAX).enumerate() {
             let name = format!("{folder}/{id}/{LIST}{number:08x}");
@@ -114,7 +150,16 @@ pub(super) async fn complete(
         }
         lines = lists;
     }
-    put(objects, name, &json!(lines), &headers).await
+    put(objects, name, &json!(lines), &headers).await?;
+    if nested && length(&objects.head(name).await?) == Some(0) {
+        // Ceph takes manifests of manifests, and makes nothing of them.
+        objects.delete_names(&[name.to_owned()]).await?;
+        let message =
+            format!("{name} has more than {LINES_MAX} parts, and the server takes no more");
+        let hint = "set basebackup_mode to \"stream\"";
+        return Err(Failure::new(Class::Unsupported, message).hint(hint));
+    }
+    Ok(())
 }
 
 async fn put(objects: &Objects, name: &str, lines: &Value, headers: &HeaderMap) -> Outcome<()> {
