@@ -12,16 +12,17 @@ use base64::engine::general_purpose::STANDARD;
 use hyper::Method;
 use hyper::header::HeaderMap;
 use machine::Class;
-use object_store::azure::{AzureAuthorizer, MicrosoftAzure, MicrosoftAzureBuilder, split_sas};
+use object_store::azure::{AzureAuthorizer, MicrosoftAzure, MicrosoftAzureBuilder};
 use object_store::multipart::PartId;
 use object_store::path::Path;
 use object_store::{Attribute, Attributes};
 
 use super::own::{self, Slashes, encoded, insert};
 use super::{Client, Multipart, Service, retry, told};
-use crate::config::{Azure, AzureLogin};
+use crate::config::Azure;
 use crate::failure::{Failure, Outcome};
 use crate::store::Put;
+use crate::store::login::{self, Environment};
 use crate::store::wire::{Wire, fault, run};
 
 pub struct Container {
@@ -32,8 +33,9 @@ pub struct Container {
 
 impl Container {
     /// No request is made: a daemon has to start while its store is away.
-    pub fn new(config: &Azure) -> Outcome<Container> {
+    pub fn new(config: &Azure, environment: &Environment) -> Outcome<Container> {
         let wire = Wire::new(&config.net)?;
+        let credentials = login::azure::provider(config, environment, &wire)?;
         let wrong = |e| Failure::new(Class::Config, format!("Azure: {}", fault::root(&e)));
         let builder = MicrosoftAzureBuilder::new()
             .with_account(&config.account)
@@ -41,15 +43,8 @@ impl Container {
             .with_endpoint(config.endpoint.clone())
             .with_allow_http(true)
             .with_retry(retry())
+            .with_credentials(credentials)
             .with_http_connector(wire.clone());
-        let builder = match &config.login {
-            AzureLogin::Key(key) => builder.with_access_key(key.reveal()),
-            AzureLogin::Sas(sas) => {
-                let sas = sas.reveal().trim_start_matches('?');
-                builder.with_sas_authorization(split_sas(sas).map_err(wrong)?)
-            }
-            AzureLogin::Identity => identity(builder),
-        };
         Ok(Container {
             client: Arc::new(builder.build().map_err(wrong)?),
             config: config.clone(),
@@ -139,20 +134,4 @@ impl Service for Container {
     fn sweep(&self, _folder: &Path, _before_ms: i64) -> Outcome<u64> {
         Ok(0)
     }
-}
-
-/// Of the workload, where the environment says who that is; else of the machine.
-fn identity(builder: MicrosoftAzureBuilder) -> MicrosoftAzureBuilder {
-    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let mut builder = builder;
-    if let Some(id) = variable("AZURE_CLIENT_ID") {
-        builder = builder.with_client_id(id);
-    }
-    if let Some(id) = variable("AZURE_TENANT_ID") {
-        builder = builder.with_tenant_id(id);
-    }
-    if let Some(file) = variable("AZURE_FEDERATED_TOKEN_FILE") {
-        builder = builder.with_federated_token_file(file);
-    }
-    builder
 }

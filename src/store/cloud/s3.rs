@@ -2,8 +2,6 @@
 //!
 //! Requests of our own, signed by the library's signer: the bucket, and uploads that nobody ended.
 
-mod login;
-
 use std::sync::Arc;
 
 use hyper::Method;
@@ -23,6 +21,7 @@ use crate::clock;
 use crate::config::{Addressing, Encryption, Lock, LockMode, S3};
 use crate::failure::{Failure, Outcome};
 use crate::store::Put;
+use crate::store::login::{self, Environment};
 use crate::store::wire::{Wire, fault, run};
 
 pub struct Bucket {
@@ -37,10 +36,9 @@ pub struct Bucket {
 
 impl Bucket {
     /// No request is made: a daemon has to start while its store is away.
-    pub fn new(config: &S3) -> Outcome<Bucket> {
+    pub fn new(config: &S3, environment: &Environment) -> Outcome<Bucket> {
         let wire = Wire::new(&config.net)?;
-        let first = login::with(builder(config, &wire), config)?;
-        let credentials = build(first)?.credentials().clone();
+        let credentials = login::aws::provider(config, environment, &wire)?;
         let with = |headers| {
             let builder = builder(config, &wire).with_credentials(credentials.clone());
             builder.with_client_options(options(headers))

@@ -183,11 +183,16 @@ fn xml(text: &str) -> Option<(String, String)> {
 
 fn json(text: &str) -> Option<(String, String)> {
     let value: serde_json::Value = serde_json::from_str(text).ok()?;
-    let error = value.get("error")?;
     let word = |value: Option<&serde_json::Value>| {
         let text = value.and_then(serde_json::Value::as_str);
         text.unwrap_or_default().to_owned()
     };
+    // So do AWS's agents.
+    if let Some(code) = value.get("code").or_else(|| value.get("Code")) {
+        let message = value.get("message").or_else(|| value.get("Message"));
+        return Some((word(Some(code)), word(message)));
+    }
+    let error = value.get("error")?;
     // OAuth's errors are texts, an API's are objects.
     if error.is_string() {
         return Some((word(Some(error)), word(value.get("error_description"))));
@@ -250,7 +255,10 @@ const CODES: &[(Class, &[&str])] = &[
             "InvalidAccessKeyId",
             "SignatureDoesNotMatch",
             "ExpiredToken",
+            "ExpiredTokenException",
             "InvalidToken",
+            "InvalidIdentityToken",
+            "IDPRejectedClaim",
             "TokenRefreshRequired",
             "RequestTimeTooSkewed",
             "RequestExpired",
@@ -262,6 +270,8 @@ const CODES: &[(Class, &[&str])] = &[
             "authError",
             "invalid_grant",
             "invalid_client",
+            "invalid_target",
+            "unauthorized_client",
         ],
     ),
     (
@@ -318,7 +328,12 @@ const CODES: &[(Class, &[&str])] = &[
     (Class::Timeout, &["RequestTimeout", "OperationTimedOut"]),
     (
         Class::Network,
-        &["InternalError", "IncompleteBody", "backendError"],
+        &[
+            "InternalError",
+            "IncompleteBody",
+            "backendError",
+            "IDPCommunicationError",
+        ],
     ),
     (
         Class::Corrupt,

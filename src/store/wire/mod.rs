@@ -19,6 +19,8 @@ use std::fmt;
 use std::fs;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use async_compat::Compat;
@@ -31,7 +33,7 @@ use object_store::client::{
     HttpResponseBody, HttpService,
 };
 use reqwest::redirect::Policy;
-use reqwest::{Certificate, Client};
+use reqwest::{Certificate, Client, ClientBuilder};
 
 use crate::clock;
 use crate::config::{Authority, Net};
@@ -51,11 +53,30 @@ pub struct Announced(pub [u8; 32]);
 pub struct Wire {
     client: Client,
     silence: Duration,
+    refusals: Arc<AtomicU64>,
 }
 
 impl Wire {
     /// Opens the files that the configuration names.
     pub fn new(net: &Net) -> Outcome<Wire> {
+        Wire::with(net, ClientBuilder::tls_certs_only)
+    }
+
+    /// To others than the store: whom the configuration's authorities vouch for is believed, and
+    /// whom the system's do.
+    pub fn elsewhere(net: &Net) -> Outcome<Wire> {
+        Wire::with(net, ClientBuilder::tls_certs_merge)
+    }
+
+    /// How often we were told that we are not who we say: what lets us in is to be asked for anew.
+    pub fn refusals(&self) -> u64 {
+        self.refusals.load(Ordering::Relaxed)
+    }
+
+    fn with(
+        net: &Net,
+        trust: impl FnOnce(ClientBuilder, Vec<Certificate>) -> ClientBuilder,
+    ) -> Outcome<Wire> {
         let mut agent = concat!("pghoard/", env!("CARGO_PKG_VERSION")).to_owned();
         if let Some(extra) = &net.user_agent_extra {
             agent = format!("{agent} {extra}");
@@ -78,7 +99,7 @@ impl Wire {
                     let message = format!("{}: expected certificates in PEM", path.display());
                     Failure::new(Class::Config, message)
                 })?;
-                builder = builder.tls_certs_only(certificates);
+                builder = trust(builder, certificates);
             }
         }
         if let Some(proxy) = &net.proxy {
@@ -88,6 +109,7 @@ impl Wire {
         Ok(Wire {
             client: builder.build().map_err(refused)?,
             silence: net.read_timeout,
+            refusals: Arc::default(),
         })
     }
 
@@ -133,9 +155,13 @@ impl Wire {
                 false => body::text(stream, body::TEXT_MAX).await.unwrap_or_default(),
             };
             let fault = fault::Fault::read(parts.status.as_u16(), &text);
+            let failure = fault.failure(&what, skew);
+            if failure.class == Class::Auth {
+                self.refusals.fetch_add(1, Ordering::Relaxed);
+            }
             return Err(Refused {
                 again: fault.again(),
-                failure: fault.failure(&what, skew),
+                failure,
                 wait,
             });
         }

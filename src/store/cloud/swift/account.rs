@@ -78,7 +78,14 @@ impl Account {
             AuthVersion::V2 => self.v2().await,
             AuthVersion::V3 => self.v3().await,
         };
-        let login = login.map_err(|failure| failure.about("Swift login"))?;
+        let login = login.map_err(|failure| match failure.class {
+            // It is no object that is not there.
+            Class::NotFound => Failure {
+                class: Class::Config,
+                ..failure.about("Swift login").hint("is auth_url right?")
+            },
+            _ => failure.about("Swift login"),
+        })?;
         Ok(known.insert(login).clone())
     }
 
