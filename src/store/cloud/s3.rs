@@ -38,7 +38,7 @@ impl Bucket {
     /// No request is made: a daemon has to start while its store is away.
     pub fn new(config: &S3, environment: &Environment) -> Outcome<Bucket> {
         let wire = Wire::new(&config.net)?;
-        let credentials = login::aws::provider(config, environment, &wire)?;
+        let credentials = login::aws::provider(config, environment)?;
         let with = |headers| {
             let builder = builder(config, &wire).with_credentials(credentials.clone());
             builder.with_client_options(options(headers))
@@ -178,11 +178,14 @@ impl Service for Bucket {
                 .try_for_each(|gone| gone.map(drop)))
         };
         let all = smol::stream::iter(paths.clone().into_iter().map(Ok)).boxed();
-        let deleted = run(self
-            .bulk
-            .delete_stream(all)
-            .try_for_each(|gone| gone.map(drop)));
-        match deleted.map_err(|e| refused(&e)) {
+        let deleted = run(self.bulk.delete_stream(all).try_for_each(|gone| {
+            match gone.map_err(|e| refused(&e)) {
+                // Some servers say so of what is gone already.
+                Err(failure) if failure.class != Class::NotFound => Err(failure),
+                Ok(_) | Err(_) => Ok(()),
+            }
+        }));
+        match deleted {
             Err(failure) if failure.class == Class::Unsupported => {
                 one_by_one(paths).map_err(|e| told(&e))
             }
@@ -307,14 +310,11 @@ fn until(lock: Lock) -> Outcome<String> {
     end.map(|end| end.to_string()).map_err(wrong)
 }
 
-/// A refusal among the answers for many keys is no error of HTTP: the library tells its code.
+/// What is said of one of many keys is no error of HTTP: the library tells its code.
 fn refused(error: &object_store::Error) -> Failure {
     let failure = told(error);
-    match failure.message.contains("AccessDenied") || failure.message.contains("ObjectLocked") {
-        true => Failure {
-            class: Class::Denied,
-            ..failure
-        },
-        false => failure,
+    match fault::class_within(&failure.message) {
+        Some(class) => Failure { class, ..failure },
+        None => failure,
     }
 }

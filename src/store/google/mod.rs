@@ -28,7 +28,7 @@ use serde_json::{Value, json};
 use super::choose::Missing;
 use super::cloud::own::{self, Slashes, encoded, insert};
 use super::cloud::read::{Streamed, Sum};
-use super::cloud::{exists, room};
+use super::cloud::{exists, room, told};
 use super::login::google::Bearer;
 use super::login::{self, Environment};
 use super::wire::{Wire, fault, run};
@@ -55,7 +55,7 @@ impl Google {
     ) -> Outcome<Google> {
         let wire = Wire::new(&config.net)?;
         Ok(Google {
-            credentials: login::google::provider(config, environment, &wire)?,
+            credentials: login::google::provider(config, environment)?,
             config: config.clone(),
             wire,
             may_make: AtomicBool::new(missing == Missing::Create),
@@ -115,7 +115,8 @@ impl Google {
         body: Bytes,
     ) -> Outcome<HttpResponse> {
         run(async {
-            let token = self.credentials.get().await?;
+            let token = self.credentials.get_credential().await;
+            let token = token.map_err(|e| told(&e))?;
             insert(&mut headers, "authorization", &format!("Bearer {token}"))?;
             let request = own::request(method, url, headers, body.into())?;
             self.wire.ask(request).await
@@ -246,7 +247,20 @@ impl Google {
         );
         let kind = format!("multipart/related; boundary={BOUNDARY}");
         let put = self.ask(Method::POST, &url, Some((&kind, Bytes::from(body))));
-        put.map(drop).map_err(|failure| refused(failure, key, mode))
+        let answer = put.map_err(|failure| refused(failure, key, mode))?;
+        self.compare(key, &self.json(answer)?, crc32c::crc32c(bytes))
+    }
+
+    /// What the store says of an object that it just made: what arrived damaged does not stay.
+    fn compare(&self, key: &str, value: &Value, crc32c: u32) -> Outcome<()> {
+        let told = value.get("crc32c").and_then(Value::as_str);
+        let ours = STANDARD.encode(crc32c.to_be_bytes());
+        if told.is_none_or(|told| told == ours) {
+            return Ok(());
+        }
+        self.delete(key)?;
+        let message = format!("{key}: the store has other bytes than it was sent");
+        Err(Failure::new(Class::Corrupt, message))
     }
 }
 

@@ -27,11 +27,7 @@ use crate::store::wire::{Wire, fault};
 use profile::Profile;
 
 /// Nobody is asked yet.
-pub fn provider(
-    config: &S3,
-    environment: &Environment,
-    store: &Wire,
-) -> Outcome<AwsCredentialProvider> {
+pub fn provider(config: &S3, environment: &Environment) -> Outcome<AwsCredentialProvider> {
     if let Some(login) = &config.login {
         return Ok(fixed(AwsCredential {
             key_id: login.key_id.clone(),
@@ -56,7 +52,7 @@ pub fn provider(
     } else {
         Box::new(Machine::of(environment))
     };
-    Ok(Arc::new(Renewed::new(source, store)))
+    Ok(Arc::new(Renewed::new(source)))
 }
 
 fn fixed(credential: AwsCredential) -> AwsCredentialProvider {

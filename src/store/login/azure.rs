@@ -15,13 +15,12 @@ use super::{Environment, Lent, Renewed, Source, Ways, bearer, get, hidden, post,
 use crate::config::{Azure, AzureLogin};
 use crate::failure::{Failure, Outcome};
 use crate::store::cloud::own::{self, Slashes, encoded};
-use crate::store::wire::{Wire, fault};
+use crate::store::wire::fault;
 
 /// Nobody is asked yet.
 pub(in crate::store) fn provider(
     config: &Azure,
     environment: &Environment,
-    store: &Wire,
 ) -> Outcome<AzureCredentialProvider> {
     let wrong = |name: &str, e: &dyn std::error::Error| {
         let why = e.source().map_or_else(|| e.to_string(), fault::root);
@@ -38,7 +37,7 @@ pub(in crate::store) fn provider(
         }
         AzureLogin::Identity => {
             let source = Box::new(identity(config, environment));
-            return Ok(Arc::new(Renewed::new(source, store)));
+            return Ok(Arc::new(Renewed::new(source)));
         }
     };
     Ok(Arc::new(StaticCredentialProvider::new(fixed)))

@@ -6,12 +6,14 @@
 mod external;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hyper::header::HeaderMap;
 use machine::Class;
+use object_store::CredentialProvider;
 use rustls::SignatureScheme;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::PrivateKeyDer;
@@ -23,18 +25,13 @@ use super::{Environment, Lent, Renewed, Source, Ways, bearer, get, post, read, s
 use crate::config::{Google, GoogleLogin};
 use crate::failure::{Failure, Outcome};
 use crate::store::cloud::own;
-use crate::store::wire::Wire;
 use external::External;
 
 /// A token for every request.
-pub(in crate::store) type Bearer = Renewed<String>;
+pub(in crate::store) type Bearer = Arc<dyn CredentialProvider<Credential = String>>;
 
 /// Opens the files that are named; nobody is asked yet.
-pub(in crate::store) fn provider(
-    config: &Google,
-    environment: &Environment,
-    store: &Wire,
-) -> Outcome<Bearer> {
+pub(in crate::store) fn provider(config: &Google, environment: &Environment) -> Outcome<Bearer> {
     let ways = Ways::new(&config.net, config.endpoint.as_deref());
     let source = match &config.login {
         GoogleLogin::File(path) => of_file(path, &ways)?,
@@ -44,7 +41,7 @@ pub(in crate::store) fn provider(
             None => Box::new(Machine::of(environment)),
         },
     };
-    Ok(Renewed::new(source, store))
+    Ok(Arc::new(Renewed::new(source)))
 }
 
 /// The one that is named, or the one that Google's tools leave.

@@ -2,8 +2,7 @@
 //! or to a service that hands out tokens.
 //!
 //! What is lent to us is kept and renewed before it ends. A renewal that fails does no harm while
-//! what we have is still good. After the store refused us it is asked for anew, whatever its end:
-//! somebody may have put something else in its place.
+//! what we have is still good.
 
 pub mod aws;
 pub mod azure;
@@ -82,8 +81,6 @@ pub(super) trait Source<T>: fmt::Debug + Send + Sync {
 #[derive(Debug)]
 pub(super) struct Renewed<T> {
     source: Box<dyn Source<T>>,
-    /// The way to the store, which knows how often we were refused there.
-    store: Wire,
     kept: Mutex<Option<Kept<T>>>,
 }
 
@@ -93,36 +90,32 @@ struct Kept<T> {
     until: Option<Instant>,
     /// Until then it is good enough, if it lives.
     rest: Instant,
-    refusals: u64,
 }
 
 impl<T> Kept<T> {
-    fn is_fresh(&self, refusals: u64) -> bool {
-        let now = Instant::now();
-        let rests = now < self.rest;
-        let margin = if rests { Duration::ZERO } else { MARGIN };
-        let lives = |until: Instant| until.saturating_duration_since(now) > margin;
-        (rests || refusals == self.refusals) && self.until.is_none_or(lives)
+    fn is_fresh(&self) -> bool {
+        let rests = Instant::now() < self.rest;
+        self.lives(if rests { Duration::ZERO } else { MARGIN })
     }
 
-    fn lives(&self) -> bool {
-        self.until.is_none_or(|until| until > Instant::now())
+    /// For longer than that.
+    fn lives(&self, margin: Duration) -> bool {
+        let left = |until: Instant| until.saturating_duration_since(Instant::now());
+        self.until.is_none_or(|until| left(until) > margin)
     }
 }
 
 impl<T> Renewed<T> {
-    pub fn new(source: Box<dyn Source<T>>, store: &Wire) -> Renewed<T> {
+    pub fn new(source: Box<dyn Source<T>>) -> Renewed<T> {
         Renewed {
             source,
-            store: store.clone(),
             kept: Mutex::new(None),
         }
     }
 
     pub async fn get(&self) -> Outcome<Arc<T>> {
         let mut kept = self.kept.lock().await;
-        let refusals = self.store.refusals();
-        if let Some(known) = kept.as_ref().filter(|known| known.is_fresh(refusals)) {
+        if let Some(known) = kept.as_ref().filter(|known| known.is_fresh()) {
             return Ok(Arc::clone(&known.credential));
         }
         let asked = Instant::now();
@@ -132,11 +125,10 @@ impl<T> Renewed<T> {
                     credential: Arc::new(lent.credential),
                     until: lent.life.and_then(|life| asked.checked_add(life)),
                     rest: asked + ASK_AGAIN,
-                    refusals,
                 });
                 Ok(Arc::clone(&known.credential))
             }
-            Err(failure) => match kept.as_mut().filter(|known| known.lives()) {
+            Err(failure) => match kept.as_mut().filter(|known| known.lives(Duration::ZERO)) {
                 Some(known) => {
                     log::warn!("credentials are not renewed yet: {failure}");
                     known.rest = Instant::now() + TRY_AGAIN;

@@ -119,6 +119,8 @@ fn hint(code: &str, status: u16) -> Option<&'static str> {
         "AuthorizationHeaderMalformed" | "PermanentRedirect" => "is the region right?",
         "InvalidAccessKeyId" | "SignatureDoesNotMatch" => "are key and secret right?",
         "ExpiredToken" | "InvalidToken" => "the temporary credentials need to be renewed",
+        code if SKEWED.contains(&code) => "this machine's clock and the store's differ: set it",
+        _ if status == 407 => PROXY_HINT,
         _ if matches!(status, 301 | 307 | 308) => "is the region right?",
         _ => return None,
     })
@@ -136,6 +138,10 @@ pub(super) fn transport(error: &HttpError, what: &str) -> Failure {
     };
     let why = root(error);
     let failure = Failure::new(class, format!("{what}: {why}"));
+    if let Some(says) = PROXY.iter().find(|says| why.contains(*says)) {
+        let message = format!("{what}: the proxy wants another login: {says}");
+        return Failure::new(Class::Auth, message).hint(PROXY_HINT);
+    }
     match why.contains("certificate") {
         // Nothing is gained by trying again.
         true => Failure {
@@ -201,6 +207,16 @@ fn json(text: &str) -> Option<(String, String)> {
     Some((word(reason), word(error.get("message"))))
 }
 
+/// The class of the first code that a text names, one that the library made of an answer.
+pub fn class_within(text: &str) -> Option<Class> {
+    let word = |c: char| !c.is_ascii_alphanumeric() && c != '.';
+    let known = |word: &str| {
+        let mut all = CODES.iter();
+        all.find(|(_, codes)| codes.contains(&word))
+    };
+    text.split(word).find_map(known).map(|(class, _)| *class)
+}
+
 /// The text of the first element of a name.
 pub fn between(text: &str, name: &str) -> Option<String> {
     let (_, rest) = text.split_once(&format!("<{name}>"))?;
@@ -236,6 +252,14 @@ fn root_element(text: &str) -> &str {
         .unwrap_or_default()
 }
 
+/// What the library says of a proxy that does not let us in.
+const PROXY: &[&str] = &[
+    "proxy authorization required",
+    "credentials not accepted",
+    "does not support user/pass authentication",
+    "implements authentication incorrectly",
+];
+const PROXY_HINT: &str = "are user and pass in proxy_info right?";
 const SKEWED: &[&str] = &["RequestTimeTooSkewed", "RequestExpired"];
 /// AWS allows 15 minutes; a good half of that is no accident.
 const SKEW_SECONDS_MAX: i64 = 600;

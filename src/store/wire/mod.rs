@@ -19,12 +19,10 @@ use std::fmt;
 use std::fs;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use async_compat::Compat;
-use hyper::header::{CONTENT_LENGTH, CONTENT_RANGE, DATE, HeaderValue, RETRY_AFTER};
+use hyper::header::{CONTENT_LENGTH, CONTENT_RANGE, DATE, HeaderMap, HeaderValue, RETRY_AFTER};
 use hyper::{Method, StatusCode};
 use machine::Class;
 use object_store::ClientOptions;
@@ -44,16 +42,18 @@ pub fn run<T>(future: impl Future<Output = T>) -> T {
     smol::block_on(Compat::new(future))
 }
 
-/// The announced SHA-256 of a whole body, among the extensions of its answer.
+/// What a whole body adds up to, as it was announced: among the extensions of its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Announced(pub [u8; 32]);
+pub enum Announced {
+    Sha256([u8; 32]),
+    Md5([u8; 16]),
+}
 
 /// One client, for all requests to one store.
 #[derive(Clone, Debug)]
 pub struct Wire {
     client: Client,
     silence: Duration,
-    refusals: Arc<AtomicU64>,
 }
 
 impl Wire {
@@ -66,11 +66,6 @@ impl Wire {
     /// whom the system's do.
     pub fn elsewhere(net: &Net) -> Outcome<Wire> {
         Wire::with(net, ClientBuilder::tls_certs_merge)
-    }
-
-    /// How often we were told that we are not who we say: what lets us in is to be asked for anew.
-    pub fn refusals(&self) -> u64 {
-        self.refusals.load(Ordering::Relaxed)
     }
 
     fn with(
@@ -109,7 +104,6 @@ impl Wire {
         Ok(Wire {
             client: builder.build().map_err(refused)?,
             silence: net.read_timeout,
-            refusals: Arc::default(),
         })
     }
 
@@ -155,17 +149,13 @@ impl Wire {
                 false => body::text(stream, body::TEXT_MAX).await.unwrap_or_default(),
             };
             let fault = fault::Fault::read(parts.status.as_u16(), &text);
-            let failure = fault.failure(&what, skew);
-            if failure.class == Class::Auth {
-                self.refusals.fetch_add(1, Ordering::Relaxed);
-            }
             return Err(Refused {
                 again: fault.again(),
-                failure,
+                failure: fault.failure(&what, skew),
                 wait,
             });
         }
-        if let Some(announced) = parts.headers.get("x-amz-checksum-sha256").and_then(whole) {
+        if let Some(announced) = announced(parts.status, &parts.headers) {
             parts.extensions.insert(announced);
         }
         if method != Method::POST && !list {
@@ -284,13 +274,19 @@ fn skew_seconds(date: &HeaderValue) -> Option<i64> {
     Some(ours.saturating_sub(theirs.timestamp().as_second()))
 }
 
-/// `...-N` is a digest of digests of parts, which nobody can compute from the body.
-fn whole(value: &HeaderValue) -> Option<Announced> {
+fn announced(status: StatusCode, headers: &HeaderMap) -> Option<Announced> {
     use base64::Engine;
-    let bytes = base64::engine::general_purpose::STANDARD
-        .decode(value)
-        .ok()?;
-    Some(Announced(bytes.try_into().ok()?))
+    let bytes = |name: &str| {
+        let value = headers.get(name)?;
+        base64::engine::general_purpose::STANDARD.decode(value).ok()
+    };
+    // `...-N` is a digest of digests of parts, which nobody can compute from the body.
+    if let Some(bytes) = bytes("x-amz-checksum-sha256") {
+        return Some(Announced::Sha256(bytes.try_into().ok()?));
+    }
+    // Of a part of the body it would be that part's.
+    let bytes = bytes("content-md5").filter(|_| status == StatusCode::OK)?;
+    Some(Announced::Md5(bytes.try_into().ok()?))
 }
 
 /// 256 kbit/s: slower than that is as good as broken.
@@ -301,3 +297,18 @@ const PATIENCE: Duration = Duration::from_secs(90);
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const WAIT_MAX: Duration = Duration::from_secs(15);
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_to_a_limit_and_differ_by_chance() {
+        for attempt in 1..12 {
+            let most = (FIRST_WAIT * (1 << attempt.min(8))).min(WAIT_MAX);
+            let waits: Vec<Duration> = (0..64).map(|_| backoff(attempt)).collect();
+            assert!(waits.iter().all(|wait| (most / 2..=most).contains(wait)));
+            assert!(waits.iter().any(|wait| *wait != waits[0]), "{attempt}");
+        }
+    }
+}
