@@ -7,14 +7,20 @@
     reason = "a test binary: a panic is how it reports"
 )]
 
+mod checksums;
+mod classes;
 mod clouds;
+mod credentials;
 mod faults;
+mod options;
+mod resumed;
 mod s3;
 mod servers;
 mod sftp;
 #[path = "../support/mod.rs"]
 mod support;
 mod swift;
+mod through;
 
 use std::fs;
 use std::io::{Read, Write};

@@ -86,8 +86,9 @@ impl Fault {
         }
     }
 
-    /// `skew_seconds`: how far our clock is ahead of the server's.
-    pub fn failure(&self, what: &str, skew_seconds: Option<i64>) -> Failure {
+    /// `skew_seconds`: how far our clock is ahead of the server's. `proxied`: it may be a proxy that
+    /// answered.
+    pub fn failure(&self, what: &str, skew_seconds: Option<i64>, proxied: bool) -> Failure {
         let Fault { status, code, .. } = self;
         let message = match (self.code.as_str(), self.message.as_str()) {
             ("", "") => format!("{what}: {status}"),
@@ -107,6 +108,8 @@ impl Fault {
             }
             _ => match hint(code, *status) {
                 Some(hint) => failure.hint(hint),
+                // Some say 401 where they mean 407.
+                None if proxied && *status == 401 && code.is_empty() => failure.hint(PROXY_HINT),
                 None => failure,
             },
         }
@@ -141,6 +144,9 @@ pub(super) fn transport(error: &HttpError, what: &str) -> Failure {
     if let Some(says) = PROXY.iter().find(|says| why.contains(*says)) {
         let message = format!("{what}: the proxy wants another login: {says}");
         return Failure::new(Class::Auth, message).hint(PROXY_HINT);
+    }
+    if why.contains("tunnel error") {
+        return failure.hint(PROXY_HINT);
     }
     match why.contains("certificate") {
         // Nothing is gained by trying again.
@@ -259,7 +265,7 @@ const PROXY: &[&str] = &[
     "does not support user/pass authentication",
     "implements authentication incorrectly",
 ];
-const PROXY_HINT: &str = "are user and pass in proxy_info right?";
+const PROXY_HINT: &str = "if it is the proxy that refuses: are user and pass in proxy_info right?";
 const SKEWED: &[&str] = &["RequestTimeTooSkewed", "RequestExpired"];
 /// AWS allows 15 minutes; a good half of that is no accident.
 const SKEW_SECONDS_MAX: i64 = 600;
@@ -392,14 +398,54 @@ const CODES: &[(Class, &[&str])] = &[
 mod tests {
     use super::*;
 
+    fn s3(code: &str) -> String {
+        format!(
+            "<?xml version=\"1.0\"?>\n<Error><Code>{code}</Code><Message>a &amp; \
+             b</Message></Error>"
+        )
+    }
+
+    fn google(reason: &str) -> String {
+        format!(r#"{{"error": {{"errors": [{{"reason": "{reason}"}}], "message": "m"}}}}"#)
+    }
+
+    fn agent(code: &str) -> String {
+        format!(r#"{{"code": "{code}", "message": "m"}}"#)
+    }
+
+    /// By each of them, and by who hands out credentials.
+    #[test]
+    fn what_may_pass_by_itself_is_known() {
+        let none = String::new;
+        for (status, text, class, again) in [
+            (429, none(), Class::Quota, true),
+            (408, none(), Class::Timeout, true),
+            (504, none(), Class::Timeout, true),
+            (503, none(), Class::Quota, true),
+            (503, s3("ServiceUnavailable"), Class::Quota, true),
+            (409, s3("OperationAborted"), Class::Conflict, true),
+            (503, s3("ServerBusy"), Class::Quota, true),
+            (500, s3("OperationTimedOut"), Class::Timeout, true),
+            (400, s3("Md5Mismatch"), Class::Corrupt, true),
+            (403, google("rateLimitExceeded"), Class::Quota, true),
+            (403, google("userRateLimitExceeded"), Class::Quota, true),
+            (503, google("backendError"), Class::Network, true),
+            (422, none(), Class::Corrupt, true),
+            (498, none(), Class::Quota, true),
+            (400, s3("ExpiredTokenException"), Class::Auth, false),
+            (400, s3("InvalidIdentityToken"), Class::Auth, false),
+            (400, s3("IDPCommunicationError"), Class::Network, true),
+            (404, agent("NoSuchRole"), Class::NotFound, false),
+            (500, agent("InternalServerException"), Class::Network, true),
+        ] {
+            let fault = Fault::read(status, &text);
+            let found = (fault.class(), fault.again());
+            assert_eq!(found, (class, again), "{status} {text}");
+        }
+    }
+
     #[test]
     fn every_answer_has_its_class() {
-        let s3 = |code: &str| {
-            format!(
-                "<?xml version=\"1.0\"?>\n<Error><Code>{code}</Code><Message>a &amp; \
-                 b</Message></Error>"
-            )
-        };
         for (status, text, class, again) in [
             (403, s3("InvalidAccessKeyId"), Class::Auth, false),
             (403, s3("AccessDenied"), Class::Denied, false),
@@ -436,7 +482,7 @@ mod tests {
                 "{status} {text}"
             );
         }
-        let told = Fault::read(404, &s3("NoSuchBucket")).failure("GET h/b", None);
+        let told = Fault::read(404, &s3("NoSuchBucket")).failure("GET h/b", None, false);
         assert_eq!(
             told.to_string(),
             "GET h/b: 404 NoSuchBucket, a & b; hint: make it, or correct its name"
@@ -446,7 +492,7 @@ mod tests {
     #[test]
     fn a_clock_that_is_wrong_is_named() {
         let text = "<Error><Code>RequestTimeTooSkewed</Code></Error>";
-        let told = Fault::read(403, text).failure("GET h/b", Some(-3_600));
+        let told = Fault::read(403, text).failure("GET h/b", Some(-3_600), false);
         assert_eq!(told.class, Class::Auth);
         let hint = told.hint.unwrap();
         assert_eq!(

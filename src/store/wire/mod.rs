@@ -54,6 +54,8 @@ pub enum Announced {
 pub struct Wire {
     client: Client,
     silence: Duration,
+    /// A proxy may be who answers.
+    proxied: bool,
 }
 
 impl Wire {
@@ -104,6 +106,7 @@ impl Wire {
         Ok(Wire {
             client: builder.build().map_err(refused)?,
             silence: net.read_timeout,
+            proxied: net.proxy.is_some(),
         })
     }
 
@@ -151,7 +154,7 @@ impl Wire {
             let fault = fault::Fault::read(parts.status.as_u16(), &text);
             return Err(Refused {
                 again: fault.again(),
-                failure: fault.failure(&what, skew),
+                failure: fault.failure(&what, skew, self.proxied),
                 wait,
             });
         }
@@ -166,7 +169,7 @@ impl Wire {
         if let Some(fault) = fault::Fault::within(parts.status.as_u16(), &text, list) {
             return Err(Refused {
                 again: fault.again(),
-                failure: fault.failure(&what, None),
+                failure: fault.failure(&what, None, false),
                 wait: None,
             });
         }
