@@ -36,26 +36,28 @@ pub(in crate::store) fn provider(
             AzureCredential::SASToken(sas.map_err(|e| wrong("sas_token", &e))?)
         }
         AzureLogin::Identity => {
-            let source = Box::new(identity(config, environment));
+            let source = identity(config, environment);
             return Ok(Arc::new(Renewed::new(source)));
         }
     };
     Ok(Arc::new(StaticCredentialProvider::new(fixed)))
 }
 
-/// By a login of Microsoft's, or by a service of the machine.
+/// By a login of Microsoft's.
 #[derive(Debug)]
-enum Identity {
-    Login {
-        ways: Ways,
-        url: String,
-        id: String,
-        proof: Proof,
-    },
-    Machine {
-        url: String,
-        secret: Option<(&'static str, Environment)>,
-    },
+struct Login {
+    ways: Ways,
+    url: String,
+    id: String,
+    proof: Proof,
+}
+
+/// By a service of the machine.
+#[derive(Debug)]
+struct Machine {
+    url: String,
+    /// Whoever asks there shows what the environment has.
+    secret: Option<Environment>,
 }
 
 enum Proof {
@@ -70,7 +72,7 @@ impl std::fmt::Debug for Proof {
     }
 }
 
-fn identity(config: &Azure, environment: &Environment) -> Identity {
+fn identity(config: &Azure, environment: &Environment) -> Box<dyn Source<AzureCredential>> {
     let id = environment.get("AZURE_CLIENT_ID");
     let file = environment
         .path("AZURE_FEDERATED_TOKEN_FILE")
@@ -80,26 +82,22 @@ fn identity(config: &Azure, environment: &Environment) -> Identity {
     {
         let host = environment.get("AZURE_AUTHORITY_HOST");
         let host = host.unwrap_or_else(|| authority(&config.endpoint).to_owned());
-        return Identity::Login {
+        return Box::new(Login {
             ways: Ways::new(&config.net, own_server(config)),
             url: format!("{}/{tenant}/oauth2/v2.0/token", host.trim_end_matches('/')),
             id: id.clone(),
             proof,
-        };
+        });
     }
     let (url, version, secret) = match environment.get("IDENTITY_ENDPOINT") {
         // Of App Service and its like.
-        Some(url) => (
-            url,
-            "2019-08-01",
-            Some(("IDENTITY_HEADER", environment.clone())),
-        ),
+        Some(url) => (url, "2019-08-01", Some(environment.clone())),
         None => {
             let host = environment.get("AZURE_POD_IDENTITY_AUTHORITY_HOST");
             let host = host.unwrap_or_else(|| "http://169.254.169.254".to_owned());
-            let path = "/metadata/identity/oauth2/token";
+            let host = host.trim_end_matches('/');
             (
-                format!("{}{path}", host.trim_end_matches('/')),
+                format!("{host}/metadata/identity/oauth2/token"),
                 "2018-02-01",
                 None,
             )
@@ -109,10 +107,10 @@ fn identity(config: &Azure, environment: &Environment) -> Identity {
     let of = id.map_or(String::new(), |id| {
         format!("&client_id={}", encoded(&id, Slashes::Go))
     });
-    Identity::Machine {
+    Box::new(Machine {
         url: format!("{url}?api-version={version}&resource={resource}{of}"),
         secret,
-    }
+    })
 }
 
 /// A server of one's own has the account in the path.
@@ -131,54 +129,52 @@ fn authority(endpoint: &str) -> &'static str {
 }
 
 #[async_trait]
-impl Source<AzureCredential> for Identity {
+impl Source<AzureCredential> for Login {
     async fn fetch(&self) -> Outcome<Lent<AzureCredential>> {
-        let hint = "set account_key or sas_token, or give the machine an identity";
-        let token = match self {
-            Identity::Login {
-                ways,
-                url,
-                id,
-                proof,
-            } => {
-                let text = match proof {
-                    Proof::File(path) => read(path)?,
-                    Proof::Secret(secret) => secret.clone(),
-                };
-                let scope = format!("{RESOURCE}/.default");
-                let mut form = vec![
-                    ("grant_type", "client_credentials"),
-                    ("client_id", id),
-                    ("scope", &scope),
-                ];
-                match proof {
-                    Proof::File(_) => form.extend([
-                        ("client_assertion_type", ASSERTION),
-                        ("client_assertion", text.as_str()),
-                    ]),
-                    Proof::Secret(_) => form.push(("client_secret", &text)),
-                }
-                let answer = post(&ways.far(url)?, url, &form).await;
-                bearer(&answer.map_err(|failure| failure.about(id))?, url)?
-            }
-            Identity::Machine { url, secret } => {
-                let mut headers = HeaderMap::new();
-                own::insert(&mut headers, "metadata", "true")?;
-                let secret = secret.as_ref().and_then(|(name, all)| all.get(name));
-                if let Some(secret) = secret {
-                    hidden(&mut headers, "x-identity-header", &secret)?;
-                }
-                let text = get(&Ways::near()?, url, headers).await;
-                let about = "no credentials for Azure: the machine";
-                let text = text.map_err(|failure| failure.about(about).hint(hint))?;
-                bearer(&text, "the machine")?
-            }
+        let text = match &self.proof {
+            Proof::File(path) => read(path)?,
+            Proof::Secret(secret) => secret.clone(),
         };
-        Ok(Lent {
-            credential: AzureCredential::BearerToken(token.credential),
-            life: token.life,
-        })
+        let scope = format!("{RESOURCE}/.default");
+        let mut form = vec![
+            ("grant_type", "client_credentials"),
+            ("client_id", self.id.as_str()),
+            ("scope", &scope),
+        ];
+        match self.proof {
+            Proof::File(_) => form.extend([
+                ("client_assertion_type", ASSERTION),
+                ("client_assertion", text.as_str()),
+            ]),
+            Proof::Secret(_) => form.push(("client_secret", &text)),
+        }
+        let answer = post(&self.ways.far(&self.url)?, &self.url, &form).await;
+        token(&answer.map_err(|failure| failure.about(&self.id))?)
     }
+}
+
+#[async_trait]
+impl Source<AzureCredential> for Machine {
+    async fn fetch(&self) -> Outcome<Lent<AzureCredential>> {
+        let mut headers = HeaderMap::new();
+        own::insert(&mut headers, "metadata", "true")?;
+        let secret = self.secret.as_ref();
+        if let Some(secret) = secret.and_then(|all| all.get("IDENTITY_HEADER")) {
+            hidden(&mut headers, "x-identity-header", &secret)?;
+        }
+        let hint = "set account_key or sas_token, or give the machine an identity";
+        let about = "no credentials for Azure: the machine";
+        let text = get(&Ways::near()?, &self.url, headers).await;
+        token(&text.map_err(|failure| failure.about(about).hint(hint))?)
+    }
+}
+
+fn token(text: &str) -> Outcome<Lent<AzureCredential>> {
+    let token = bearer(text, "Azure's login")?;
+    Ok(Lent {
+        credential: AzureCredential::BearerToken(token.credential),
+        life: token.life,
+    })
 }
 
 const RESOURCE: &str = "https://storage.azure.com";

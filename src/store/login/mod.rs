@@ -29,7 +29,9 @@ use crate::failure::{Failure, Outcome};
 
 /// What the environment says. The process's own, but for tests.
 #[derive(Clone)]
-pub struct Environment(Arc<dyn Fn(&str) -> Option<String> + Send + Sync>);
+pub struct Environment(Arc<Variables>);
+
+type Variables = dyn Fn(&str) -> Option<String> + Send + Sync;
 
 impl Environment {
     pub fn of_process() -> Environment {
