@@ -42,7 +42,9 @@ fn through(storage: &Value) {
                 .look("p/x")
                 .unwrap_err();
             let told = failure.to_string();
-            assert_eq!(failure.class, Class::Auth, "{told}");
+            // What a proxy says instead of a tunnel is not told to us.
+            let known = matches!(failure.class, Class::Auth | Class::Network);
+            assert!(known, "{told}");
             assert!(
                 told.contains("proxy") && told.contains("proxy_info"),
                 "{told}"

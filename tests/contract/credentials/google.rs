@@ -101,7 +101,7 @@ fn google_an_account_that_is_refused_is_told_with_its_name() {
             "expected the type service_account",
         ),
         (
-            json!({ "type": "service_account", "private_key": "x" }),
+            json!({ "type": "service_account", "client_email": "e", "private_key": "x" }),
             "no RSA key",
         ),
         (json!({ "type": "authorized_user" }), "client_id"),
