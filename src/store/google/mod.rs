@@ -26,7 +26,7 @@ use object_store::client::HttpResponse;
 use serde_json::{Value, json};
 
 use super::choose::Missing;
-use super::cloud::own::{self, Slashes, encoded, insert};
+use super::cloud::own::{self, Slashes, encoded, hidden, insert};
 use super::cloud::read::{Streamed, Sum};
 use super::cloud::{exists, room, told};
 use super::login::google::Bearer;
@@ -117,7 +117,7 @@ impl Google {
         run(async {
             let token = self.credentials.get_credential().await;
             let token = token.map_err(|e| told(&e))?;
-            insert(&mut headers, "authorization", &format!("Bearer {token}"))?;
+            hidden(&mut headers, "authorization", &format!("Bearer {token}"))?;
             let request = own::request(method, url, headers, body.into())?;
             self.wire.ask(request).await
         })

@@ -19,10 +19,10 @@ use object_store::StaticCredentialProvider;
 use object_store::aws::{AwsCredential, AwsCredentialProvider};
 use serde_json::Value;
 
-use super::{Environment, Lent, Renewed, Source, Ways, get, hidden, host, json, life, post, read};
+use super::{Environment, Lent, Renewed, Source, Ways, get, host, json, life, post, read};
 use crate::config::S3;
 use crate::failure::{Failure, Outcome};
-use crate::store::cloud::own;
+use crate::store::cloud::own::{self, hidden};
 use crate::store::wire::{Wire, fault};
 use profile::Profile;
 

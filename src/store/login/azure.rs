@@ -11,10 +11,10 @@ use hyper::header::HeaderMap;
 use object_store::StaticCredentialProvider;
 use object_store::azure::{AzureAccessKey, AzureCredential, AzureCredentialProvider, split_sas};
 
-use super::{Environment, Lent, Renewed, Source, Ways, bearer, get, hidden, post, read};
+use super::{Environment, Lent, Renewed, Source, Ways, bearer, get, post, read};
 use crate::config::{Azure, AzureLogin};
 use crate::failure::{Failure, Outcome};
-use crate::store::cloud::own::{self, Slashes, encoded};
+use crate::store::cloud::own::{self, Slashes, encoded, hidden};
 use crate::store::wire::fault;
 
 /// Nobody is asked yet.

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use hyper::Method;
-use hyper::header::{HeaderMap, HeaderValue};
+use hyper::header::HeaderMap;
 use machine::Class;
 use object_store::CredentialProvider;
 use serde_json::Value;
@@ -232,15 +232,6 @@ async fn post(wire: &Wire, url: &str, pairs: &[(&str, &str)]) -> Outcome<String>
     )?;
     let request = own::request(Method::POST, url, headers, body.into())?;
     own::send(wire, request).await
-}
-
-/// A header whose value is shown to nobody.
-fn hidden(headers: &mut HeaderMap, name: &'static str, value: &str) -> Outcome<()> {
-    let wrong = |_| Failure::new(Class::Config, format!("the token does not fit into {name}"));
-    let mut value = HeaderValue::from_str(value.trim()).map_err(wrong)?;
-    value.set_sensitive(true);
-    headers.insert(name, value);
-    Ok(())
 }
 
 /// What a file says now: who put it there renews it.

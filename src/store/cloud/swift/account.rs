@@ -9,7 +9,7 @@ use object_store::client::{HttpRequest, HttpRequestBody, HttpResponse};
 use serde_json::{Value, json};
 use smol::lock::Mutex;
 
-use super::super::own::{self, insert};
+use super::super::own::{self, hidden, insert};
 use crate::config::{AuthVersion, Swift};
 use crate::failure::{Failure, Outcome};
 use crate::store::wire::{Wire, fault};
@@ -37,7 +37,7 @@ impl Login {
         mut headers: HeaderMap,
         body: HttpRequestBody,
     ) -> Outcome<HttpRequest> {
-        insert(&mut headers, TOKEN, &self.token)?;
+        hidden(&mut headers, TOKEN, &self.token)?;
         own::request(method, &format!("{}{path}", self.url), headers, body)
     }
 }
@@ -92,7 +92,7 @@ impl Account {
     async fn v1(&self) -> Outcome<Login> {
         let mut headers = HeaderMap::new();
         insert(&mut headers, "x-auth-user", &self.config.user)?;
-        insert(&mut headers, "x-auth-key", self.config.key.reveal())?;
+        hidden(&mut headers, "x-auth-key", self.config.key.reveal())?;
         let url = &self.config.auth_url;
         let request = own::request(Method::GET, url, headers, String::new().into())?;
         let answer = self.wire.ask(request).await?;

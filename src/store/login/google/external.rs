@@ -10,10 +10,10 @@ use hyper::header::HeaderMap;
 use machine::Class;
 use serde_json::{Value, json};
 
-use super::super::{Lent, Source, Ways, bearer, get, hidden, life, post, read};
+use super::super::{Lent, Source, Ways, bearer, get, life, post, read};
 use super::{Fields, SCOPE, wrong};
 use crate::failure::{Failure, Outcome};
-use crate::store::cloud::own;
+use crate::store::cloud::own::{self, hidden};
 
 pub(super) struct External {
     ways: Ways,
@@ -77,7 +77,7 @@ impl External {
             Subject::Url(url, pairs) => {
                 let mut headers = HeaderMap::new();
                 for (name, value) in pairs {
-                    own::insert(&mut headers, name, value)?;
+                    hidden(&mut headers, name, value)?;
                 }
                 get(&Ways::near()?, url, headers).await?
             }
