@@ -86,8 +86,8 @@ impl Fault {
         }
     }
 
-    /// `skew_seconds`: how far our clock is ahead of the server's. `proxied`: it may be a proxy that
-    /// answered.
+    /// `skew_seconds`: how far our clock is ahead of the server's. `proxied`: a proxy may be who
+    /// answers.
     pub fn failure(&self, what: &str, skew_seconds: Option<i64>, proxied: bool) -> Failure {
         let Fault { status, code, .. } = self;
         let message = match (self.code.as_str(), self.message.as_str()) {
@@ -109,7 +109,9 @@ impl Fault {
             _ => match hint(code, *status) {
                 Some(hint) => failure.hint(hint),
                 // Some say 401 where they mean 407.
-                None if proxied && *status == 401 && code.is_empty() => failure.hint(PROXY_HINT),
+                None if proxied && (code.as_str(), *status) == ("", 401) => {
+                    failure.hint(PROXY_HINT)
+                }
                 None => failure,
             },
         }
