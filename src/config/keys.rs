@@ -288,6 +288,8 @@ const LOCAL: &[Row] = &[
     key("storage_type", "required", "local"),
     key("directory", "required", "folder of the objects"),
     key("prefix", "empty", "put before every key"),
+    idle("notifier", "no one is notified"),
+    idle("statsd_info", "metrics are those of the daemon"),
 ];
 
 #[rustfmt::skip]

@@ -6,6 +6,7 @@ use super::cloud::azure::Container;
 use super::cloud::{s3, swift};
 use super::google::Google;
 use super::local::Local;
+use super::login::Environment;
 use super::sftp::Sftp;
 use crate::config::Storage;
 use crate::failure::Outcome;
@@ -20,6 +21,15 @@ pub enum Missing {
 }
 
 pub fn store(storage: &Storage, missing: Missing) -> Outcome<Box<dyn Store>> {
+    store_of(storage, missing, &Environment::of_process())
+}
+
+/// As somebody whom an environment names, where the configuration does not.
+pub fn store_of(
+    storage: &Storage,
+    missing: Missing,
+    environment: &Environment,
+) -> Outcome<Box<dyn Store>> {
     match storage {
         Storage::Local { directory, prefix } => {
             let root = match prefix.trim_matches('/') {
@@ -33,13 +43,13 @@ pub fn store(storage: &Storage, missing: Missing) -> Outcome<Box<dyn Store>> {
             Ok(Box::new(local))
         }
         Storage::S3(config) => {
-            let bucket = Box::new(s3::Bucket::new(config)?);
+            let bucket = Box::new(s3::Bucket::new(config, environment)?);
             let cloud = Cloud::new(bucket, &config.prefix, config.part_bytes, missing);
             Ok(Box::new(cloud))
         }
-        Storage::Google(config) => Ok(Box::new(Google::new(config, missing)?)),
+        Storage::Google(config) => Ok(Box::new(Google::new(config, missing, environment)?)),
         Storage::Azure(config) => {
-            let container = Box::new(Container::new(config)?);
+            let container = Box::new(Container::new(config, environment)?);
             Ok(Box::new(Cloud::new(
                 container,
                 &config.prefix,

@@ -40,6 +40,7 @@ pub mod choose;
 pub mod cloud;
 pub mod google;
 pub mod local;
+pub mod login;
 pub mod sftp;
 mod sidecar;
 pub mod wire;

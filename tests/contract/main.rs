@@ -7,8 +7,13 @@
     reason = "a test binary: a panic is how it reports"
 )]
 
+mod checksums;
+mod classes;
 mod clouds;
+mod credentials;
 mod faults;
+mod options;
+mod resumed;
 mod rohmu;
 mod s3;
 mod servers;
@@ -16,6 +21,7 @@ mod sftp;
 #[path = "../support/mod.rs"]
 mod support;
 mod swift;
+mod through;
 
 use std::fs;
 use std::io::{Read, Write};

@@ -103,6 +103,28 @@ fn the_bucket_is_in_the_hosts_name_where_it_can_be() {
     assert_eq!(there("127.0.0.1", "virtual"), Addressing::Virtual);
 }
 
+/// PGHoard's storages take them all; here they do nothing, and nobody is told to correct them.
+#[test]
+fn what_has_no_effect_is_taken_in_silence() {
+    let idle = json!({ "statsd_info": { "host": "h", "port": 1 }, "notifier": null });
+    for storage in [
+        json!({ "storage_type": "local", "directory": "/x" }),
+        s3(json!({})),
+        json!({ "storage_type": "google", "bucket_name": "b" }),
+        azure(json!({ "account_key": "k" })),
+        swift(json!({})),
+        sftp(json!({ "password": "p" })),
+    ] {
+        let (plain, _) = read(storage.clone()).unwrap();
+        let (found, warnings) = read(with(storage, idle.clone())).unwrap();
+        assert_eq!(warnings, [], "{}", found.kind());
+        assert_eq!(found, plain);
+    }
+    let odd = json!({ "storage_type": "local", "directory": "/x", "proxy_info": {} });
+    let (_, warnings) = read(odd).unwrap();
+    assert!(warnings[0].path.ends_with("object_storage.proxy_info"));
+}
+
 #[test]
 fn a_certificate_that_is_not_looked_at_is_warned_about() {
     let server = |more: Value| {

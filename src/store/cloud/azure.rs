@@ -1,8 +1,9 @@
 //! Azure's block blobs. Authority: rohmu `object_storage/azure.py`.
 //!
 //! Metadata has no hyphens there: they are underscores, and every underscore is one. Requests of
-//! our own: the container, and the list of blocks that makes a blob, which the library neither
-//! gives metadata beside a condition.
+//! our own: the container, the list of blocks that makes a blob, which the library neither gives
+//! metadata beside a condition, and all that has bytes, to which it gives no checksum: each has
+//! its MD5, which Azure compares, and keeps of a blob to answer with it.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -12,16 +13,18 @@ use base64::engine::general_purpose::STANDARD;
 use hyper::Method;
 use hyper::header::HeaderMap;
 use machine::Class;
-use object_store::azure::{AzureAuthorizer, MicrosoftAzure, MicrosoftAzureBuilder, split_sas};
+use md5::{Digest, Md5};
+use object_store::azure::{AzureAuthorizer, MicrosoftAzure, MicrosoftAzureBuilder};
 use object_store::multipart::PartId;
 use object_store::path::Path;
 use object_store::{Attribute, Attributes};
 
 use super::own::{self, Slashes, encoded, insert};
 use super::{Client, Multipart, Service, retry, told};
-use crate::config::{Azure, AzureLogin};
+use crate::config::Azure;
 use crate::failure::{Failure, Outcome};
 use crate::store::Put;
+use crate::store::login::{self, Environment};
 use crate::store::wire::{Wire, fault, run};
 
 pub struct Container {
@@ -32,8 +35,9 @@ pub struct Container {
 
 impl Container {
     /// No request is made: a daemon has to start while its store is away.
-    pub fn new(config: &Azure) -> Outcome<Container> {
+    pub fn new(config: &Azure, environment: &Environment) -> Outcome<Container> {
         let wire = Wire::new(&config.net)?;
+        let credentials = login::azure::provider(config, environment)?;
         let wrong = |e| Failure::new(Class::Config, format!("Azure: {}", fault::root(&e)));
         let builder = MicrosoftAzureBuilder::new()
             .with_account(&config.account)
@@ -41,15 +45,8 @@ impl Container {
             .with_endpoint(config.endpoint.clone())
             .with_allow_http(true)
             .with_retry(retry())
+            .with_credentials(credentials)
             .with_http_connector(wire.clone());
-        let builder = match &config.login {
-            AzureLogin::Key(key) => builder.with_access_key(key.reveal()),
-            AzureLogin::Sas(sas) => {
-                let sas = sas.reveal().trim_start_matches('?');
-                builder.with_sas_authorization(split_sas(sas).map_err(wrong)?)
-            }
-            AzureLogin::Identity => identity(builder),
-        };
         Ok(Container {
             client: Arc::new(builder.build().map_err(wrong)?),
             config: config.clone(),
@@ -57,13 +54,27 @@ impl Container {
         })
     }
 
-    fn ask(&self, path: &str, query: &str, headers: HeaderMap, body: String) -> Outcome<String> {
+    fn ask(
+        &self,
+        path: &str,
+        query: &str,
+        mut headers: HeaderMap,
+        body: Vec<u8>,
+    ) -> Outcome<String> {
+        if !body.is_empty() {
+            insert(
+                &mut headers,
+                "content-md5",
+                &STANDARD.encode(Md5::digest(&body)),
+            )?;
+        }
         let Azure {
             endpoint,
             container,
             ..
         } = &self.config;
-        let url = format!("{endpoint}/{container}{path}?{query}");
+        let mark = if query.is_empty() { "" } else { "?" };
+        let url = format!("{endpoint}/{container}{path}{mark}{query}");
         let mut request = own::request(Method::PUT, &url, headers, body.into())?;
         run(async {
             let credential = self.client.credentials().get_credential().await;
@@ -100,6 +111,28 @@ impl Service for Container {
         true
     }
 
+    fn put(&self, path: &Path, bytes: Vec<u8>, attributes: Attributes, mode: Put) -> Outcome<()> {
+        let mut headers = labels(&attributes, mode)?;
+        insert(&mut headers, "x-ms-blob-type", "BlockBlob")?;
+        self.ask(&place(path), "", headers, bytes).map(drop)
+    }
+
+    fn part(&self, upload: &Multipart, _number: u64, bytes: Vec<u8>) -> Outcome<PartId> {
+        let mut random = [0; 16];
+        let no_id = |e| Failure::new(Class::Internal, format!("no randomness: {e}"));
+        getrandom::fill(&mut random).map_err(no_id)?;
+        // As long as the library's, as all blocks of a blob have to be.
+        let content_id = hex::encode(random);
+        let id = encoded(&STANDARD.encode(&content_id), Slashes::Go);
+        let query = format!("comp=block&blockid={id}");
+        self.ask(&place(&upload.path), &query, HeaderMap::new(), bytes)?;
+        Ok(PartId { content_id })
+    }
+
+    fn notes_md5(&self) -> bool {
+        true
+    }
+
     /// Blocks are of nothing until there is a list of them.
     fn begin(&self, _path: &Path, _attributes: Attributes) -> Outcome<String> {
         Ok(String::new())
@@ -110,14 +143,9 @@ impl Service for Container {
     }
 
     fn complete(&self, upload: &Multipart, parts: Vec<PartId>, mode: Put) -> Outcome<()> {
-        let mut headers = HeaderMap::new();
-        if mode == Put::Create {
-            insert(&mut headers, "if-none-match", "*")?;
-        }
-        for (attribute, value) in &upload.attributes {
-            if let Attribute::Metadata(name) = attribute {
-                insert(&mut headers, &format!("x-ms-meta-{name}"), value.as_ref())?;
-            }
+        let mut headers = labels(&upload.attributes, mode)?;
+        if let Some(md5) = upload.md5 {
+            insert(&mut headers, "x-ms-blob-content-md5", &STANDARD.encode(md5))?;
         }
         let mut body = "<?xml version=\"1.0\" encoding=\"utf-8\"?><BlockList>".to_owned();
         for part in parts {
@@ -125,12 +153,13 @@ impl Service for Container {
             let _infallible = write!(body, "<Uncommitted>{id}</Uncommitted>");
         }
         body.push_str("</BlockList>");
-        let path = format!("/{}", encoded(upload.path.as_ref(), Slashes::Stay));
-        self.ask(&path, "comp=blocklist", headers, body).map(drop)
+        let body = body.into_bytes();
+        self.ask(&place(&upload.path), "comp=blocklist", headers, body)
+            .map(drop)
     }
 
     fn make(&self) -> Outcome<()> {
-        let made = self.ask("", "restype=container", HeaderMap::new(), String::new());
+        let made = self.ask("", "restype=container", HeaderMap::new(), Vec::new());
         match made {
             Err(failure) if failure.message.contains("ContainerAlreadyExists") => Ok(()),
             made => made
@@ -145,18 +174,19 @@ impl Service for Container {
     }
 }
 
-/// Of the workload, where the environment says who that is; else of the machine.
-fn identity(builder: MicrosoftAzureBuilder) -> MicrosoftAzureBuilder {
-    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let mut builder = builder;
-    if let Some(id) = variable("AZURE_CLIENT_ID") {
-        builder = builder.with_client_id(id);
+fn place(path: &Path) -> String {
+    format!("/{}", encoded(path.as_ref(), Slashes::Stay))
+}
+
+fn labels(attributes: &Attributes, mode: Put) -> Outcome<HeaderMap> {
+    let mut headers = HeaderMap::new();
+    if mode == Put::Create {
+        insert(&mut headers, "if-none-match", "*")?;
     }
-    if let Some(id) = variable("AZURE_TENANT_ID") {
-        builder = builder.with_tenant_id(id);
+    for (attribute, value) in attributes {
+        if let Attribute::Metadata(name) = attribute {
+            insert(&mut headers, &format!("x-ms-meta-{name}"), value.as_ref())?;
+        }
     }
-    if let Some(file) = variable("AZURE_FEDERATED_TOKEN_FILE") {
-        builder = builder.with_federated_token_file(file);
-    }
-    builder
+    Ok(headers)
 }

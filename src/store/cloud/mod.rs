@@ -63,6 +63,33 @@ pub trait Service: Send + Sync {
     fn name_in(&self, name: &str) -> String;
     /// Whether the service refuses to create what exists. Where nobody knows, we look before.
     fn refuses_existing(&self) -> bool;
+    /// Stores an object in one request.
+    fn put(&self, path: &Path, bytes: Vec<u8>, attributes: Attributes, mode: Put) -> Outcome<()> {
+        let options = PutOptions {
+            mode: match mode {
+                Put::Create => PutMode::Create,
+                Put::Replace => PutMode::Overwrite,
+            },
+            attributes,
+            ..PutOptions::default()
+        };
+        let payload = PutPayload::from(bytes);
+        let put = run(self.writer()?.put_opts(path, payload, options));
+        put.map(drop).map_err(|e| told(&e))
+    }
+    /// Sends a part of an upload, by its number from 0.
+    fn part(&self, upload: &Multipart, number: u64, bytes: Vec<u8>) -> Outcome<PartId> {
+        let index = usize::try_from(number).unwrap_or(usize::MAX);
+        let payload = PutPayload::from(bytes);
+        let put = run(self
+            .client()
+            .put_part(&upload.path, &upload.id, index, payload));
+        put.map_err(|e| told(&e))
+    }
+    /// Whether it keeps the MD5 of what was sent in parts, if it is told.
+    fn notes_md5(&self) -> bool {
+        false
+    }
     fn begin(&self, path: &Path, attributes: Attributes) -> Outcome<String> {
         let options = PutMultipartOptions {
             attributes,
@@ -100,10 +127,12 @@ pub struct Multipart {
     pub path: Path,
     pub id: String,
     pub attributes: Attributes,
+    /// Of all of it, where the service notes it.
+    pub md5: Option<[u8; 16]>,
 }
 
 pub struct Cloud {
-    service: Box<dyn Service>,
+    service: Arc<dyn Service>,
     /// Before every key: empty, or with a slash at its end.
     prefix: String,
     part_bytes: u64,
@@ -119,7 +148,7 @@ impl Cloud {
         missing: Missing,
     ) -> Cloud {
         Cloud {
-            service,
+            service: Arc::from(service),
             prefix: match prefix {
                 "" => String::new(),
                 prefix => format!("{prefix}/"),
@@ -198,20 +227,10 @@ impl Cloud {
         mode: Put,
     ) -> Outcome<()> {
         let path = self.path(key)?;
-        let options = PutOptions {
-            mode: match mode {
-                Put::Create => PutMode::Create,
-                Put::Replace => PutMode::Overwrite,
-            },
-            attributes,
-            ..PutOptions::default()
-        };
-        let payload = PutPayload::from(bytes);
-        let writer = self.service.writer()?;
-        let put = run(writer.put_opts(&path, payload, options));
-        put.map(drop).map_err(|e| match told(&e) {
-            failure if failure.class == Class::Conflict && mode == Put::Create => exists(key),
-            failure => failure.about(key),
+        let put = self.service.put(&path, bytes, attributes, mode);
+        put.map_err(|failure| match failure.class {
+            Class::Conflict if mode == Put::Create => exists(key),
+            _ => failure.about(key),
         })
     }
 
@@ -222,6 +241,7 @@ impl Cloud {
             id: id.map_err(|failure| failure.about(key))?,
             path,
             attributes,
+            md5: None,
         })
     }
 

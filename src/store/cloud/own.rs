@@ -43,6 +43,21 @@ pub(in crate::store) fn insert(headers: &mut HeaderMap, name: &str, value: &str)
     Ok(())
 }
 
+/// A header whose value is shown to nobody.
+pub(in crate::store) fn hidden(headers: &mut HeaderMap, name: &str, value: &str) -> Outcome<()> {
+    let wrong = || {
+        Failure::new(
+            Class::Config,
+            format!("what is secret does not fit into {name}"),
+        )
+    };
+    let key = HeaderName::try_from(name).map_err(|_| wrong())?;
+    let mut value = HeaderValue::from_str(value.trim()).map_err(|_| wrong())?;
+    value.set_sensitive(true);
+    headers.insert(key, value);
+    Ok(())
+}
+
 /// RFC 3986, section 2.3; slashes stay in a path, and are a query's own business.
 pub(in crate::store) fn encoded(text: &str, slashes: Slashes) -> String {
     let plain = |byte: u8| {

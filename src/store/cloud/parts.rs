@@ -9,13 +9,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use machine::Class;
+use md5::{Digest, Md5};
+use object_store::Attributes;
 use object_store::multipart::PartId;
-use object_store::{Attributes, PutPayload};
 
-use super::{CONTENT_LENGTH, Client, Cloud, Multipart, exists, room, told};
+use super::{CONTENT_LENGTH, Cloud, Multipart, exists, room};
 use crate::failure::{Failure, Outcome};
 use crate::store::body::Source;
-use crate::store::wire::run;
 use crate::store::{Body, Metadata, Put, Upload, Written};
 
 /// Of one object, from a file: a few parts at a time. It is taken back unless all arrive.
@@ -32,7 +32,14 @@ pub(super) fn put(
         return Err(too_large(key));
     }
     let source = body.open()?;
-    let upload = cloud.begin_parts(key, attributes)?;
+    let md5 = match cloud.service.notes_md5() {
+        true => Some(md5(&source, size_bytes)?),
+        false => None,
+    };
+    let upload = Multipart {
+        md5,
+        ..cloud.begin_parts(key, attributes)?
+    };
     let plan = Plan {
         key,
         source,
@@ -45,6 +52,18 @@ pub(super) fn put(
         cloud.abort(&upload);
     }
     done
+}
+
+/// Parts are sent as they are free to go: it is read once more, in its order.
+fn md5(source: &Source<'_>, size_bytes: u64) -> Outcome<[u8; 16]> {
+    let mut digest = Md5::new();
+    let mut at = 0;
+    while at < size_bytes {
+        let count = READ_BYTES.min(size_bytes - at);
+        digest.update(source.read(at, count)?);
+        at += count;
+    }
+    Ok(digest.finalize().into())
 }
 
 struct Plan<'a> {
@@ -64,7 +83,7 @@ impl Plan<'_> {
 
 fn send(cloud: &Cloud, plan: &Plan<'_>, upload: &Multipart) -> Outcome<Vec<PartId>> {
     let count = plan.size_bytes.div_ceil(plan.part_bytes);
-    let client = cloud.service.client();
+    let service = cloud.service.as_ref();
     let next = AtomicU64::new(0);
     let stop = AtomicBool::new(false);
     let done = Mutex::new(Vec::new());
@@ -76,7 +95,8 @@ fn send(cloud: &Cloud, plan: &Plan<'_>, upload: &Multipart) -> Outcome<Vec<PartI
             }
             let _room = room::take(plan.part_bytes);
             let sent = plan.read(number).and_then(|bytes| {
-                part(&client, upload, number, bytes).map_err(|failure| failure.about(plan.key))
+                let part = service.part(upload, number, bytes);
+                part.map_err(|failure| failure.about(plan.key))
             });
             let id = sent.inspect_err(|_| stop.store(true, Ordering::Relaxed))?;
             let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
@@ -101,18 +121,6 @@ fn send(cloud: &Cloud, plan: &Plan<'_>, upload: &Multipart) -> Outcome<Vec<PartI
     Ok(done.into_iter().map(|(_, id)| id).collect())
 }
 
-fn part(
-    client: &Arc<dyn Client>,
-    upload: &Multipart,
-    number: u64,
-    bytes: Vec<u8>,
-) -> Outcome<PartId> {
-    let index = usize::try_from(number).unwrap_or(usize::MAX);
-    let payload = PutPayload::from(bytes);
-    let put = run(client.put_part(&upload.path, &upload.id, index, payload));
-    put.map_err(|e| told(&e))
-}
-
 fn died<T>() -> Outcome<T> {
     Err(Failure::new(
         Class::Internal,
@@ -133,6 +141,7 @@ pub(super) struct Growing<'a> {
     metadata: Metadata,
     buffer: Vec<u8>,
     bytes: u64,
+    md5: Option<Md5>,
     upload: Option<Multipart>,
     parts: Vec<PartId>,
     on_its_way: Option<JoinHandle<Outcome<PartId>>>,
@@ -146,6 +155,7 @@ impl<'a> Growing<'a> {
             metadata: metadata.clone(),
             buffer: Vec::new(),
             bytes: 0,
+            md5: cloud.service.notes_md5().then(Md5::new),
             upload: None,
             parts: Vec::new(),
             on_its_way: None,
@@ -189,8 +199,11 @@ impl<'a> Growing<'a> {
         }
         self.arrived()?;
         let bytes = std::mem::take(&mut self.buffer);
-        let client = self.cloud.service.client();
-        let sender = move || part(&client, &upload, number, bytes);
+        if let Some(md5) = &mut self.md5 {
+            md5.update(&bytes);
+        }
+        let service = Arc::clone(&self.cloud.service);
+        let sender = move || service.part(&upload, number, bytes);
         let thread = thread::Builder::new().name("part".to_owned()).spawn(sender);
         let thread = thread.map_err(|e| Failure::io(&e, &self.key))?;
         self.on_its_way = Some(thread);
@@ -246,6 +259,7 @@ impl Upload for Growing<'_> {
         if self.cloud.service.labels_come_last() {
             upload.attributes = self.cloud.attributes(&metadata);
         }
+        upload.md5 = self.md5.take().map(|md5| md5.finalize().into());
         let parts = std::mem::take(&mut self.parts);
         let (cloud, key) = (self.cloud, self.key.clone());
         cloud.complete(&key, &upload, parts, written.size_bytes, Put::Create)?;
@@ -275,5 +289,6 @@ pub(super) const PART_BYTES_MAX: u64 = 64 << 20;
 pub(super) const PARTS_MAX: u64 = 10_000;
 /// 20 GiB in the first size, 293 GiB in all sizes together.
 const DOUBLE_EVERY: u64 = 2_500;
+const READ_BYTES: u64 = 1 << 20;
 /// At a time, of one object.
 const PARALLEL: u64 = 3;

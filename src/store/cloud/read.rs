@@ -4,6 +4,7 @@ use std::io::{self, Read};
 
 use bytes::{Buf, Bytes};
 use machine::Class;
+use md5::Md5;
 use object_store::GetResult;
 use object_store::client::HttpResponseBody;
 use sha2::{Digest, Sha256};
@@ -17,11 +18,13 @@ use crate::store::wire::{Announced, fault, run};
 #[derive(Clone, Copy)]
 pub(in crate::store) enum Sum {
     Sha256([u8; 32]),
+    Md5([u8; 16]),
     Crc32c(u32),
 }
 
 enum Adding {
     Sha256(Sha256, [u8; 32]),
+    Md5(Md5, [u8; 16]),
     Crc32c(u32, u32),
 }
 
@@ -29,6 +32,7 @@ impl Adding {
     fn new(sum: Sum) -> Adding {
         match sum {
             Sum::Sha256(announced) => Adding::Sha256(Sha256::new(), announced),
+            Sum::Md5(announced) => Adding::Md5(Md5::new(), announced),
             Sum::Crc32c(announced) => Adding::Crc32c(0, announced),
         }
     }
@@ -36,6 +40,7 @@ impl Adding {
     fn add(&mut self, bytes: &[u8]) {
         match self {
             Adding::Sha256(digest, _) => digest.update(bytes),
+            Adding::Md5(digest, _) => digest.update(bytes),
             Adding::Crc32c(crc, _) => *crc = crc32c::crc32c_append(*crc, bytes),
         }
     }
@@ -43,6 +48,7 @@ impl Adding {
     fn agrees(self) -> bool {
         match self {
             Adding::Sha256(digest, announced) => announced == *digest.finalize(),
+            Adding::Md5(digest, announced) => announced == *digest.finalize(),
             Adding::Crc32c(crc, announced) => crc == announced,
         }
     }
@@ -62,7 +68,10 @@ type Pieces = smol::stream::Boxed<Outcome<Bytes>>;
 impl Streamed {
     pub fn of(key: &str, found: GetResult) -> Streamed {
         let announced = found.extensions.get::<Announced>().copied();
-        let sum = announced.map(|Announced(sum)| Sum::Sha256(sum));
+        let sum = announced.map(|announced| match announced {
+            Announced::Sha256(sum) => Sum::Sha256(sum),
+            Announced::Md5(sum) => Sum::Md5(sum),
+        });
         let size_bytes = found.meta.size;
         let pieces = found.into_stream().map(|piece| piece.map_err(|e| told(&e)));
         Streamed::from(key, size_bytes, pieces.boxed(), sum)

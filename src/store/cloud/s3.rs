@@ -2,8 +2,6 @@
 //!
 //! Requests of our own, signed by the library's signer: the bucket, and uploads that nobody ended.
 
-mod login;
-
 use std::sync::Arc;
 
 use hyper::Method;
@@ -23,6 +21,7 @@ use crate::clock;
 use crate::config::{Addressing, Encryption, Lock, LockMode, S3};
 use crate::failure::{Failure, Outcome};
 use crate::store::Put;
+use crate::store::login::{self, Environment};
 use crate::store::wire::{Wire, fault, run};
 
 pub struct Bucket {
@@ -37,10 +36,9 @@ pub struct Bucket {
 
 impl Bucket {
     /// No request is made: a daemon has to start while its store is away.
-    pub fn new(config: &S3) -> Outcome<Bucket> {
+    pub fn new(config: &S3, environment: &Environment) -> Outcome<Bucket> {
         let wire = Wire::new(&config.net)?;
-        let first = login::with(builder(config, &wire), config)?;
-        let credentials = build(first)?.credentials().clone();
+        let credentials = login::aws::provider(config, environment)?;
         let with = |headers| {
             let builder = builder(config, &wire).with_credentials(credentials.clone());
             builder.with_client_options(options(headers))
@@ -184,11 +182,14 @@ impl Service for Bucket {
                 .try_for_each(|gone| gone.map(drop)))
         };
         let all = smol::stream::iter(paths.clone().into_iter().map(Ok)).boxed();
-        let deleted = run(self
-            .bulk
-            .delete_stream(all)
-            .try_for_each(|gone| gone.map(drop)));
-        match deleted.map_err(|e| refused(&e)) {
+        let deleted = run(self.bulk.delete_stream(all).try_for_each(|gone| {
+            match gone.map_err(|e| refused(&e)) {
+                // Some servers say so of what is gone already.
+                Err(failure) if failure.class != Class::NotFound => Err(failure),
+                Ok(_) | Err(_) => Ok(()),
+            }
+        }));
+        match deleted {
             Err(failure) if failure.class == Class::Unsupported => {
                 one_by_one(paths).map_err(|e| told(&e))
             }
@@ -313,14 +314,11 @@ fn until(lock: Lock) -> Outcome<String> {
     end.map(|end| end.to_string()).map_err(wrong)
 }
 
-/// A refusal among the answers for many keys is no error of HTTP: the library tells its code.
+/// What is said of one of many keys is no error of HTTP: the library tells its code.
 fn refused(error: &object_store::Error) -> Failure {
     let failure = told(error);
-    match failure.message.contains("AccessDenied") || failure.message.contains("ObjectLocked") {
-        true => Failure {
-            class: Class::Denied,
-            ..failure
-        },
-        false => failure,
+    match fault::class_within(&failure.message) {
+        Some(class) => Failure { class, ..failure },
+        None => failure,
     }
 }

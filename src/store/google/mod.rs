@@ -2,8 +2,8 @@
 //! "JSON API reference" and "Resumable uploads".
 //!
 //! `object_store` speaks Google's XML API to write, which cannot keep metadata as rohmu writes it,
-//! nor is spoken by anything but Google itself: only its credentials are used. Metadata is JSON
-//! here, so it comes back as it is.
+//! nor is spoken by anything but Google itself: it is not used. Metadata is JSON here, so it comes
+//! back as it is.
 //!
 //! An object up to a part is one request; a larger one a session of parts in their order, which
 //! becomes an object with its last one. A session that nobody ends is forgotten after a week.
@@ -13,7 +13,6 @@
 mod session;
 
 use std::io::Read;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use base64::Engine;
@@ -23,18 +22,18 @@ use hyper::Method;
 use hyper::header::HeaderMap;
 use machine::Class;
 use md5::{Digest, Md5};
-use object_store::StaticCredentialProvider;
 use object_store::client::HttpResponse;
-use object_store::gcp::{GcpCredential, GcpCredentialProvider, GoogleCloudStorageBuilder};
 use serde_json::{Value, json};
 
 use super::choose::Missing;
-use super::cloud::own::{self, Slashes, encoded, insert};
+use super::cloud::own::{self, Slashes, encoded, hidden, insert};
 use super::cloud::read::{Streamed, Sum};
-use super::cloud::{exists, retry, room, told};
+use super::cloud::{exists, room, told};
+use super::login::google::Bearer;
+use super::login::{self, Environment};
 use super::wire::{Wire, fault, run};
 use super::{Body, Entry, Metadata, Object, Put, Store, Upload, check_key};
-use crate::config::{self, GoogleLogin};
+use crate::config;
 use crate::durable;
 use crate::failure::{Failure, Outcome};
 use session::{Growing, Session};
@@ -42,30 +41,21 @@ use session::{Growing, Session};
 pub struct Google {
     config: config::Google,
     wire: Wire,
-    credentials: GcpCredentialProvider,
+    credentials: Bearer,
     /// The bucket may be made: nothing was ever seen in it.
     may_make: AtomicBool,
 }
 
 impl Google {
     /// No request is made: a daemon has to start while its store is away.
-    pub fn new(config: &config::Google, missing: Missing) -> Outcome<Google> {
+    pub fn new(
+        config: &config::Google,
+        missing: Missing,
+        environment: &Environment,
+    ) -> Outcome<Google> {
         let wire = Wire::new(&config.net)?;
-        let wrong = |e| Failure::new(Class::Config, format!("Google: {}", fault::root(&e)));
-        let builder = GoogleCloudStorageBuilder::new()
-            .with_bucket_name(&config.bucket)
-            .with_retry(retry())
-            .with_http_connector(wire.clone());
-        let builder = match &config.login {
-            GoogleLogin::Default => builder,
-            GoogleLogin::File(path) => {
-                builder.with_application_credentials(path.display().to_string())
-            }
-            GoogleLogin::Json(text) => json_login(builder, text.reveal())?,
-        };
-        let library = builder.build().map_err(wrong)?;
         Ok(Google {
-            credentials: Arc::clone(library.credentials()),
+            credentials: login::google::provider(config, environment)?,
             config: config.clone(),
             wire,
             may_make: AtomicBool::new(missing == Missing::Create),
@@ -125,12 +115,9 @@ impl Google {
         body: Bytes,
     ) -> Outcome<HttpResponse> {
         run(async {
-            let credential = self.credentials.get_credential().await;
-            let credential = credential.map_err(|e| told(&e))?;
-            if !credential.bearer.is_empty() {
-                let bearer = format!("Bearer {}", credential.bearer);
-                insert(&mut headers, "authorization", &bearer)?;
-            }
+            let token = self.credentials.get_credential().await;
+            let token = token.map_err(|e| told(&e))?;
+            hidden(&mut headers, "authorization", &format!("Bearer {token}"))?;
             let request = own::request(method, url, headers, body.into())?;
             self.wire.ask(request).await
         })
@@ -260,7 +247,20 @@ impl Google {
         );
         let kind = format!("multipart/related; boundary={BOUNDARY}");
         let put = self.ask(Method::POST, &url, Some((&kind, Bytes::from(body))));
-        put.map(drop).map_err(|failure| refused(failure, key, mode))
+        let answer = put.map_err(|failure| refused(failure, key, mode))?;
+        self.compare(key, &self.json(answer)?, crc32c::crc32c(bytes))
+    }
+
+    /// What the store says of an object that it just made: what arrived damaged does not stay.
+    fn compare(&self, key: &str, value: &Value, crc32c: u32) -> Outcome<()> {
+        let told = value.get("crc32c").and_then(Value::as_str);
+        let ours = STANDARD.encode(crc32c.to_be_bytes());
+        if told.is_none_or(|told| told == ours) {
+            return Ok(());
+        }
+        self.delete(key)?;
+        let message = format!("{key}: the store has other bytes than it was sent");
+        Err(Failure::new(Class::Corrupt, message))
     }
 }
 
@@ -420,28 +420,6 @@ fn entry(value: &Value, key: String) -> Outcome<Entry> {
             Class::Corrupt,
             format!("{key} has no size or no time"),
         )),
-    }
-}
-
-/// The kinds that rohmu takes; the library has no words for a token alone.
-fn json_login(
-    builder: GoogleCloudStorageBuilder,
-    text: &str,
-) -> Outcome<GoogleCloudStorageBuilder> {
-    let value: Value = serde_json::from_str(text).unwrap_or_default();
-    let word = |name| value.get(name).and_then(Value::as_str).unwrap_or_default();
-    match word("type") {
-        "access_token" => {
-            let bearer = word("access_token").to_owned();
-            let token = StaticCredentialProvider::new(GcpCredential { bearer });
-            Ok(builder.with_credentials(Arc::new(token)))
-        }
-        "service_account" => Ok(builder.with_service_account_key(text)),
-        _ => {
-            let message = "credentials: expected the type service_account or access_token";
-            let hint = "any other goes into a file that credential_file names";
-            Err(Failure::new(Class::Config, message).hint(hint))
-        }
     }
 }
 

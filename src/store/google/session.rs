@@ -2,19 +2,24 @@
 
 use std::io::{self, Write};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use hyper::Method;
 use hyper::header::{HeaderMap, LOCATION};
 use machine::Class;
 use object_store::client::HttpResponse;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{CONTENT_LENGTH, Google, JSON, OCTETS, PART_BYTES, UPLOAD, condition, refused};
 use crate::failure::{Failure, Outcome};
 use crate::store::cloud::own::insert;
-use crate::store::{Metadata, Put, Store, Upload, Written};
+use crate::store::{Metadata, Put, Upload, Written};
+
+/// How far the store got.
+enum State {
+    Done(HttpResponse),
+    /// So many bytes.
+    Has(u64),
+}
 
 /// Taken back when it is dropped before its last part.
 pub(super) struct Session<'a> {
@@ -60,60 +65,113 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// The last part says how much it all is.
+    /// The last part says how much it all is. Where it breaks off, the store is asked how far it
+    /// got, and the rest is sent.
     pub fn send(&mut self, bytes: Bytes, total: Option<u64>) -> Outcome<()> {
-        let count = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         self.crc32c = crc32c::crc32c_append(self.crc32c, &bytes);
-        let end = self.sent.saturating_add(count);
-        let total_text = total.map_or("*".to_owned(), |total| total.to_string());
-        let range = match count {
-            0 => format!("bytes */{total_text}"),
-            _ => format!("bytes {}-{}/{total_text}", self.sent, end - 1),
+        let end = self.sent.saturating_add(length(&bytes));
+        let mut breaks = 0;
+        loop {
+            let state = match self.rest(&bytes, end, total) {
+                Err(failure) if may_go_on(&failure) && breaks < BREAKS_MAX => {
+                    breaks += 1;
+                    // Who does not answer this either has said enough.
+                    self.ask_state(total).map_err(|_| failure)?
+                }
+                state => state?,
+            };
+            match state {
+                State::Done(answer) => {
+                    self.ended = true;
+                    return self.check(answer);
+                }
+                State::Has(there) if there == end && total.is_none() => {
+                    self.sent = end;
+                    return Ok(());
+                }
+                State::Has(there) if there == end && end > 0 && breaks == 0 => {
+                    return Err(self.odd("the store waits for more"));
+                }
+                State::Has(there) if there > end || there < end.saturating_sub(length(&bytes)) => {
+                    return Err(self.odd("the store has another part of it"));
+                }
+                State::Has(there) => {
+                    // It may keep less than it was sent, but not nothing for ever.
+                    if there <= self.sent {
+                        breaks += 1;
+                    }
+                    if breaks > BREAKS_MAX {
+                        return Err(self.odd("the store does not keep what it is sent"));
+                    }
+                    self.sent = there;
+                }
+            }
+        }
+    }
+
+    /// Sends of bytes that end there those that the store does not have.
+    fn rest(&self, bytes: &Bytes, end: u64, total: Option<u64>) -> Outcome<State> {
+        let missing = usize::try_from(end - self.sent).unwrap_or(usize::MAX);
+        let rest = bytes.slice(bytes.len().saturating_sub(missing)..);
+        let total = total.map_or("*".to_owned(), |total| total.to_string());
+        let range = match rest.len() {
+            0 => format!("bytes */{total}"),
+            _ => format!("bytes {}-{}/{total}", self.sent, end - 1),
         };
+        self.put(&range, rest)
+    }
+
+    fn ask_state(&self, total: Option<u64>) -> Outcome<State> {
+        let total = total.map_or("*".to_owned(), |total| total.to_string());
+        self.put(&format!("bytes */{total}"), Bytes::new())
+    }
+
+    fn put(&self, range: &str, bytes: Bytes) -> Outcome<State> {
         let mut headers = HeaderMap::new();
-        insert(&mut headers, "content-range", &range)?;
+        insert(&mut headers, "content-range", range)?;
         let answer = self.google.send(Method::PUT, &self.url, headers, bytes);
         let answer = answer.map_err(|failure| refused(failure, &self.key, self.mode))?;
-        if total.is_some() {
-            self.ended = answer.status().is_success();
-            return match self.ended {
-                true => self.check(answer),
-                false => Err(self.odd("the store waits for more")),
-            };
+        if answer.status().is_success() {
+            return Ok(State::Done(answer));
         }
-        let there = answer
-            .headers()
-            .get("range")
-            .and_then(|range| range.to_str().ok());
-        let there = there.and_then(|range| range.strip_prefix("bytes=0-")?.parse::<u64>().ok());
-        match there == Some(end - 1) {
-            true => {
-                self.sent = end;
-                Ok(())
-            }
-            false => Err(self.odd("the store did not keep all of a part")),
-        }
+        let there = answer.headers().get("range");
+        let there = match there.and_then(|range| range.to_str().ok()) {
+            // Nothing is there yet.
+            None => Some(0),
+            Some(range) => range
+                .strip_prefix("bytes=0-")
+                .and_then(|last| last.parse::<u64>().ok()?.checked_add(1)),
+        };
+        there
+            .map(State::Has)
+            .ok_or_else(|| self.odd("the store does not say what it has"))
     }
 
     /// What arrived damaged does not stay.
     fn check(&self, answer: HttpResponse) -> Outcome<()> {
         let value = self.google.json(answer)?;
-        let told = value.get("crc32c").and_then(Value::as_str);
-        let ours = STANDARD.encode(self.crc32c.to_be_bytes());
-        match told.is_none_or(|told| told == ours) {
-            true => Ok(()),
-            false => {
-                self.google.delete(&self.key)?;
-                let message = format!("{}: the store has other bytes than it was sent", self.key);
-                Err(Failure::new(Class::Corrupt, message))
-            }
-        }
+        self.google.compare(&self.key, &value, self.crc32c)
     }
 
     fn odd(&self, text: &str) -> Failure {
         Failure::new(Class::Network, format!("{}: {text}", self.key))
     }
 }
+
+fn length(bytes: &Bytes) -> u64 {
+    u64::try_from(bytes.len()).unwrap_or(u64::MAX)
+}
+
+/// Whether the session may be there still.
+fn may_go_on(failure: &Failure) -> bool {
+    matches!(
+        failure.class,
+        Class::Network | Class::Timeout | Class::Quota
+    )
+}
+
+/// Of one part.
+const BREAKS_MAX: u32 = 3;
 
 impl Drop for Session<'_> {
     fn drop(&mut self) {

@@ -86,8 +86,9 @@ impl Fault {
         }
     }
 
-    /// `skew_seconds`: how far our clock is ahead of the server's.
-    pub fn failure(&self, what: &str, skew_seconds: Option<i64>) -> Failure {
+    /// `skew_seconds`: how far our clock is ahead of the server's. `proxied`: a proxy may be who
+    /// answers.
+    pub fn failure(&self, what: &str, skew_seconds: Option<i64>, proxied: bool) -> Failure {
         let Fault { status, code, .. } = self;
         let message = match (self.code.as_str(), self.message.as_str()) {
             ("", "") => format!("{what}: {status}"),
@@ -107,6 +108,10 @@ impl Fault {
             }
             _ => match hint(code, *status) {
                 Some(hint) => failure.hint(hint),
+                // Some say 401 where they mean 407.
+                None if proxied && (code.as_str(), *status) == ("", 401) => {
+                    failure.hint(PROXY_HINT)
+                }
                 None => failure,
             },
         }
@@ -119,6 +124,8 @@ fn hint(code: &str, status: u16) -> Option<&'static str> {
         "AuthorizationHeaderMalformed" | "PermanentRedirect" => "is the region right?",
         "InvalidAccessKeyId" | "SignatureDoesNotMatch" => "are key and secret right?",
         "ExpiredToken" | "InvalidToken" => "the temporary credentials need to be renewed",
+        code if SKEWED.contains(&code) => "this machine's clock and the store's differ: set it",
+        _ if status == 407 => PROXY_HINT,
         _ if matches!(status, 301 | 307 | 308) => "is the region right?",
         _ => return None,
     })
@@ -136,6 +143,13 @@ pub(super) fn transport(error: &HttpError, what: &str) -> Failure {
     };
     let why = root(error);
     let failure = Failure::new(class, format!("{what}: {why}"));
+    if let Some(says) = PROXY.iter().find(|says| why.contains(*says)) {
+        let message = format!("{what}: the proxy wants another login: {says}");
+        return Failure::new(Class::Auth, message).hint(PROXY_HINT);
+    }
+    if why.contains("tunnel error") {
+        return failure.hint(PROXY_HINT);
+    }
     match why.contains("certificate") {
         // Nothing is gained by trying again.
         true => Failure {
@@ -183,17 +197,32 @@ fn xml(text: &str) -> Option<(String, String)> {
 
 fn json(text: &str) -> Option<(String, String)> {
     let value: serde_json::Value = serde_json::from_str(text).ok()?;
-    let error = value.get("error")?;
     let word = |value: Option<&serde_json::Value>| {
         let text = value.and_then(serde_json::Value::as_str);
         text.unwrap_or_default().to_owned()
     };
+    // So do AWS's agents.
+    if let Some(code) = value.get("code").or_else(|| value.get("Code")) {
+        let message = value.get("message").or_else(|| value.get("Message"));
+        return Some((word(Some(code)), word(message)));
+    }
+    let error = value.get("error")?;
     // OAuth's errors are texts, an API's are objects.
     if error.is_string() {
         return Some((word(Some(error)), word(value.get("error_description"))));
     }
     let reason = error.pointer("/errors/0/reason").or(error.get("status"));
     Some((word(reason), word(error.get("message"))))
+}
+
+/// The class of the first code that a text names, one that the library made of an answer.
+pub fn class_within(text: &str) -> Option<Class> {
+    let word = |c: char| !c.is_ascii_alphanumeric() && c != '.';
+    let known = |word: &str| {
+        let mut all = CODES.iter();
+        all.find(|(_, codes)| codes.contains(&word))
+    };
+    text.split(word).find_map(known).map(|(class, _)| *class)
 }
 
 /// The text of the first element of a name.
@@ -231,6 +260,14 @@ fn root_element(text: &str) -> &str {
         .unwrap_or_default()
 }
 
+/// What the library says of a proxy that does not let us in.
+const PROXY: &[&str] = &[
+    "proxy authorization required",
+    "credentials not accepted",
+    "does not support user/pass authentication",
+    "implements authentication incorrectly",
+];
+const PROXY_HINT: &str = "if it is the proxy that refuses: are user and pass in proxy_info right?";
 const SKEWED: &[&str] = &["RequestTimeTooSkewed", "RequestExpired"];
 /// AWS allows 15 minutes; a good half of that is no accident.
 const SKEW_SECONDS_MAX: i64 = 600;
@@ -250,7 +287,10 @@ const CODES: &[(Class, &[&str])] = &[
             "InvalidAccessKeyId",
             "SignatureDoesNotMatch",
             "ExpiredToken",
+            "ExpiredTokenException",
             "InvalidToken",
+            "InvalidIdentityToken",
+            "IDPRejectedClaim",
             "TokenRefreshRequired",
             "RequestTimeTooSkewed",
             "RequestExpired",
@@ -262,6 +302,8 @@ const CODES: &[(Class, &[&str])] = &[
             "authError",
             "invalid_grant",
             "invalid_client",
+            "invalid_target",
+            "unauthorized_client",
         ],
     ),
     (
@@ -318,7 +360,12 @@ const CODES: &[(Class, &[&str])] = &[
     (Class::Timeout, &["RequestTimeout", "OperationTimedOut"]),
     (
         Class::Network,
-        &["InternalError", "IncompleteBody", "backendError"],
+        &[
+            "InternalError",
+            "IncompleteBody",
+            "backendError",
+            "IDPCommunicationError",
+        ],
     ),
     (
         Class::Corrupt,
@@ -353,14 +400,54 @@ const CODES: &[(Class, &[&str])] = &[
 mod tests {
     use super::*;
 
+    fn s3(code: &str) -> String {
+        format!(
+            "<?xml version=\"1.0\"?>\n<Error><Code>{code}</Code><Message>a &amp; \
+             b</Message></Error>"
+        )
+    }
+
+    fn google(reason: &str) -> String {
+        format!(r#"{{"error": {{"errors": [{{"reason": "{reason}"}}], "message": "m"}}}}"#)
+    }
+
+    fn agent(code: &str) -> String {
+        format!(r#"{{"code": "{code}", "message": "m"}}"#)
+    }
+
+    /// By each of them, and by who hands out credentials.
+    #[test]
+    fn what_may_pass_by_itself_is_known() {
+        let none = String::new;
+        for (status, text, class, again) in [
+            (429, none(), Class::Quota, true),
+            (408, none(), Class::Timeout, true),
+            (504, none(), Class::Timeout, true),
+            (503, none(), Class::Quota, true),
+            (503, s3("ServiceUnavailable"), Class::Quota, true),
+            (409, s3("OperationAborted"), Class::Conflict, true),
+            (503, s3("ServerBusy"), Class::Quota, true),
+            (500, s3("OperationTimedOut"), Class::Timeout, true),
+            (400, s3("Md5Mismatch"), Class::Corrupt, true),
+            (403, google("rateLimitExceeded"), Class::Quota, true),
+            (403, google("userRateLimitExceeded"), Class::Quota, true),
+            (503, google("backendError"), Class::Network, true),
+            (422, none(), Class::Corrupt, true),
+            (498, none(), Class::Quota, true),
+            (400, s3("ExpiredTokenException"), Class::Auth, false),
+            (400, s3("InvalidIdentityToken"), Class::Auth, false),
+            (400, s3("IDPCommunicationError"), Class::Network, true),
+            (404, agent("NoSuchRole"), Class::NotFound, false),
+            (500, agent("InternalServerException"), Class::Network, true),
+        ] {
+            let fault = Fault::read(status, &text);
+            let found = (fault.class(), fault.again());
+            assert_eq!(found, (class, again), "{status} {text}");
+        }
+    }
+
     #[test]
     fn every_answer_has_its_class() {
-        let s3 = |code: &str| {
-            format!(
-                "<?xml version=\"1.0\"?>\n<Error><Code>{code}</Code><Message>a &amp; \
-                 b</Message></Error>"
-            )
-        };
         for (status, text, class, again) in [
             (403, s3("InvalidAccessKeyId"), Class::Auth, false),
             (403, s3("AccessDenied"), Class::Denied, false),
@@ -397,7 +484,7 @@ mod tests {
                 "{status} {text}"
             );
         }
-        let told = Fault::read(404, &s3("NoSuchBucket")).failure("GET h/b", None);
+        let told = Fault::read(404, &s3("NoSuchBucket")).failure("GET h/b", None, false);
         assert_eq!(
             told.to_string(),
             "GET h/b: 404 NoSuchBucket, a & b; hint: make it, or correct its name"
@@ -407,7 +494,7 @@ mod tests {
     #[test]
     fn a_clock_that_is_wrong_is_named() {
         let text = "<Error><Code>RequestTimeTooSkewed</Code></Error>";
-        let told = Fault::read(403, text).failure("GET h/b", Some(-3_600));
+        let told = Fault::read(403, text).failure("GET h/b", Some(-3_600), false);
         assert_eq!(told.class, Class::Auth);
         let hint = told.hint.unwrap();
         assert_eq!(

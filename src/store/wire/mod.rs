@@ -22,7 +22,7 @@ use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use async_compat::Compat;
-use hyper::header::{CONTENT_LENGTH, CONTENT_RANGE, DATE, HeaderValue, RETRY_AFTER};
+use hyper::header::{CONTENT_LENGTH, CONTENT_RANGE, DATE, HeaderMap, HeaderValue, RETRY_AFTER};
 use hyper::{Method, StatusCode};
 use machine::Class;
 use object_store::ClientOptions;
@@ -31,7 +31,7 @@ use object_store::client::{
     HttpResponseBody, HttpService,
 };
 use reqwest::redirect::Policy;
-use reqwest::{Certificate, Client};
+use reqwest::{Certificate, Client, ClientBuilder};
 
 use crate::clock;
 use crate::config::{Authority, Net};
@@ -42,20 +42,38 @@ pub fn run<T>(future: impl Future<Output = T>) -> T {
     smol::block_on(Compat::new(future))
 }
 
-/// The announced SHA-256 of a whole body, among the extensions of its answer.
+/// What a whole body adds up to, as it was announced: among the extensions of its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Announced(pub [u8; 32]);
+pub enum Announced {
+    Sha256([u8; 32]),
+    Md5([u8; 16]),
+}
 
 /// One client, for all requests to one store.
 #[derive(Clone, Debug)]
 pub struct Wire {
     client: Client,
     silence: Duration,
+    /// A proxy may be who answers.
+    proxied: bool,
 }
 
 impl Wire {
     /// Opens the files that the configuration names.
     pub fn new(net: &Net) -> Outcome<Wire> {
+        Wire::with(net, ClientBuilder::tls_certs_only)
+    }
+
+    /// To others than the store: whom the configuration's authorities vouch for is believed, and
+    /// whom the system's do.
+    pub fn elsewhere(net: &Net) -> Outcome<Wire> {
+        Wire::with(net, ClientBuilder::tls_certs_merge)
+    }
+
+    fn with(
+        net: &Net,
+        trust: impl FnOnce(ClientBuilder, Vec<Certificate>) -> ClientBuilder,
+    ) -> Outcome<Wire> {
         let mut agent = concat!("pghoard/", env!("CARGO_PKG_VERSION")).to_owned();
         if let Some(extra) = &net.user_agent_extra {
             agent = format!("{agent} {extra}");
@@ -78,7 +96,7 @@ impl Wire {
                     let message = format!("{}: expected certificates in PEM", path.display());
                     Failure::new(Class::Config, message)
                 })?;
-                builder = builder.tls_certs_only(certificates);
+                builder = trust(builder, certificates);
             }
         }
         if let Some(proxy) = &net.proxy {
@@ -88,6 +106,7 @@ impl Wire {
         Ok(Wire {
             client: builder.build().map_err(refused)?,
             silence: net.read_timeout,
+            proxied: net.proxy.is_some(),
         })
     }
 
@@ -135,11 +154,11 @@ impl Wire {
             let fault = fault::Fault::read(parts.status.as_u16(), &text);
             return Err(Refused {
                 again: fault.again(),
-                failure: fault.failure(&what, skew),
+                failure: fault.failure(&what, skew, self.proxied),
                 wait,
             });
         }
-        if let Some(announced) = parts.headers.get("x-amz-checksum-sha256").and_then(whole) {
+        if let Some(announced) = announced(parts.status, &parts.headers) {
             parts.extensions.insert(announced);
         }
         if method != Method::POST && !list {
@@ -150,7 +169,7 @@ impl Wire {
         if let Some(fault) = fault::Fault::within(parts.status.as_u16(), &text, list) {
             return Err(Refused {
                 again: fault.again(),
-                failure: fault.failure(&what, None),
+                failure: fault.failure(&what, None, false),
                 wait: None,
             });
         }
@@ -258,13 +277,19 @@ fn skew_seconds(date: &HeaderValue) -> Option<i64> {
     Some(ours.saturating_sub(theirs.timestamp().as_second()))
 }
 
-/// `...-N` is a digest of digests of parts, which nobody can compute from the body.
-fn whole(value: &HeaderValue) -> Option<Announced> {
+fn announced(status: StatusCode, headers: &HeaderMap) -> Option<Announced> {
     use base64::Engine;
-    let bytes = base64::engine::general_purpose::STANDARD
-        .decode(value)
-        .ok()?;
-    Some(Announced(bytes.try_into().ok()?))
+    let bytes = |name: &str| {
+        let value = headers.get(name)?;
+        base64::engine::general_purpose::STANDARD.decode(value).ok()
+    };
+    // `...-N` is a digest of digests of parts, which nobody can compute from the body.
+    if let Some(bytes) = bytes("x-amz-checksum-sha256") {
+        return Some(Announced::Sha256(bytes.try_into().ok()?));
+    }
+    // Of a part of the body it would be that part's.
+    let bytes = bytes("content-md5").filter(|_| status == StatusCode::OK)?;
+    Some(Announced::Md5(bytes.try_into().ok()?))
 }
 
 /// 256 kbit/s: slower than that is as good as broken.
@@ -275,3 +300,18 @@ const PATIENCE: Duration = Duration::from_secs(90);
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const WAIT_MAX: Duration = Duration::from_secs(15);
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_to_a_limit_and_differ_by_chance() {
+        for attempt in 1..12 {
+            let most = (FIRST_WAIT * (1 << attempt.min(8))).min(WAIT_MAX);
+            let waits: Vec<Duration> = (0..64).map(|_| backoff(attempt)).collect();
+            assert!(waits.iter().all(|wait| (most / 2..=most).contains(wait)));
+            assert!(waits.iter().any(|wait| *wait != waits[0]), "{attempt}");
+        }
+    }
+}

@@ -15,6 +15,7 @@ use super::{PATIENCE, left_out, skip, tail, wait_for};
 pub mod azure;
 pub mod ceph;
 pub mod google;
+pub mod lender;
 pub mod proxies;
 pub mod s3;
 pub mod seaweed;

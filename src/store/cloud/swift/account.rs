@@ -9,7 +9,7 @@ use object_store::client::{HttpRequest, HttpRequestBody, HttpResponse};
 use serde_json::{Value, json};
 use smol::lock::Mutex;
 
-use super::super::own::{self, insert};
+use super::super::own::{self, hidden, insert};
 use crate::config::{AuthVersion, Swift};
 use crate::failure::{Failure, Outcome};
 use crate::store::wire::{Wire, fault};
@@ -37,7 +37,7 @@ impl Login {
         mut headers: HeaderMap,
         body: HttpRequestBody,
     ) -> Outcome<HttpRequest> {
-        insert(&mut headers, TOKEN, &self.token)?;
+        hidden(&mut headers, TOKEN, &self.token)?;
         own::request(method, &format!("{}{path}", self.url), headers, body)
     }
 }
@@ -78,14 +78,21 @@ impl Account {
             AuthVersion::V2 => self.v2().await,
             AuthVersion::V3 => self.v3().await,
         };
-        let login = login.map_err(|failure| failure.about("Swift login"))?;
+        let login = login.map_err(|failure| match failure.class {
+            // It is no object that is not there.
+            Class::NotFound => Failure {
+                class: Class::Config,
+                ..failure.about("Swift login").hint("is auth_url right?")
+            },
+            _ => failure.about("Swift login"),
+        })?;
         Ok(known.insert(login).clone())
     }
 
     async fn v1(&self) -> Outcome<Login> {
         let mut headers = HeaderMap::new();
         insert(&mut headers, "x-auth-user", &self.config.user)?;
-        insert(&mut headers, "x-auth-key", self.config.key.reveal())?;
+        hidden(&mut headers, "x-auth-key", self.config.key.reveal())?;
         let url = &self.config.auth_url;
         let request = own::request(Method::GET, url, headers, String::new().into())?;
         let answer = self.wire.ask(request).await?;

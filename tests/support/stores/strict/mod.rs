@@ -30,8 +30,26 @@ pub struct Strict {
     state: Arc<Mutex<State>>,
 }
 
+/// Who is let in, with the token of a session if the keys are of one.
+#[derive(Clone)]
+pub struct Login {
+    pub access: String,
+    pub secret: String,
+    pub token: Option<String>,
+}
+
+/// A request that came, refused or not.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// `METHOD URI`.
+    pub line: String,
+    pub headers: BTreeMap<String, String>,
+}
+
 #[derive(Default)]
 struct State {
+    logins: Vec<Login>,
+    seen: Vec<Seen>,
     buckets: BTreeMap<String, BTreeMap<String, Object>>,
     uploads: BTreeMap<String, parts::Upload>,
     refused: Vec<String>,
@@ -64,10 +82,17 @@ fn refuse<T>(status: u16, code: &'static str) -> Result<T, Refusal> {
 impl Strict {
     pub fn start() -> Strict {
         let state = Arc::<Mutex<State>>::default();
+        state.lock().unwrap().logins.push(Login {
+            access: ADMIN.access.to_owned(),
+            secret: ADMIN.secret.to_owned(),
+            token: None,
+        });
         let own = Arc::clone(&state);
         let endpoint = Endpoint::start(move |request| {
             let mut state = own.lock().unwrap();
-            let answer = signature::check(request).and_then(|()| state.answer(request));
+            state.seen.push(Seen::of(request));
+            let checked = signature::check(request, &state.logins);
+            let answer = checked.and_then(|()| state.answer(request));
             answer.unwrap_or_else(|refusal| {
                 let line = format!("{} {}: {}", request.method(), request.uri(), refusal.code);
                 state.refused.push(line);
@@ -80,6 +105,21 @@ impl Strict {
 
     pub fn bucket(&self) -> Bucket {
         Bucket::make(self.endpoint.port, ADMIN)
+    }
+
+    /// These keys are let in, too.
+    pub fn admit(&self, login: Login) {
+        self.state().logins.push(login);
+    }
+
+    /// All requests since it was asked last.
+    pub fn seen(&self) -> Vec<Seen> {
+        std::mem::take(&mut self.state().seen)
+    }
+
+    /// The port it listens at.
+    pub fn port(&self) -> u16 {
+        self.endpoint.port
     }
 
     /// `METHOD URI: CODE` of all that it refused so far, 404 included.
@@ -102,10 +142,30 @@ impl Strict {
     }
 }
 
+impl Seen {
+    fn of(request: &Request) -> Seen {
+        let names = request.headers().keys();
+        Seen {
+            line: format!("{} {}", request.method(), request.uri()),
+            headers: names
+                .map(|name| (name.to_string(), text(request, name.as_str())))
+                .collect(),
+        }
+    }
+}
+
+/// Below it buckets are hosts. Who comes by this name uses the server as a proxy.
+pub const DOMAIN: &str = "s3.example.com";
+
 impl State {
     fn answer(&mut self, request: &Request) -> Answer {
         let query = Query::of(request);
-        let path = query::decode(request.uri().path());
+        let mut path = query::decode(request.uri().path());
+        let host = text(request, "host");
+        let host = host.split(':').next().unwrap_or_default();
+        if let Some(bucket) = host.strip_suffix(DOMAIN).and_then(|b| b.strip_suffix('.')) {
+            path = format!("/{bucket}{path}");
+        }
         let (bucket, key) = match path.trim_start_matches('/').split_once('/') {
             Some((bucket, key)) => (bucket.to_owned(), key.to_owned()),
             None => (path.trim_start_matches('/').to_owned(), String::new()),
@@ -322,6 +382,9 @@ fn kept(request: &Request) -> Vec<(String, String)> {
             "content-type",
             "x-amz-storage-class",
             "x-amz-server-side-encryption",
+            "x-amz-server-side-encryption-aws-kms-key-id",
+            "x-amz-object-lock-mode",
+            "x-amz-object-lock-retain-until-date",
         ];
         if name.as_str().starts_with("x-amz-meta-") || same.contains(&name.as_str()) {
             kept.push((name.as_str().to_owned(), text(request, name.as_str())));

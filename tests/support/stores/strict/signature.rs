@@ -4,15 +4,15 @@ use hmac::{Hmac, KeyInit, Mac};
 use hyper::header::HeaderName;
 use sha2::{Digest, Sha256};
 
-use super::super::s3::{ADMIN, REGION};
-use super::Refusal;
+use super::super::s3::REGION;
+use super::{Login, Refusal};
 use crate::support::http::Request;
 
 /// How far clocks may differ, seconds.
 const SKEW_S: i64 = 15 * 60;
 
 /// A signature over everything that says what is to be done, and over the payload.
-pub(super) fn check(request: &Request) -> Result<(), Refusal> {
+pub(super) fn check(request: &Request, logins: &[Login]) -> Result<(), Refusal> {
     let login = text(request, "authorization");
     let denied = |code: &'static str| Refusal { status: 403, code };
     let fields = login
@@ -32,8 +32,11 @@ pub(super) fn check(request: &Request) -> Result<(), Refusal> {
     let date = text(request, "x-amz-date");
     let day = date.get(..8).unwrap_or_default();
     let scope = format!("{day}/{REGION}/s3/aws4_request");
-    if credential.split_once('/') != Some((ADMIN.access, &scope)) {
-        return Err(denied("InvalidAccessKeyId"));
+    let known = |login: &&Login| credential.split_once('/') == Some((&login.access, &scope));
+    let login = logins.iter().find(known);
+    let login = login.ok_or(denied("InvalidAccessKeyId"))?;
+    if login.token.clone().unwrap_or_default() != text(request, "x-amz-security-token") {
+        return Err(denied("InvalidToken"));
     }
     let made = jiff::civil::DateTime::strptime("%Y%m%dT%H%M%SZ", &date)
         .and_then(|time| time.to_zoned(jiff::tz::TimeZone::UTC))
@@ -44,7 +47,7 @@ pub(super) fn check(request: &Request) -> Result<(), Refusal> {
     }
     let canonical = canonical(request, signed).ok_or(denied("AccessDenied"))?;
     let hash = hex::encode(Sha256::digest(canonical));
-    let mut key = format!("AWS4{}", ADMIN.secret).into_bytes();
+    let mut key = format!("AWS4{}", login.secret).into_bytes();
     for part in [day, REGION, "s3", "aws4_request"] {
         key = mac(&key, part);
     }
