@@ -10,13 +10,17 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hyper::Method;
-use hyper::header::HeaderMap;
+use hyper::header::{AUTHORIZATION, HeaderMap};
 use machine::Class;
-use object_store::azure::{AzureAuthorizer, MicrosoftAzure, MicrosoftAzureBuilder, split_sas};
+use object_store::azure::{
+    AzureAuthorizer, AzureCredential, MicrosoftAzure, MicrosoftAzureBuilder, split_sas,
+};
+use object_store::client::HttpRequest;
 use object_store::multipart::PartId;
 use object_store::path::Path;
 use object_store::{Attribute, Attributes};
 
+use super::logins::Logins;
 use super::own::{self, Slashes, encoded, insert};
 use super::{Client, Multipart, Service, retry, told};
 use crate::config::{Azure, AzureLogin};
@@ -33,25 +37,26 @@ pub struct Container {
 impl Container {
     /// No request is made: a daemon has to start while its store is away.
     pub fn new(config: &Azure) -> Outcome<Container> {
-        let wire = Wire::new(&config.net)?;
-        let wrong = |e| Failure::new(Class::Config, format!("Azure: {}", fault::root(&e)));
-        let builder = MicrosoftAzureBuilder::new()
-            .with_account(&config.account)
-            .with_container_name(&config.container)
-            .with_endpoint(config.endpoint.clone())
-            .with_allow_http(true)
-            .with_retry(retry())
-            .with_http_connector(wire.clone());
-        let builder = match &config.login {
-            AzureLogin::Key(key) => builder.with_access_key(key.reveal()),
+        let plain = Wire::new(&config.net)?;
+        let (builder, wire) = match &config.login {
+            AzureLogin::Key(key) => {
+                let builder = builder(config, &plain);
+                (builder.with_access_key(key.reveal()), plain)
+            }
             AzureLogin::Sas(sas) => {
                 let sas = sas.reveal().trim_start_matches('?');
-                builder.with_sas_authorization(split_sas(sas).map_err(wrong)?)
+                let pairs = split_sas(sas).map_err(|e| wrong(&e))?;
+                let builder = builder(config, &plain);
+                (builder.with_sas_authorization(pairs), plain)
             }
-            AzureLogin::Identity => identity(builder),
+            AzureLogin::Identity => {
+                let logins = Arc::new(logins(config, &plain)?);
+                let wire = plain.renewing(Arc::<Logins<AzureCredential>>::clone(&logins));
+                (builder(config, &wire).with_credentials(logins), wire)
+            }
         };
         Ok(Container {
-            client: Arc::new(builder.build().map_err(wrong)?),
+            client: Arc::new(builder.build().map_err(|e| wrong(&e))?),
             config: config.clone(),
             wire,
         })
@@ -139,6 +144,36 @@ impl Service for Container {
     fn sweep(&self, _folder: &Path, _before_ms: i64) -> Outcome<u64> {
         Ok(0)
     }
+}
+
+fn builder(config: &Azure, wire: &Wire) -> MicrosoftAzureBuilder {
+    MicrosoftAzureBuilder::new()
+        .with_account(&config.account)
+        .with_container_name(&config.container)
+        .with_endpoint(config.endpoint.clone())
+        .with_allow_http(true)
+        .with_retry(retry())
+        .with_http_connector(wire.clone())
+}
+
+fn wrong(error: &object_store::Error) -> Failure {
+    Failure::new(Class::Config, format!("Azure: {}", fault::root(error)))
+}
+
+/// Tokens of an identity.
+fn logins(config: &Azure, wire: &Wire) -> Outcome<Logins<AzureCredential>> {
+    let account = config.account.clone();
+    let (config, wire) = (config.clone(), wire.clone());
+    let source = move || {
+        let built = identity(builder(&config, &wire)).build();
+        Ok(Arc::clone(built.map_err(|e| wrong(&e))?.credentials()))
+    };
+    Logins::new(source, move |credential, request: &mut HttpRequest| {
+        // The signer adds one.
+        request.headers_mut().remove(AUTHORIZATION);
+        let signer = AzureAuthorizer::new(credential, &account);
+        signer.try_authorize(request).map_err(|e| told(&e))
+    })
 }
 
 /// Of the workload, where the environment says who that is; else of the machine.

@@ -7,16 +7,18 @@ mod login;
 use std::sync::Arc;
 
 use hyper::Method;
-use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use machine::Class;
 use object_store::aws::{
-    AmazonS3, AmazonS3Builder, AwsAuthorizer, AwsCredentialProvider, Checksum,
+    AmazonS3, AmazonS3Builder, AwsAuthorizer, AwsCredential, AwsCredentialProvider, Checksum,
 };
+use object_store::client::HttpRequest;
 use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path;
 use object_store::{ClientOptions, ObjectStore};
 use smol::stream::StreamExt;
 
+use super::logins::Logins;
 use super::own::{self, Slashes, encoded, insert};
 use super::{Client, Multipart, Service, no_bucket, retry, told};
 use crate::clock;
@@ -38,9 +40,21 @@ pub struct Bucket {
 impl Bucket {
     /// No request is made: a daemon has to start while its store is away.
     pub fn new(config: &S3) -> Outcome<Bucket> {
-        let wire = Wire::new(&config.net)?;
-        let first = login::with(builder(config, &wire), config)?;
-        let credentials = build(first)?.credentials().clone();
+        let plain = Wire::new(&config.net)?;
+        let source = {
+            let (config, wire) = (config.clone(), plain.clone());
+            move || {
+                let builder = login::with(builder(&config, &wire), &config)?;
+                Ok(Arc::clone(build(builder)?.credentials()))
+            }
+        };
+        let logins = Arc::new(Logins::new(source, signed(&config.region))?);
+        let wire = match config.login {
+            // Two keys that stand in the configuration are all there is.
+            Some(_) => plain,
+            None => plain.renewing(Arc::<Logins<AwsCredential>>::clone(&logins)),
+        };
+        let credentials: AwsCredentialProvider = logins;
         let with = |headers| {
             let builder = builder(config, &wire).with_credentials(credentials.clone());
             builder.with_client_options(options(headers))
@@ -267,6 +281,21 @@ fn builder(config: &S3, wire: &Wire) -> AmazonS3Builder {
     match &config.encryption {
         Encryption::Kms(key) => builder.with_sse_kms_encryption(key),
         Encryption::Aes256 | Encryption::Default => builder,
+    }
+}
+
+/// Signs a request again; what is signed of its body stays.
+fn signed(region: &str) -> impl Fn(&AwsCredential, &mut HttpRequest) -> Outcome<()> + use<> {
+    let region = region.to_owned();
+    move |credential, request| {
+        let headers = request.headers_mut();
+        headers.remove(AUTHORIZATION);
+        headers.remove("x-amz-security-token");
+        let digest = headers.get("x-amz-content-sha256");
+        let digest = digest.and_then(|digest| hex::decode(digest.as_bytes()).ok());
+        let signer = AwsAuthorizer::new(credential, "s3", &region);
+        let signed = signer.try_authorize(request, digest.as_deref());
+        signed.map_err(|e| told(&e))
     }
 }
 

@@ -24,11 +24,12 @@ use hyper::header::HeaderMap;
 use machine::Class;
 use md5::{Digest, Md5};
 use object_store::StaticCredentialProvider;
-use object_store::client::HttpResponse;
+use object_store::client::{HttpRequest, HttpResponse};
 use object_store::gcp::{GcpCredential, GcpCredentialProvider, GoogleCloudStorageBuilder};
 use serde_json::{Value, json};
 
 use super::choose::Missing;
+use super::cloud::logins::Logins;
 use super::cloud::own::{self, Slashes, encoded, insert};
 use super::cloud::read::{Streamed, Sum};
 use super::cloud::{exists, retry, room, told};
@@ -50,22 +51,15 @@ pub struct Google {
 impl Google {
     /// No request is made: a daemon has to start while its store is away.
     pub fn new(config: &config::Google, missing: Missing) -> Outcome<Google> {
-        let wire = Wire::new(&config.net)?;
-        let wrong = |e| Failure::new(Class::Config, format!("Google: {}", fault::root(&e)));
-        let builder = GoogleCloudStorageBuilder::new()
-            .with_bucket_name(&config.bucket)
-            .with_retry(retry())
-            .with_http_connector(wire.clone());
-        let builder = match &config.login {
-            GoogleLogin::Default => builder,
-            GoogleLogin::File(path) => {
-                builder.with_application_credentials(path.display().to_string())
-            }
-            GoogleLogin::Json(text) => json_login(builder, text.reveal())?,
+        let plain = Wire::new(&config.net)?;
+        let source = {
+            let (config, wire) = (config.clone(), plain.clone());
+            move || credentials(&config, &wire)
         };
-        let library = builder.build().map_err(wrong)?;
+        let logins = Arc::new(Logins::new(source, bear)?);
+        let wire = plain.renewing(Arc::<Logins<GcpCredential>>::clone(&logins));
         Ok(Google {
-            credentials: Arc::clone(library.credentials()),
+            credentials: logins,
             config: config.clone(),
             wire,
             may_make: AtomicBool::new(missing == Missing::Create),
@@ -121,17 +115,14 @@ impl Google {
         &self,
         method: Method,
         url: &str,
-        mut headers: HeaderMap,
+        headers: HeaderMap,
         body: Bytes,
     ) -> Outcome<HttpResponse> {
         run(async {
             let credential = self.credentials.get_credential().await;
             let credential = credential.map_err(|e| told(&e))?;
-            if !credential.bearer.is_empty() {
-                let bearer = format!("Bearer {}", credential.bearer);
-                insert(&mut headers, "authorization", &bearer)?;
-            }
-            let request = own::request(method, url, headers, body.into())?;
+            let mut request = own::request(method, url, headers, body.into())?;
+            bear(&credential, &mut request)?;
             self.wire.ask(request).await
         })
     }
@@ -420,6 +411,31 @@ fn entry(value: &Value, key: String) -> Outcome<Entry> {
             Class::Corrupt,
             format!("{key} has no size or no time"),
         )),
+    }
+}
+
+fn credentials(config: &config::Google, wire: &Wire) -> Outcome<GcpCredentialProvider> {
+    let wrong = |e| Failure::new(Class::Config, format!("Google: {}", fault::root(&e)));
+    let builder = GoogleCloudStorageBuilder::new()
+        .with_bucket_name(&config.bucket)
+        .with_retry(retry())
+        .with_http_connector(wire.clone());
+    let builder = match &config.login {
+        GoogleLogin::Default => builder,
+        GoogleLogin::File(path) => builder.with_application_credentials(path.display().to_string()),
+        GoogleLogin::Json(text) => json_login(builder, text.reveal())?,
+    };
+    Ok(Arc::clone(builder.build().map_err(wrong)?.credentials()))
+}
+
+fn bear(credential: &GcpCredential, request: &mut HttpRequest) -> Outcome<()> {
+    match credential.bearer.as_str() {
+        "" => Ok(()),
+        bearer => insert(
+            request.headers_mut(),
+            "authorization",
+            &format!("Bearer {bearer}"),
+        ),
     }
 }
 

@@ -1,7 +1,7 @@
 //! HTTP to a store: one client behind everything that travels there.
 //!
 //! It knows what all of them have in common: proxy and authorities, deadlines, what is tried again
-//! and when, what an answer means. A request that failed comes out as a [`Failure`] with its class,
+//! and when, what an answer means. A login that is refused is replaced once ([`Renew`]). A request that failed comes out as a [`Failure`] with its class,
 //! also where it is wrapped by the library that made it ([`fault::failure`]). An error in an answer
 //! that says 200 (S-19) is one here, and what is no listing does not pass for an empty one.
 //!
@@ -19,9 +19,11 @@ use std::fmt;
 use std::fs;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_compat::Compat;
+use async_trait::async_trait;
 use hyper::header::{CONTENT_LENGTH, CONTENT_RANGE, DATE, HeaderValue, RETRY_AFTER};
 use hyper::{Method, StatusCode};
 use machine::Class;
@@ -46,11 +48,19 @@ pub fn run<T>(future: impl Future<Output = T>) -> T {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Announced(pub [u8; 32]);
 
+/// Who can give a request another login than the one that was refused.
+#[async_trait]
+pub trait Renew: fmt::Debug + Send + Sync {
+    /// `signed`: when it had its login already.
+    async fn renew(&self, request: &mut HttpRequest, signed: Instant) -> Outcome<()>;
+}
+
 /// One client, for all requests to one store.
 #[derive(Clone, Debug)]
 pub struct Wire {
     client: Client,
     silence: Duration,
+    renew: Option<Arc<dyn Renew>>,
 }
 
 impl Wire {
@@ -88,18 +98,35 @@ impl Wire {
         Ok(Wire {
             client: builder.build().map_err(refused)?,
             silence: net.read_timeout,
+            renew: None,
         })
     }
 
+    /// The same, with a new login for requests whose own is refused.
+    pub fn renewing(&self, renew: Arc<dyn Renew>) -> Wire {
+        Wire {
+            renew: Some(renew),
+            ..self.clone()
+        }
+    }
+
     /// Sends a request, again if that may help; any answer but a success is a failure.
-    pub async fn ask(&self, request: HttpRequest) -> Outcome<HttpResponse> {
+    pub async fn ask(&self, mut request: HttpRequest) -> Outcome<HttpResponse> {
         let began = Instant::now();
         let mut attempt = 0;
+        let mut renew = self.renew.as_ref();
         loop {
             let refused = match self.once(request.clone()).await {
                 Ok(answer) => return Ok(answer),
                 Err(refused) => refused,
             };
+            if refused.failure.class == Class::Auth
+                && let Some(renew) = renew.take()
+            {
+                let renewed = renew.renew(&mut request, began).await;
+                renewed.map_err(|failure| failure.about("new credentials"))?;
+                continue;
+            }
             attempt += 1;
             let wait = refused.wait.unwrap_or_else(|| backoff(attempt));
             let late = began.elapsed().saturating_add(wait) > PATIENCE;

@@ -1,0 +1,114 @@
+//! A whole life in which every second request fails in some way: backups, WAL, retention, a crash,
+//! and the way back.
+
+use super::super::install;
+use super::*;
+use crate::support::{tail, wait_for};
+
+#[test]
+fn s19_s66_a_life_in_which_every_second_request_fails() {
+    let (Some(install), Some(seaweed)) = (install(15), seaweed()) else {
+        return;
+    };
+    let passing: Vec<Fault> = faults()
+        .into_iter()
+        .filter(|(_, class)| class.is_none())
+        .map(|(fault, _)| fault)
+        .collect();
+    // Each request meets every fault in as many lives as there are.
+    for offset in 0..scale().pick(1, passing.len()) {
+        a_life(install, &seaweed.bucket(), |request| {
+            let fault = (request + offset) / 2 % passing.len();
+            ((request + offset) % 2 == 0).then(|| passing[fault].clone())
+        });
+    }
+}
+
+/// More requests than a life has.
+const REQUESTS: usize = 4_000;
+
+fn a_life(install: &'static Install, bucket: &Bucket, fault: impl Fn(usize) -> Option<Fault>) {
+    let server = Server::start(install, &Options::default());
+    // More than one part of an object, however it is compressed.
+    server.sql(
+        "create table big as select md5(random()::text) || md5(random()::text) as r \
+         from generate_series(1, 300000)",
+    );
+    server.sql("create table t as select generate_series(1, 1000) as n");
+    let proxy = Proxy::to(bucket.port);
+    let spoil = || {
+        proxy.clear();
+        for request in 0..REQUESTS {
+            if let Some(fault) = fault(request) {
+                proxy.plan(Pick::Nth(request), fault);
+            }
+        }
+    };
+    spoil();
+    let more = json!({
+        "object_storage": through(bucket, &proxy), "basebackup_count": 1,
+        "reconcile_interval_seconds": 5,
+    });
+    let mut daemon = Daemon::over(&[&server], more);
+    daemon.wait_backups(1);
+    let first = super::super::names(&daemon);
+    server.sql("insert into t select generate_series(1, 1000)");
+    super::super::ask_for_one(&mut daemon);
+    wait_until(
+        "the first basebackup to go for the second",
+        PATIENCE,
+        || {
+            daemon.assert_alive();
+            let now = super::super::names(&daemon);
+            now.len() == 1 && now != first
+        },
+    );
+    server.sql("insert into t select generate_series(1, 1000)");
+    let last = server.one("select pg_walfile_name(pg_switch_wal())");
+    server.sql("create table next_segment ()");
+    let plain = super::super::open_storage(bucket.object_storage());
+    let site = || daemon.site().unwrap_or_default();
+    wait_until("the last segment to be stored", PATIENCE, || {
+        plain
+            .look(&format!("{SITE}/xlog/{last}"))
+            .unwrap()
+            .is_some()
+    });
+    assert!(site()["coverage"].is_object(), "{}", site());
+    spoil();
+    let mut restored = Server::empty(install);
+    daemon
+        .restore_into(&restored.data, &["--restore-to-primary"])
+        .ok();
+    restored.move_in();
+    // Its own fetches fail now and then, too: a recovery may end with an error, never too early.
+    restored.up();
+    restored.wait_primary();
+    assert_eq!(restored.one("select count(*) from t"), "3000");
+    assert_eq!(restored.one("select count(*) from big"), "300000");
+    proxy.clear();
+    let events = daemon.events();
+    let kinds = ["conflicted", "missing", "found_damaged", "hole_opened"];
+    for event in &events {
+        let kind = event["kind"].as_str().unwrap_or_default();
+        assert!(!kinds.contains(&kind), "{event}");
+    }
+    // Everything is there once, and whole.
+    let verified = run(daemon.tool("pghoard", &["verify", "--all"]));
+    assert!(
+        verified.status.success(),
+        "{}{}",
+        verified.stdout,
+        verified.stderr
+    );
+    wait_for("no alert", PATIENCE, || {
+        daemon.alerts().is_empty().then_some(())
+    });
+    daemon.verify_events();
+    daemon.sigterm();
+    assert!(
+        plain.sweep(SITE, i64::MAX).unwrap() <= 1,
+        "{}",
+        tail(&daemon.log())
+    );
+}
