@@ -19,6 +19,7 @@ fn s18_s19_azure_every_fault_at_every_request() {
         compares: false,
         notes_large: false,
         notes_small: false,
+        has_words: false,
         resumes: true,
         // Azure forgets by itself.
         leaves_out: &["sweep"],
@@ -39,6 +40,7 @@ fn s18_s19_google_every_fault_at_every_request() {
         compares: true,
         notes_large: true,
         notes_small: true,
+        has_words: true,
         resumes: false,
         // Google forgets by itself.
         leaves_out: &["sweep"],
@@ -60,6 +62,7 @@ fn s18_s19_swift_every_fault_at_every_request() {
         compares: true,
         notes_large: false,
         notes_small: true,
+        has_words: false,
         resumes: true,
         leaves_out: &[],
     });

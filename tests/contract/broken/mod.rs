@@ -8,6 +8,7 @@ mod calls;
 mod clouds;
 mod lasting;
 mod s3;
+mod sftp;
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -44,6 +45,8 @@ struct Kind {
     /// It notes what parts add up to, or what a small object does.
     notes_large: bool,
     notes_small: bool,
+    /// Reading is two requests: for words about the object, whose sum nobody notes, and its bytes.
+    has_words: bool,
     /// A body that breaks off is read on.
     resumes: bool,
     leaves_out: &'static [&'static str],
@@ -64,7 +67,8 @@ fn open(storage: &Value) -> Box<dyn Store> {
         Storage::Google(config) => config.net.read_timeout = SILENCE,
         Storage::Azure(config) => config.net.read_timeout = SILENCE,
         Storage::Swift(config) => config.net.read_timeout = SILENCE,
-        Storage::Local { .. } | Storage::Sftp(_) => {}
+        Storage::Sftp(config) => config.silence = 2 * SILENCE,
+        Storage::Local { .. } => {}
     }
     choose::store(&storage, Missing::Refuse).unwrap()
 }

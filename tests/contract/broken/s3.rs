@@ -16,6 +16,7 @@ fn kind(bucket: &Bucket) -> Kind {
         compares: false,
         notes_large: false,
         notes_small: false,
+        has_words: false,
         resumes: true,
         leaves_out: &[],
     }

@@ -11,7 +11,7 @@ mod renewed;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pghoard::codec::{decoder, keys::Keyring};
 use pghoard::store::Store;
@@ -112,12 +112,16 @@ impl World {
         let mut daemon = Daemon::configured(global, json!({ SITE: site }));
         daemon.environment = environment;
         let mut daemon = daemon.started();
-        daemon.wait_backups(1);
+        // Who is asked too early is not asked again for a minute.
+        wait_until("the daemon to answer", PATIENCE, || {
+            daemon.status().is_some()
+        });
         server.sql(&format!(
             "alter system set archive_command = '{}'",
             daemon.command("archive", false)
         ));
         server.sql("select pg_reload_conf()");
+        daemon.wait_backups(1);
         World {
             server,
             daemon,
@@ -139,10 +143,16 @@ impl World {
         self.server.one(sql).as_str() >= name
     }
 
-    /// Until PostgreSQL believes it, and then it is true.
+    /// Until PostgreSQL believes it, and then it is true. After three refusals PostgreSQL asks again
+    /// in a minute, or when there is more to archive.
     fn wait_archived(&mut self, name: &str, what: &str) {
+        let mut poked = Instant::now();
         wait_until(&format!("{name} to be archived ({what})"), PATIENCE, || {
             self.daemon.assert_alive();
+            if poked.elapsed() > Duration::from_secs(4) {
+                self.segment();
+                poked = Instant::now();
+            }
             self.says_archived(name)
         });
         let ours = fs::read(self.server.data.join("pg_wal").join(name)).unwrap();

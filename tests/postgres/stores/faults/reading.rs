@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::super::install;
 use super::*;
-use crate::support::process::{Answer as Said, run};
+use crate::support::process::{Answer as Said, command};
 
 /// By a daemon and without one: 4 is "confirmed to be absent", which ends an archive.
 #[test]
@@ -16,14 +16,15 @@ fn s40_no_fault_makes_an_absence_of_a_segment() {
     let name = world.segment();
     world.wait_archived(&name, "at first");
     let right = world.stored(&name);
-    let folder = world.server.folder("fetched");
-    for (kind, fault, _) in cases(&["^HEAD .*/xlog/", "^GET .*/xlog/"]) {
+    // The daemon writes into the data directory alone.
+    let target = world.server.data.join("fetched");
+    for (kind, fault, _) in cases(&["^GET .*/xlog/", "^GET .*/xlog/"]) {
         for direct in [false, true] {
             let what = format!("{kind}, {fault:?}, direct: {direct}");
             world.proxy.clear();
             world.proxy.plan(Pick::line(kind), fault.clone());
-            let target = folder.join("segment");
             let said = fetch(&world, direct, &name, &target);
+            assert_eq!(world.proxy.pending(), 0, "{what}");
             match said.status.code() {
                 Some(0) => assert!(fs::read(&target).unwrap() == right, "{what}"),
                 Some(255) => {
@@ -47,38 +48,16 @@ fn s40_no_fault_makes_an_absence_of_a_segment() {
 }
 
 fn fetch(world: &World, direct: bool, name: &str, target: &Path) -> Said {
-    let words = ["--mode", "restore", "--site", SITE, "--xlog", name];
-    let port = world.daemon.port.to_string();
-    let mut command = match direct {
-        true => world.daemon.tool("pghoard_postgres_command", &words),
-        false => {
-            let mut command = world.daemon.tool("pghoard_postgres_command", &[]);
-            // Without the configuration.
-            command = plain(&command);
-            command.args(words).args(["--port", &port]);
-            command
-        }
-    };
-    command.arg("--output").arg(target);
-    run(command)
-}
-
-/// The same program without its words.
-fn plain(command: &std::process::Command) -> std::process::Command {
-    let mut all: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
-    all.truncate(all.len() - 2);
-    let mut plain = std::process::Command::new(command.get_program());
-    plain.args(all);
-    if let Some(folder) = command.get_current_dir() {
-        plain.current_dir(folder);
+    if direct {
+        let words = ["--mode", "restore", "--site", SITE, "--xlog", name];
+        let mut tool = world.daemon.tool("pghoard_postgres_command", &words);
+        tool.arg("--output").arg(target);
+        return run(tool);
     }
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => plain.env(name, value),
-            None => plain.env_remove(name),
-        };
-    }
-    plain
+    let line = world.daemon.fetch_command().replace("%f", name);
+    let mut shell = command("sh", world.daemon.home());
+    shell.args(["-c", &line.replace("%p", &target.display().to_string())]);
+    run(shell)
 }
 
 /// A restore is right, or ends with an error and leaves nothing that starts.
