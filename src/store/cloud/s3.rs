@@ -243,7 +243,8 @@ impl Service for Bucket {
                 let (key, id, began) = (part("Key"), part("UploadId"), part("Initiated"));
                 let began: Option<jiff::Timestamp> = began.parse().ok();
                 let old = began.is_some_and(|time| time.as_millisecond() < before_ms);
-                if old && key.starts_with(&format!("{folder}/")) {
+                // Without an id it would be the object that goes.
+                if old && !id.is_empty() && key.starts_with(&format!("{folder}/")) {
                     self.abort(&key, &id)?;
                     gone += 1;
                 }

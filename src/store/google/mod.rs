@@ -31,9 +31,9 @@ use serde_json::{Value, json};
 use super::choose::Missing;
 use super::cloud::logins::Logins;
 use super::cloud::own::{self, Slashes, encoded, insert};
-use super::cloud::read::{Streamed, Sum};
+use super::cloud::read::{Again, Resumed, Streamed, Sum};
 use super::cloud::{exists, retry, room, told};
-use super::wire::{Wire, fault, run};
+use super::wire::{Wire, Words, fault, run};
 use super::{Body, Entry, Metadata, Object, Put, Store, Upload, check_key};
 use crate::config::{self, GoogleLogin};
 use crate::durable;
@@ -110,7 +110,6 @@ impl Google {
         self.send(method, url, headers, body)
     }
 
-    /// With a token that is good now.
     fn send(
         &self,
         method: Method,
@@ -118,18 +117,30 @@ impl Google {
         headers: HeaderMap,
         body: Bytes,
     ) -> Outcome<HttpResponse> {
-        run(async {
-            let credential = self.credentials.get_credential().await;
-            let credential = credential.map_err(|e| told(&e))?;
-            let mut request = own::request(method, url, headers, body.into())?;
-            bear(&credential, &mut request)?;
-            self.wire.ask(request).await
+        let request = own::request(method, url, headers, body.into())?;
+        run(sent(&self.wire, &self.credentials, request))
+    }
+
+    /// Of an object's bytes what is behind those that came.
+    fn again(&self, url: String) -> Again {
+        let (wire, credentials) = (self.wire.clone(), Arc::clone(&self.credentials));
+        Box::new(move |from| {
+            let (wire, credentials, url) = (wire.clone(), Arc::clone(&credentials), url.clone());
+            Box::pin(async move {
+                let mut headers = HeaderMap::new();
+                insert(&mut headers, "range", &format!("bytes={from}-"))?;
+                let request = own::request(Method::GET, &url, headers, Bytes::new().into())?;
+                sent(&wire, &credentials, request).await
+            })
         })
     }
 
     fn json(&self, answer: HttpResponse) -> Outcome<Value> {
         let bytes = run(answer.into_body().bytes());
-        let bytes = bytes.map_err(|e| Failure::new(Class::Network, fault::root(&e)))?;
+        let bytes = bytes.map_err(|e| {
+            let lost = || Failure::new(Class::Network, fault::root(&e));
+            fault::failure(&e).unwrap_or_else(lost)
+        })?;
         let odd = |e| Failure::new(Class::Corrupt, format!("Google's answer is no JSON: {e}"));
         serde_json::from_slice(&bytes).map_err(odd)
     }
@@ -313,17 +324,19 @@ impl Store for Google {
         let generation = value.get("generation").and_then(Value::as_str);
         let query = match generation {
             // The bytes of what was just described, not of what replaced it.
-            Some(generation) => format!("?alt=media&generation={generation}"),
-            None => "?alt=media".to_owned(),
+            Some(generation) => format!("?{MEDIA}&generation={generation}"),
+            None => format!("?{MEDIA}"),
         };
-        let name = self.name_of(key)?;
-        let answer = self.ask(Method::GET, &self.object_url(&name, &query), None);
+        let url = self.object_url(&self.name_of(key)?, &query);
+        let answer = self.ask(Method::GET, &url, None);
         let answer = answer.map_err(|failure| failure.about(key))?;
         let sum = value.get("crc32c").and_then(Value::as_str);
         let sum = sum.and_then(|text| STANDARD.decode(text).ok());
         let sum =
             sum.and_then(|bytes| Some(Sum::Crc32c(u32::from_be_bytes(bytes.try_into().ok()?))));
-        let body = Streamed::new(key, object.entry.size_bytes, answer.into_body(), sum);
+        let size_bytes = object.entry.size_bytes;
+        let body = Resumed::new(key, size_bytes, answer, self.again(url));
+        let body = Streamed::new(key, size_bytes, body, sum);
         Ok((object, Box::new(body)))
     }
 
@@ -428,6 +441,25 @@ fn credentials(config: &config::Google, wire: &Wire) -> Outcome<GcpCredentialPro
     Ok(Arc::clone(builder.build().map_err(wrong)?.credentials()))
 }
 
+/// With a token that is good now.
+async fn sent(
+    wire: &Wire,
+    credentials: &GcpCredentialProvider,
+    mut request: HttpRequest,
+) -> Outcome<HttpResponse> {
+    let credential = credentials.get_credential().await;
+    let credential = credential.map_err(|e| told(&e))?;
+    bear(&credential, &mut request)?;
+    let media = request
+        .uri()
+        .query()
+        .is_some_and(|query| query.contains(MEDIA));
+    if request.method() == Method::GET && !media {
+        request.extensions_mut().insert(Words);
+    }
+    wire.ask(request).await
+}
+
 fn bear(credential: &GcpCredential, request: &mut HttpRequest) -> Outcome<()> {
     match credential.bearer.as_str() {
         "" => Ok(()),
@@ -462,6 +494,7 @@ fn json_login(
 }
 
 const STORAGE: &str = "/storage/v1";
+const MEDIA: &str = "alt=media";
 const UPLOAD: &str = "/upload/storage/v1";
 const JSON: &str = "application/json; charset=UTF-8";
 const OCTETS: &str = "application/octet-stream";

@@ -48,6 +48,10 @@ pub fn run<T>(future: impl Future<Output = T>) -> T {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Announced(pub [u8; 32]);
 
+/// Among the extensions of a request: its answer is no object, and asked for again until it is whole.
+#[derive(Clone, Copy, Debug)]
+pub struct Words;
+
 /// Who can give a request another login than the one that was refused.
 #[async_trait]
 pub trait Renew: fmt::Debug + Send + Sync {
@@ -143,6 +147,7 @@ impl Wire {
         let method = request.method().clone();
         let what = format!("{method} {}", place(&request));
         let list = is_list(&request);
+        let words = list || method == Method::POST || request.extensions().get::<Words>().is_some();
         let in_session = request.headers().contains_key(CONTENT_RANGE);
         let limit = self.silence.saturating_add(seconds);
         let answer = within(limit, HttpService::call(&self.client, request)).await;
@@ -169,7 +174,7 @@ impl Wire {
         if let Some(announced) = parts.headers.get("x-amz-checksum-sha256").and_then(whole) {
             parts.extensions.insert(announced);
         }
-        if method != Method::POST && !list {
+        if !words {
             return Ok(HttpResponse::from_parts(parts, stream));
         }
         let text = body::text(stream, body::TEXT_MAX).await;

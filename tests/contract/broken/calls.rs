@@ -260,13 +260,7 @@ impl Trial {
         );
         assert_eq!(self.proxy.pending(), 0, "{what}");
         if let Err(failure) = &outcome {
-            let reading = call.bytes.is_none();
-            let broke = matches!(
-                failure.class,
-                Class::Network | Class::Timeout | Class::Corrupt
-            );
             let good = match end {
-                End::Passes | End::PassesOrConflict if reading && !kind.resumes => broke,
                 End::Passes => false,
                 End::PassesOrConflict => call.bytes.is_some() && failure.class == Class::Conflict,
                 End::Fails(class) => failure.class == *class,

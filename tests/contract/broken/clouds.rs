@@ -20,7 +20,6 @@ fn s18_s19_azure_every_fault_at_every_request() {
         notes_large: false,
         notes_small: false,
         has_words: false,
-        resumes: true,
         // Azure forgets by itself.
         leaves_out: &["sweep"],
     });
@@ -41,7 +40,6 @@ fn s18_s19_google_every_fault_at_every_request() {
         notes_large: true,
         notes_small: true,
         has_words: true,
-        resumes: false,
         // Google forgets by itself.
         leaves_out: &["sweep"],
     });
@@ -63,7 +61,6 @@ fn s18_s19_swift_every_fault_at_every_request() {
         notes_large: false,
         notes_small: true,
         has_words: false,
-        resumes: true,
         leaves_out: &[],
     });
 }

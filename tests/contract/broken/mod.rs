@@ -47,8 +47,6 @@ struct Kind {
     notes_small: bool,
     /// Reading is two requests: for words about the object, whose sum nobody notes, and its bytes.
     has_words: bool,
-    /// A body that breaks off is read on.
-    resumes: bool,
     leaves_out: &'static [&'static str],
 }
 

@@ -17,7 +17,6 @@ fn kind(bucket: &Bucket) -> Kind {
         notes_large: false,
         notes_small: false,
         has_words: false,
-        resumes: true,
         leaves_out: &[],
     }
 }
