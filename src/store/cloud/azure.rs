@@ -169,11 +169,15 @@ fn logins(config: &Azure, wire: &Wire) -> Outcome<Logins<AzureCredential>> {
         Ok(Arc::clone(built.map_err(|e| wrong(&e))?.credentials()))
     };
     Logins::new(source, move |credential, request: &mut HttpRequest| {
-        // The signer adds one.
-        request.headers_mut().remove(AUTHORIZATION);
-        let signer = AzureAuthorizer::new(credential, &account);
-        signer.try_authorize(request).map_err(|e| told(&e))
+        sign(credential, &account, request)
     })
+}
+
+fn sign(credential: &AzureCredential, account: &str, request: &mut HttpRequest) -> Outcome<()> {
+    // The signer only adds.
+    request.headers_mut().remove(AUTHORIZATION);
+    let signer = AzureAuthorizer::new(credential, account);
+    signer.try_authorize(request).map_err(|e| told(&e))
 }
 
 /// Of the workload, where the environment says who that is; else of the machine.
@@ -190,4 +194,22 @@ fn identity(builder: MicrosoftAzureBuilder) -> MicrosoftAzureBuilder {
         builder = builder.with_federated_token_file(file);
     }
     builder
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_token_takes_the_place_of_the_old_one() {
+        let url = "http://127.0.0.1/account/container/blob";
+        let empty = String::new();
+        let mut request = own::request(Method::GET, url, HeaderMap::new(), empty.into()).unwrap();
+        for token in ["old", "new"] {
+            let credential = AzureCredential::BearerToken(token.to_owned());
+            sign(&credential, "account", &mut request).unwrap();
+            let logins: Vec<_> = request.headers().get_all(AUTHORIZATION).iter().collect();
+            assert_eq!(logins, [&format!("Bearer {token}")]);
+        }
+    }
 }

@@ -91,3 +91,62 @@ impl<T> fmt::Debug for Logins<T> {
         f.write_str("Logins")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::time::Duration;
+
+    use hyper::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+    use machine::Class;
+    use object_store::StaticCredentialProvider;
+
+    use super::*;
+    use crate::failure::Failure;
+    use crate::store::cloud::own;
+    use crate::store::wire::run;
+
+    /// Hands out numbers, but not this one.
+    fn numbered(fails: u32) -> Logins<u32> {
+        let next = AtomicU32::new(0);
+        let source = move || {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number == fails {
+                return Err(Failure::new(Class::Network, "nobody there"));
+            }
+            let provider: Provider<u32> = Arc::new(StaticCredentialProvider::new(number));
+            Ok(provider)
+        };
+        let sign = |number: &u32, request: &mut HttpRequest| {
+            let value = HeaderValue::from(*number);
+            request.headers_mut().insert(AUTHORIZATION, value);
+            Ok(())
+        };
+        Logins::new(source, sign).unwrap()
+    }
+
+    fn renewed(logins: &Logins<u32>, signed: Instant) -> Outcome<String> {
+        let (empty, headers) = (String::new(), HeaderMap::new());
+        let url = "http://127.0.0.1/";
+        let mut request = own::request(hyper::Method::GET, url, headers, empty.into())?;
+        run(logins.renew(&mut request, signed))?;
+        let login = request.headers().get(AUTHORIZATION).unwrap();
+        Ok(login.to_str().unwrap().to_owned())
+    }
+
+    #[test]
+    fn of_many_that_are_refused_at_a_time_the_first_renews_for_all() {
+        let logins = numbered(2);
+        assert_eq!(*run(logins.get_credential()).unwrap(), 0);
+        let signed = Instant::now();
+        for _ in 0..3 {
+            assert_eq!(renewed(&logins, signed).unwrap(), "1");
+        }
+        assert_eq!(*run(logins.get_credential()).unwrap(), 1);
+        // What cannot be had leaves what there was.
+        let later = Instant::now() + Duration::from_secs(1);
+        assert_eq!(renewed(&logins, later).unwrap_err().class, Class::Network);
+        assert_eq!(*run(logins.get_credential()).unwrap(), 1);
+        assert_eq!(renewed(&logins, later).unwrap(), "3");
+    }
+}
