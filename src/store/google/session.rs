@@ -14,12 +14,13 @@ use serde_json::{Value, json};
 use super::{Google, JSON, OCTETS, PART_BYTES, UPLOAD, condition, refused};
 use crate::failure::{Failure, Outcome};
 use crate::store::cloud::own::insert;
-use crate::store::{Metadata, Put, Store, Upload, Written};
+use crate::store::{Metadata, Object, Put, Store, Upload, Written};
 
 /// Taken back when it is dropped before its last part.
 pub(super) struct Session<'a> {
     google: &'a Google,
     key: String,
+    metadata: Metadata,
     url: String,
     mode: Put,
     sent: u64,
@@ -52,6 +53,7 @@ impl<'a> Session<'a> {
         Ok(Session {
             google,
             key: key.to_owned(),
+            metadata: metadata.clone(),
             url: google.at_endpoint(place),
             mode,
             sent: 0,
@@ -73,14 +75,15 @@ impl<'a> Session<'a> {
         let mut headers = HeaderMap::new();
         insert(&mut headers, "content-range", &range)?;
         let answer = self.google.send(Method::PUT, &self.url, headers, bytes);
-        let answer = answer.map_err(|failure| refused(failure, &self.key, self.mode))?;
-        if total.is_some() {
-            self.ended = answer.status().is_success();
-            return match self.ended {
-                true => self.check(answer),
-                false => Err(self.odd("the store waits for more")),
-            };
+        let answer = answer.map_err(|failure| match failure.class {
+            // It is the session that is gone: a new one may go well.
+            Class::NotFound => self.odd(&format!("the upload is gone: {}", failure.message)),
+            _ => refused(failure, &self.key, self.mode),
+        });
+        if let Some(total) = total {
+            return self.end(answer, total);
         }
+        let answer = answer?;
         let there = answer
             .headers()
             .get("range")
@@ -93,6 +96,35 @@ impl<'a> Session<'a> {
             }
             false => Err(self.odd("the store did not keep all of a part")),
         }
+    }
+
+    /// An answer that got lost is settled by looking.
+    fn end(&mut self, answer: Outcome<HttpResponse>, total: u64) -> Outcome<()> {
+        let done = answer.and_then(|answer| {
+            self.ended = answer.status().is_success();
+            match self.ended {
+                true => self.check(answer),
+                false => Err(self.odd("the store waits for more")),
+            }
+        });
+        let Err(failure) = done else {
+            return Ok(());
+        };
+        match self.google.found(&self.key) {
+            Ok(Some((there, value))) if self.is_ours(&there, &value, total) => {
+                self.ended = true;
+                Ok(())
+            }
+            Ok(_) | Err(_) => Err(failure),
+        }
+    }
+
+    fn is_ours(&self, there: &Object, value: &Value, total: u64) -> bool {
+        let sum = STANDARD.encode(self.crc32c.to_be_bytes());
+        let mut ours = self.metadata.iter();
+        there.entry.size_bytes == total
+            && value.get("crc32c").and_then(Value::as_str) == Some(&sum)
+            && ours.all(|(name, text)| there.metadata.get(name) == Some(text))
     }
 
     /// What arrived damaged does not stay.

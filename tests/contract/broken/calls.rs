@@ -76,6 +76,12 @@ pub const CALLS: &[Call] = &[
     }),
 ];
 
+impl Call {
+    pub fn is_large(&self) -> bool {
+        self.bytes == Some(LARGE_BYTES) || ["get large", "sweep"].contains(&self.name)
+    }
+}
+
 const fn call(name: &'static str, run: fn(&dyn Store, &Work) -> Result<(), Failure>) -> Call {
     Call {
         name,
@@ -261,6 +267,11 @@ impl Trial {
         assert_eq!(self.proxy.pending(), 0, "{what}");
         if let Err(failure) = &outcome {
             let good = match end {
+                End::PassesOrConflict
+                    if kind.appends && call.is_large() && failure.class == Class::Corrupt =>
+                {
+                    true
+                }
                 End::Passes => false,
                 End::PassesOrConflict => call.bytes.is_some() && failure.class == Class::Conflict,
                 End::Fails(class) => failure.class == *class,

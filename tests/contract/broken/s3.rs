@@ -14,6 +14,7 @@ fn kind(bucket: &Bucket) -> Kind {
         expired: Answer::s3(400, "ExpiredToken"),
         renews: false,
         compares: false,
+        appends: false,
         notes_large: false,
         notes_small: false,
         has_words: false,

@@ -1,11 +1,11 @@
-//! A whole life in which every second request fails in some way: backups, WAL, retention, a crash,
+//! A whole life in which every third request fails in some way: backups, WAL, retention, a crash,
 //! and the way back.
 
 use super::super::install;
 use super::*;
 
 #[test]
-fn s19_s66_a_life_in_which_every_second_request_fails() {
+fn s19_s66_a_life_in_which_every_third_request_fails() {
     let (Some(install), Some(seaweed)) = (install(15), seaweed()) else {
         return;
     };
@@ -17,8 +17,8 @@ fn s19_s66_a_life_in_which_every_second_request_fails() {
     // Each request meets every fault in as many lives as there are.
     for offset in 0..scale().pick(1, passing.len()) {
         a_life(install, &seaweed.bucket(), |request| {
-            let fault = (request + offset) / 2 % passing.len();
-            ((request + offset) % 2 == 0).then(|| passing[fault].clone())
+            let fault = (request + offset) / 3 % passing.len();
+            ((request + offset) % 3 == 0).then(|| passing[fault].clone())
         });
     }
 }

@@ -68,7 +68,7 @@ fn cases(kinds: &[&'static str]) -> Vec<(&'static str, Fault, Option<&'static st
 fn through(bucket: &Bucket, proxy: &Proxy) -> Value {
     let mut storage = bucket.object_storage();
     storage["port"] = json!(proxy.port);
-    storage["read_timeout"] = json!(3);
+    storage["read_timeout"] = json!(2);
     storage
 }
 

@@ -37,12 +37,7 @@ fn s40_no_fault_makes_an_absence_of_a_segment() {
         }
     }
     world.proxy.clear();
-    let absent = fetch(
-        &world,
-        true,
-        "0000000100000000000000FF",
-        &folder.join("absent"),
-    );
+    let absent = fetch(&world, true, "0000000100000000000000FF", &target);
     assert_eq!(absent.status.code(), Some(4));
     world.daemon.assert_alive();
 }
