@@ -240,6 +240,11 @@ async fn log_in(ssh: &mut Handle<Gate>, config: &Sftp) -> Outcome<()> {
     else {
         return Ok(());
     };
+    // So the library answers where the connection ended before the server did.
+    if remaining_methods.is_empty() && timeout(HANGING_UP, &mut *ssh).await.is_ok() {
+        let message = format!("{}: the connection ended during the login", server(config));
+        return Err(Failure::new(Class::Network, message));
+    }
     let methods: Vec<&str> = remaining_methods.iter().map(Into::into).collect();
     let message = format!("{} refuses user '{user}'", server(config));
     let hint = format!("it would take: {}", methods.join(", "));
@@ -295,6 +300,7 @@ fn ssh_failure(error: &russh::Error, config: &Sftp) -> Failure {
 
 const KEEPALIVES_MAX: usize = 3;
 const QUESTIONS_MAX: u32 = 3;
+const HANGING_UP: Duration = Duration::from_secs(1);
 
 /// What may be on its way to us: a few megabytes hide the round trips of a long line.
 const WINDOW_BYTES: u32 = 8 << 20;
