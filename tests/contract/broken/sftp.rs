@@ -7,9 +7,8 @@ use crate::{list_all, read};
 
 const BYTES: usize = 3_000_000;
 
-fn body() -> Vec<u8> {
-    let words = (0..BYTES / 4).flat_map(|n| u32::try_from(n).unwrap().to_le_bytes());
-    words.collect()
+fn body() -> &'static [u8] {
+    calls::body(BYTES)
 }
 
 fn through(sshd: &Sshd, proxy: &TcpProxy) -> Box<dyn Store> {
@@ -22,7 +21,7 @@ type Ask = fn(&dyn Store, &str) -> Result<(), pghoard::Failure>;
 const ASKS: &[(&str, Ask)] = &[
     ("put", |store, key| {
         let labels = crate::metadata(&[("start-time", "x")]);
-        store.put(key, Body::Bytes(&body()), &labels, Put::Create)
+        store.put(key, Body::Bytes(body()), &labels, Put::Create)
     }),
     ("get", |store, _| {
         let (_, mut stream) = store.get("stock/large")?;
@@ -78,7 +77,7 @@ fn s18_s19_sftp_every_fault_at_every_place_of_a_connection() {
         let put = plain.put(key, Body::Bytes(body), &Metadata::new(), Put::Create);
         put.unwrap();
     };
-    put("stock/large", &body());
+    put("stock/large", body());
     listed().iter().for_each(|key| put(key, b"x"));
     let mut jobs = VecDeque::new();
     for (name, ask) in ASKS {
