@@ -8,8 +8,8 @@
 //! Async ends here: [`run`] blocks, on a private current-thread runtime. Nobody outside `store`
 //! sees it.
 //!
-//! Budget: an attempt has the time its bytes need at [`BYTES_PER_SECOND_MIN`] besides the silence
-//! that is allowed; a new one begins within [`PATIENCE`] of the first.
+//! Budget: an attempt has the time its bytes need at the slowest rate that is allowed besides the
+//! silence that is; a new one begins within [`PATIENCE`] of the first, but for the second.
 
 mod body;
 pub mod fault;
@@ -64,6 +64,7 @@ pub trait Renew: fmt::Debug + Send + Sync {
 pub struct Wire {
     client: Client,
     silence: Duration,
+    bytes_per_second_min: u64,
     renew: Option<Arc<dyn Renew>>,
 }
 
@@ -102,6 +103,7 @@ impl Wire {
         Ok(Wire {
             client: builder.build().map_err(refused)?,
             silence: net.read_timeout,
+            bytes_per_second_min: net.bytes_per_second_min.max(1),
             renew: None,
         })
     }
@@ -133,7 +135,8 @@ impl Wire {
             }
             attempt += 1;
             let wait = refused.wait.unwrap_or_else(|| backoff(attempt));
-            let late = began.elapsed().saturating_add(wait) > PATIENCE;
+            // A large part that meets silence has waited for long, and deserves another way.
+            let late = attempt > 1 && began.elapsed().saturating_add(wait) > PATIENCE;
             if !refused.again || attempt >= ATTEMPTS_MAX || late {
                 return Err(refused.failure);
             }
@@ -143,7 +146,7 @@ impl Wire {
 
     async fn once(&self, request: HttpRequest) -> Result<HttpResponse, Refused> {
         let sent = u64::try_from(request.body().content_length()).unwrap_or(u64::MAX);
-        let seconds = Duration::from_secs(sent / BYTES_PER_SECOND_MIN);
+        let seconds = Duration::from_secs(sent / self.bytes_per_second_min);
         let method = request.method().clone();
         let what = format!("{method} {}", place(&request));
         let list = is_list(&request);
@@ -299,8 +302,6 @@ fn whole(value: &HeaderValue) -> Option<Announced> {
     Some(Announced(bytes.try_into().ok()?))
 }
 
-/// 256 kbit/s: slower than that is as good as broken.
-const BYTES_PER_SECOND_MIN: u64 = 32 << 10;
 const ATTEMPTS_MAX: u32 = 6;
 /// What is wrong for longer is for the caller, who has more patience and tells somebody.
 const PATIENCE: Duration = Duration::from_secs(90);

@@ -62,13 +62,20 @@ fn open(storage: &Value) -> Box<dyn Store> {
     let config = json!({ "backup_sites": { "a": site } });
     let (config, _) = pghoard::config::parse(&config).unwrap();
     let mut storage = config.sites["a"].storage().unwrap().clone();
-    match &mut storage {
-        Storage::S3(config) => config.net.read_timeout = SILENCE,
-        Storage::Google(config) => config.net.read_timeout = SILENCE,
-        Storage::Azure(config) => config.net.read_timeout = SILENCE,
-        Storage::Swift(config) => config.net.read_timeout = SILENCE,
-        Storage::Sftp(config) => config.silence = 2 * SILENCE,
-        Storage::Local { .. } => {}
+    let net = match &mut storage {
+        Storage::S3(config) => Some(&mut config.net),
+        Storage::Google(config) => Some(&mut config.net),
+        Storage::Azure(config) => Some(&mut config.net),
+        Storage::Swift(config) => Some(&mut config.net),
+        Storage::Sftp(config) => {
+            config.silence = 2 * SILENCE;
+            None
+        }
+        Storage::Local { .. } => None,
+    };
+    if let Some(net) = net {
+        net.read_timeout = SILENCE;
+        net.bytes_per_second_min = u64::MAX;
     }
     choose::store(&storage, Missing::Refuse).unwrap()
 }
