@@ -1,9 +1,10 @@
 //! HTTP to a store: one client behind everything that travels there.
 //!
 //! It knows what all of them have in common: proxy and authorities, deadlines, what is tried again
-//! and when, what an answer means. A login that is refused is replaced once ([`Renew`]). A request that failed comes out as a [`Failure`] with its class,
-//! also where it is wrapped by the library that made it ([`fault::failure`]). An error in an answer
-//! that says 200 (S-19) is one here, and what is no listing does not pass for an empty one.
+//! and when, what an answer means. A login that is refused is replaced once ([`Renew`]). A request
+//! that failed comes out as a [`Failure`] with its class, also where it is wrapped by the library
+//! that made it ([`fault::failure`]). An error in an answer that says 200 (S-19) is one here, and
+//! what is no listing does not pass for an empty one.
 //!
 //! Async ends here: [`run`] blocks, on a private current-thread runtime. Nobody outside `store`
 //! sees it.
@@ -48,7 +49,7 @@ pub fn run<T>(future: impl Future<Output = T>) -> T {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Announced(pub [u8; 32]);
 
-/// Among the extensions of a request: its answer is no object, and asked for again until it is whole.
+/// Among the extensions of a request: its answer is no object, and is asked for until it is whole.
 #[derive(Clone, Copy, Debug)]
 pub struct Words;
 

@@ -143,8 +143,8 @@ impl World {
         self.server.one(sql).as_str() >= name
     }
 
-    /// Until PostgreSQL believes it, and then it is true. After three refusals PostgreSQL asks again
-    /// in a minute, or when there is more to archive.
+    /// Until PostgreSQL believes it, and then it is true. After three refusals PostgreSQL asks
+    /// again in a minute, or when there is more to archive.
     fn wait_archived(&mut self, name: &str, what: &str) {
         let mut poked = Instant::now();
         wait_until(&format!("{name} to be archived ({what})"), PATIENCE, || {
