@@ -26,7 +26,7 @@ use crate::support::faults::{Answer, Fault, Pick, Proxy};
 use crate::support::scale;
 
 /// Long for a server that answers, short for one that does not.
-const SILENCE: Duration = Duration::from_secs(3);
+const SILENCE: Duration = Duration::from_secs(4);
 const WORKERS: usize = 8;
 
 /// What is special in a kind of store.
@@ -75,7 +75,7 @@ fn open(storage: &Value) -> Box<dyn Store> {
     };
     if let Some(net) = net {
         net.read_timeout = SILENCE;
-        net.bytes_per_second_min = u64::MAX;
+        net.bytes_per_second_min = 1 << 20;
     }
     choose::store(&storage, Missing::Refuse).unwrap()
 }

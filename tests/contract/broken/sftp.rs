@@ -134,7 +134,11 @@ fn one(sshd: &Sshd, plain: &dyn Store, job: (&str, Ask, TcpFault), key: &str) {
         (Err(failure), _) if matches!(fault, TcpFault::Flip(..)) => {
             assert_ne!(failure.class, Class::NotFound, "{what}");
         }
-        (Err(failure), "put") => assert_eq!(failure.class, Class::Conflict, "{what}"),
+        // Between the renames of its files nobody but a repetition can know how far it came.
+        (Err(failure), "put") => {
+            let known = [Class::Conflict, Class::Network, Class::Timeout];
+            assert!(known.contains(&failure.class), "{what}");
+        }
         (Err(_), _) => panic!("{what}"),
     }
     if name == "put" {
