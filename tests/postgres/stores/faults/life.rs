@@ -74,16 +74,7 @@ fn a_life(install: &'static Install, bucket: &Bucket, fault: impl Fn(usize) -> O
             .is_some()
     });
     spoil();
-    let mut restored = Server::empty(install);
-    daemon
-        .restore_into(&restored.data, &["--restore-to-primary"])
-        .ok();
-    restored.move_in();
-    // Its own fetches fail, too.
-    restored.up();
-    restored.wait_primary();
-    assert_eq!(restored.one("select count(*) from t"), "3000");
-    assert_eq!(restored.one("select count(*) from big"), "300000");
+    comes_back(install, &daemon);
     proxy.clear();
     let events = daemon.events();
     let kinds = ["conflicted", "missing", "found_damaged", "hole_opened"];
@@ -105,4 +96,17 @@ fn a_life(install: &'static Install, bucket: &Bucket, fault: impl Fn(usize) -> O
     // An upload whose beginning was not heard of is begun again, and the first taken back later.
     plain.sweep(SITE, i64::MAX).unwrap();
     assert_eq!(plain.sweep(SITE, i64::MAX).unwrap(), 0);
+}
+
+fn comes_back(install: &'static Install, daemon: &Daemon) {
+    let mut restored = Server::empty(install);
+    daemon
+        .restore_into(&restored.data, &["--restore-to-primary"])
+        .ok();
+    restored.move_in();
+    // Its own fetches fail, too.
+    restored.up();
+    restored.wait_primary();
+    assert_eq!(restored.one("select count(*) from t"), "3000");
+    assert_eq!(restored.one("select count(*) from big"), "300000");
 }
