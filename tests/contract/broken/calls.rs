@@ -71,7 +71,7 @@ pub const CALLS: &[Call] = &[
     }),
     call("delete", |store, work| store.delete(&work.key)),
     call("delete many", |store, work| {
-        store.delete_all(&[work.key.clone()])
+        store.delete_all(std::slice::from_ref(&work.key))
     }),
     call("sweep", |store, work| {
         store.sweep(&work.folder, i64::MAX).map(drop)
