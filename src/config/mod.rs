@@ -35,8 +35,9 @@ pub use site::{
     Secret, Site, TimeOfDay,
 };
 pub use storage::{
-    Addressing, AuthVersion, Authority, Azure, AzureLogin, Encryption, Google, GoogleLogin, Lock,
-    LockMode, Net, Proxy, ProxyKind, S3, S3Login, Sftp, SftpLogin, Storage, Swift,
+    Addressing, AuthVersion, Authority, Azure, AzureLogin, BYTES_PER_SECOND_MIN, Encryption,
+    Google, GoogleLogin, Lock, LockMode, Net, Proxy, ProxyKind, S3, S3Login, Sftp, SftpLogin,
+    Storage, Swift,
 };
 pub use syslog::{Syslog, To};
 

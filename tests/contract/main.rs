@@ -7,6 +7,7 @@
     reason = "a test binary: a panic is how it reports"
 )]
 
+mod broken;
 mod checksums;
 mod classes;
 mod clouds;

@@ -23,7 +23,7 @@ use crate::failure::{Failure, Outcome};
 
 pub use azure::{Azure, AzureLogin};
 pub use google::{Google, GoogleLogin};
-pub use net::{Authority, Net, Proxy, ProxyKind};
+pub use net::{Authority, BYTES_PER_SECOND_MIN, Net, Proxy, ProxyKind};
 pub use s3::{Addressing, Encryption, Lock, LockMode, S3, S3Login};
 pub use sftp::{Sftp, SftpLogin};
 pub use swift::{AuthVersion, Swift};

@@ -15,6 +15,8 @@ pub struct Net {
     pub connect_timeout: Duration,
     /// The longest silence of a peer.
     pub read_timeout: Duration,
+    /// Bodies have so much more time; who is slower is as good as broken.
+    pub bytes_per_second_min: u64,
     pub user_agent_extra: Option<String>,
 }
 
@@ -92,6 +94,7 @@ pub(super) fn net(object: &Object<'_>, tls: Authority) -> Outcome<Net> {
         proxy: proxy(object)?,
         connect_timeout: CONNECT_TIMEOUT,
         read_timeout: READ_TIMEOUT,
+        bytes_per_second_min: BYTES_PER_SECOND_MIN,
         user_agent_extra: None,
     })
 }
@@ -116,3 +119,5 @@ const KINDS: &[(&str, ProxyKind)] = &[("http", ProxyKind::Http), ("socks5", Prox
 /// botocore's own default is a minute for both; nobody should wait that long for a connection.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// 256 kbit/s.
+pub const BYTES_PER_SECOND_MIN: u64 = 32 << 10;

@@ -134,6 +134,7 @@ fn net(object: &Object<'_>, server: Option<&Server>, secure: bool) -> Outcome<Ne
         proxy: net::proxy(object)?,
         connect_timeout: seconds("connect_timeout", net::CONNECT_TIMEOUT)?,
         read_timeout: seconds("read_timeout", net::READ_TIMEOUT)?,
+        bytes_per_second_min: net::BYTES_PER_SECOND_MIN,
         user_agent_extra: text(object, "user_agent_extra")?,
     })
 }

@@ -1,6 +1,7 @@
 //! `sftp`: files of an SSH server. Authority: rohmu `object_storage/config.py`, `sftp.py`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::{Object, Secret, file, required, rooted, secret};
 use crate::failure::Outcome;
@@ -17,6 +18,9 @@ pub struct Sftp {
     pub known_hosts: Option<PathBuf>,
     /// Whether a server needs to be known.
     pub verify_host_key: bool,
+    /// The longest silence of the server: for the answer to one request, the ones of others in
+    /// front of it included. A connection has half of it.
+    pub silence: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,5 +56,8 @@ pub(super) fn parse(object: &Object<'_>) -> Outcome<Sftp> {
         prefix: rooted(object)?,
         known_hosts: file(object, "known_hosts")?,
         verify_host_key: object.flag("is_verify_host_key")?.or(true),
+        silence: SILENCE,
     })
 }
+
+const SILENCE: Duration = Duration::from_secs(60);

@@ -11,17 +11,21 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hyper::Method;
-use hyper::header::HeaderMap;
+use hyper::header::{AUTHORIZATION, HeaderMap};
 use machine::Class;
 use md5::{Digest, Md5};
-use object_store::azure::{AzureAuthorizer, MicrosoftAzure, MicrosoftAzureBuilder};
+use object_store::azure::{
+    AzureAuthorizer, AzureCredential, MicrosoftAzure, MicrosoftAzureBuilder,
+};
+use object_store::client::HttpRequest;
 use object_store::multipart::PartId;
 use object_store::path::Path;
 use object_store::{Attribute, Attributes};
 
+use super::logins::Logins;
 use super::own::{self, Slashes, encoded, insert};
 use super::{Client, Multipart, Service, retry, told};
-use crate::config::Azure;
+use crate::config::{Azure, AzureLogin};
 use crate::failure::{Failure, Outcome};
 use crate::store::Put;
 use crate::store::login::{self, Environment};
@@ -36,8 +40,21 @@ pub struct Container {
 impl Container {
     /// No request is made: a daemon has to start while its store is away.
     pub fn new(config: &Azure, environment: &Environment) -> Outcome<Container> {
-        let wire = Wire::new(&config.net)?;
-        let credentials = login::azure::provider(config, environment)?;
+        let plain = Wire::new(&config.net)?;
+        let source = {
+            let (config, environment) = (config.clone(), environment.clone());
+            move || login::azure::provider(&config, &environment)
+        };
+        let account = config.account.clone();
+        let sign = move |credential: &AzureCredential, request: &mut HttpRequest| {
+            sign(credential, &account, request)
+        };
+        let logins = Arc::new(Logins::new(source, sign)?);
+        let wire = match &config.login {
+            // What stands in the configuration is all there is.
+            AzureLogin::Key(_) | AzureLogin::Sas(_) => plain,
+            AzureLogin::Identity => plain.renewing(Arc::<Logins<AzureCredential>>::clone(&logins)),
+        };
         let wrong = |e| Failure::new(Class::Config, format!("Azure: {}", fault::root(&e)));
         let builder = MicrosoftAzureBuilder::new()
             .with_account(&config.account)
@@ -45,7 +62,7 @@ impl Container {
             .with_endpoint(config.endpoint.clone())
             .with_allow_http(true)
             .with_retry(retry())
-            .with_credentials(credentials)
+            .with_credentials(logins)
             .with_http_connector(wire.clone());
         Ok(Container {
             client: Arc::new(builder.build().map_err(wrong)?),
@@ -189,4 +206,29 @@ fn labels(attributes: &Attributes, mode: Put) -> Outcome<HeaderMap> {
         }
     }
     Ok(headers)
+}
+
+fn sign(credential: &AzureCredential, account: &str, request: &mut HttpRequest) -> Outcome<()> {
+    // The signer only adds.
+    request.headers_mut().remove(AUTHORIZATION);
+    let signer = AzureAuthorizer::new(credential, account);
+    signer.try_authorize(request).map_err(|e| told(&e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_token_takes_the_place_of_the_old_one() {
+        let url = "http://127.0.0.1/account/container/blob";
+        let empty = String::new();
+        let mut request = own::request(Method::GET, url, HeaderMap::new(), empty.into()).unwrap();
+        for token in ["old", "new"] {
+            let credential = AzureCredential::BearerToken(token.to_owned());
+            sign(&credential, "account", &mut request).unwrap();
+            let logins: Vec<_> = request.headers().get_all(AUTHORIZATION).iter().collect();
+            assert_eq!(logins, [&format!("Bearer {token}")]);
+        }
+    }
 }

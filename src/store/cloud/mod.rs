@@ -14,6 +14,7 @@
 
 pub mod azure;
 mod label;
+pub(super) mod logins;
 pub(super) mod own;
 mod parts;
 pub(super) mod read;

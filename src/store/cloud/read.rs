@@ -1,12 +1,13 @@
 //! A body on its way out of the store.
 
 use std::io::{self, Read};
+use std::pin::Pin;
 
 use bytes::{Buf, Bytes};
 use machine::Class;
 use md5::Md5;
 use object_store::GetResult;
-use object_store::client::HttpResponseBody;
+use object_store::client::HttpResponse;
 use sha2::{Digest, Sha256};
 use smol::stream::StreamExt;
 
@@ -77,14 +78,8 @@ impl Streamed {
         Streamed::from(key, size_bytes, pieces.boxed(), sum)
     }
 
-    pub fn new(key: &str, size_bytes: u64, body: HttpResponseBody, sum: Option<Sum>) -> Streamed {
-        let pieces = body.bytes_stream().map(|piece| {
-            piece.map_err(|e| match fault::failure(&e) {
-                Some(failure) => failure,
-                None => Failure::new(Class::Network, fault::root(&e)),
-            })
-        });
-        Streamed::from(key, size_bytes, pieces.boxed(), sum)
+    pub fn new(key: &str, size_bytes: u64, body: Resumed, sum: Option<Sum>) -> Streamed {
+        Streamed::from(key, size_bytes, body.stream(), sum)
     }
 
     fn from(key: &str, left_bytes: u64, stream: Pieces, sum: Option<Sum>) -> Streamed {
@@ -142,3 +137,86 @@ impl Read for Streamed {
         Ok(count)
     }
 }
+
+/// The answer to a question for all bytes from one on.
+pub(in crate::store) type Again = Box<dyn Fn(u64) -> Answered + Send>;
+pub(in crate::store) type Answered = Pin<Box<dyn Future<Output = Outcome<HttpResponse>> + Send>>;
+
+/// A body, from where it broke off if it does.
+pub(in crate::store) struct Resumed {
+    what: String,
+    again: Again,
+    at: u64,
+    size_bytes: u64,
+    pieces: Pieces,
+    resumes: u32,
+}
+
+impl Resumed {
+    pub fn new(what: &str, size_bytes: u64, first: HttpResponse, again: Again) -> Resumed {
+        Resumed {
+            what: what.to_owned(),
+            again,
+            at: 0,
+            size_bytes,
+            pieces: pieces(first),
+            resumes: 0,
+        }
+    }
+
+    pub async fn next(&mut self) -> Outcome<Option<Bytes>> {
+        loop {
+            match self.pieces.next().await {
+                Some(Ok(piece)) => {
+                    self.at += u64::try_from(piece.len()).unwrap_or(u64::MAX);
+                    return Ok(Some(piece));
+                }
+                Some(Err(failure)) => self.resume(failure).await?,
+                None if self.at < self.size_bytes => {
+                    let message = format!("{}: the object ends early", self.what);
+                    self.resume(Failure::new(Class::Corrupt, message)).await?;
+                }
+                None => return Ok(None),
+            }
+        }
+    }
+
+    async fn resume(&mut self, failure: Failure) -> Outcome<()> {
+        self.resumes += 1;
+        if self.resumes > RESUMES_MAX {
+            return Err(failure);
+        }
+        let answer = (self.again)(self.at).await?;
+        // Whoever answers with the whole has not understood the question.
+        if self.at > 0 && answer.status().as_u16() != 206 {
+            return Err(failure);
+        }
+        self.pieces = pieces(answer);
+        Ok(())
+    }
+
+    fn stream(self) -> Pieces {
+        smol::stream::unfold(Some(self), |body| async move {
+            let mut body = body?;
+            match body.next().await {
+                Ok(Some(piece)) => Some((Ok(piece), Some(body))),
+                Ok(None) => None,
+                Err(failure) => Some((Err(failure), None)),
+            }
+        })
+        .boxed()
+    }
+}
+
+fn pieces(answer: HttpResponse) -> Pieces {
+    let stream = answer.into_body().bytes_stream();
+    let pieces = stream.map(|piece| {
+        piece.map_err(|e| {
+            let lost = || Failure::new(Class::Network, fault::root(&e));
+            fault::failure(&e).unwrap_or_else(lost)
+        })
+    });
+    pieces.boxed()
+}
+
+const RESUMES_MAX: u32 = 5;

@@ -5,16 +5,18 @@
 use std::sync::Arc;
 
 use hyper::Method;
-use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use machine::Class;
 use object_store::aws::{
-    AmazonS3, AmazonS3Builder, AwsAuthorizer, AwsCredentialProvider, Checksum,
+    AmazonS3, AmazonS3Builder, AwsAuthorizer, AwsCredential, AwsCredentialProvider, Checksum,
 };
+use object_store::client::HttpRequest;
 use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path;
 use object_store::{ClientOptions, ObjectStore};
 use smol::stream::StreamExt;
 
+use super::logins::Logins;
 use super::own::{self, Slashes, encoded, insert};
 use super::{Client, Multipart, Service, no_bucket, retry, told};
 use crate::clock;
@@ -37,8 +39,18 @@ pub struct Bucket {
 impl Bucket {
     /// No request is made: a daemon has to start while its store is away.
     pub fn new(config: &S3, environment: &Environment) -> Outcome<Bucket> {
-        let wire = Wire::new(&config.net)?;
-        let credentials = login::aws::provider(config, environment)?;
+        let plain = Wire::new(&config.net)?;
+        let source = {
+            let (config, environment) = (config.clone(), environment.clone());
+            move || login::aws::provider(&config, &environment)
+        };
+        let logins = Arc::new(Logins::new(source, signed(&config.region))?);
+        let wire = match config.login {
+            // Two keys that stand in the configuration are all there is.
+            Some(_) => plain,
+            None => plain.renewing(Arc::<Logins<AwsCredential>>::clone(&logins)),
+        };
+        let credentials: AwsCredentialProvider = logins;
         let with = |headers| {
             let builder = builder(config, &wire).with_credentials(credentials.clone());
             builder.with_client_options(options(headers))
@@ -234,7 +246,8 @@ impl Service for Bucket {
                 let (key, id, began) = (part("Key"), part("UploadId"), part("Initiated"));
                 let began: Option<jiff::Timestamp> = began.parse().ok();
                 let old = began.is_some_and(|time| time.as_millisecond() < before_ms);
-                if old && key.starts_with(&format!("{folder}/")) {
+                // Without an id it would be the object that goes.
+                if old && !id.is_empty() && key.starts_with(&format!("{folder}/")) {
                     self.abort(&key, &id)?;
                     gone += 1;
                 }
@@ -272,6 +285,21 @@ fn builder(config: &S3, wire: &Wire) -> AmazonS3Builder {
     match &config.encryption {
         Encryption::Kms(key) => builder.with_sse_kms_encryption(key),
         Encryption::Aes256 | Encryption::Default => builder,
+    }
+}
+
+/// Signs a request again; what is signed of its body stays.
+fn signed(region: &str) -> impl Fn(&AwsCredential, &mut HttpRequest) -> Outcome<()> + use<> {
+    let region = region.to_owned();
+    move |credential, request| {
+        let headers = request.headers_mut();
+        headers.remove(AUTHORIZATION);
+        headers.remove("x-amz-security-token");
+        let digest = headers.get("x-amz-content-sha256");
+        let digest = digest.and_then(|digest| hex::decode(digest.as_bytes()).ok());
+        let signer = AwsAuthorizer::new(credential, "s3", &region);
+        let signed = signer.try_authorize(request, digest.as_deref());
+        signed.map_err(|e| told(&e))
     }
 }
 

@@ -13,6 +13,7 @@
 mod session;
 
 use std::io::Read;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use base64::Engine;
@@ -22,16 +23,17 @@ use hyper::Method;
 use hyper::header::HeaderMap;
 use machine::Class;
 use md5::{Digest, Md5};
-use object_store::client::HttpResponse;
+use object_store::client::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
 
 use super::choose::Missing;
+use super::cloud::logins::Logins;
 use super::cloud::own::{self, Slashes, encoded, hidden, insert};
-use super::cloud::read::{Streamed, Sum};
+use super::cloud::read::{Again, Resumed, Streamed, Sum};
 use super::cloud::{exists, room, told};
 use super::login::google::Bearer;
 use super::login::{self, Environment};
-use super::wire::{Wire, fault, run};
+use super::wire::{Wire, Words, fault, run};
 use super::{Body, Entry, Metadata, Object, Put, Store, Upload, check_key};
 use crate::config;
 use crate::durable;
@@ -53,9 +55,15 @@ impl Google {
         missing: Missing,
         environment: &Environment,
     ) -> Outcome<Google> {
-        let wire = Wire::new(&config.net)?;
+        let plain = Wire::new(&config.net)?;
+        let source = {
+            let (config, environment) = (config.clone(), environment.clone());
+            move || login::google::provider(&config, &environment)
+        };
+        let logins = Arc::new(Logins::new(source, bear)?);
+        let wire = plain.renewing(Arc::<Logins<String>>::clone(&logins));
         Ok(Google {
-            credentials: login::google::provider(config, environment)?,
+            credentials: logins,
             config: config.clone(),
             wire,
             may_make: AtomicBool::new(missing == Missing::Create),
@@ -106,26 +114,37 @@ impl Google {
         self.send(method, url, headers, body)
     }
 
-    /// With a token that is good now.
     fn send(
         &self,
         method: Method,
         url: &str,
-        mut headers: HeaderMap,
+        headers: HeaderMap,
         body: Bytes,
     ) -> Outcome<HttpResponse> {
-        run(async {
-            let token = self.credentials.get_credential().await;
-            let token = token.map_err(|e| told(&e))?;
-            hidden(&mut headers, "authorization", &format!("Bearer {token}"))?;
-            let request = own::request(method, url, headers, body.into())?;
-            self.wire.ask(request).await
+        let request = own::request(method, url, headers, body.into())?;
+        run(sent(&self.wire, &self.credentials, request))
+    }
+
+    /// Of an object's bytes what is behind those that came.
+    fn again(&self, url: String) -> Again {
+        let (wire, credentials) = (self.wire.clone(), Arc::clone(&self.credentials));
+        Box::new(move |from| {
+            let (wire, credentials, url) = (wire.clone(), Arc::clone(&credentials), url.clone());
+            Box::pin(async move {
+                let mut headers = HeaderMap::new();
+                insert(&mut headers, "range", &format!("bytes={from}-"))?;
+                let request = own::request(Method::GET, &url, headers, Bytes::new().into())?;
+                sent(&wire, &credentials, request).await
+            })
         })
     }
 
     fn json(&self, answer: HttpResponse) -> Outcome<Value> {
         let bytes = run(answer.into_body().bytes());
-        let bytes = bytes.map_err(|e| Failure::new(Class::Network, fault::root(&e)))?;
+        let bytes = bytes.map_err(|e| {
+            let lost = || Failure::new(Class::Network, fault::root(&e));
+            fault::failure(&e).unwrap_or_else(lost)
+        })?;
         let odd = |e| Failure::new(Class::Corrupt, format!("Google's answer is no JSON: {e}"));
         serde_json::from_slice(&bytes).map_err(odd)
     }
@@ -322,17 +341,19 @@ impl Store for Google {
         let generation = value.get("generation").and_then(Value::as_str);
         let query = match generation {
             // The bytes of what was just described, not of what replaced it.
-            Some(generation) => format!("?alt=media&generation={generation}"),
-            None => "?alt=media".to_owned(),
+            Some(generation) => format!("?{MEDIA}&generation={generation}"),
+            None => format!("?{MEDIA}"),
         };
-        let name = self.name_of(key)?;
-        let answer = self.ask(Method::GET, &self.object_url(&name, &query), None);
+        let url = self.object_url(&self.name_of(key)?, &query);
+        let answer = self.ask(Method::GET, &url, None);
         let answer = answer.map_err(|failure| failure.about(key))?;
         let sum = value.get("crc32c").and_then(Value::as_str);
         let sum = sum.and_then(|text| STANDARD.decode(text).ok());
         let sum =
             sum.and_then(|bytes| Some(Sum::Crc32c(u32::from_be_bytes(bytes.try_into().ok()?))));
-        let body = Streamed::new(key, object.entry.size_bytes, answer.into_body(), sum);
+        let size_bytes = object.entry.size_bytes;
+        let body = Resumed::new(key, size_bytes, answer, self.again(url));
+        let body = Streamed::new(key, size_bytes, body, sum);
         Ok((object, Box::new(body)))
     }
 
@@ -423,7 +444,32 @@ fn entry(value: &Value, key: String) -> Outcome<Entry> {
     }
 }
 
+/// With a token that is good now.
+async fn sent(
+    wire: &Wire,
+    credentials: &Bearer,
+    mut request: HttpRequest,
+) -> Outcome<HttpResponse> {
+    let token = credentials.get_credential().await;
+    let token = token.map_err(|e| told(&e))?;
+    bear(&token, &mut request)?;
+    let media = request
+        .uri()
+        .query()
+        .is_some_and(|query| query.contains(MEDIA));
+    if request.method() == Method::GET && !media {
+        request.extensions_mut().insert(Words);
+    }
+    wire.ask(request).await
+}
+
+fn bear(token: &String, request: &mut HttpRequest) -> Outcome<()> {
+    let bearer = format!("Bearer {token}");
+    hidden(request.headers_mut(), "authorization", &bearer)
+}
+
 const STORAGE: &str = "/storage/v1";
+const MEDIA: &str = "alt=media";
 const UPLOAD: &str = "/upload/storage/v1";
 const JSON: &str = "application/json; charset=UTF-8";
 const OCTETS: &str = "application/octet-stream";

@@ -2,17 +2,19 @@
 
 use std::io::{self, Write};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use hyper::Method;
 use hyper::header::{HeaderMap, LOCATION};
 use machine::Class;
 use object_store::client::HttpResponse;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{CONTENT_LENGTH, Google, JSON, OCTETS, PART_BYTES, UPLOAD, condition, refused};
 use crate::failure::{Failure, Outcome};
 use crate::store::cloud::own::insert;
-use crate::store::{Metadata, Put, Upload, Written};
+use crate::store::{Metadata, Object, Put, Upload, Written};
 
 /// How far the store got.
 enum State {
@@ -25,6 +27,7 @@ enum State {
 pub(super) struct Session<'a> {
     google: &'a Google,
     key: String,
+    metadata: Metadata,
     url: String,
     mode: Put,
     sent: u64,
@@ -57,6 +60,7 @@ impl<'a> Session<'a> {
         Ok(Session {
             google,
             key: key.to_owned(),
+            metadata: metadata.clone(),
             url: google.at_endpoint(place),
             mode,
             sent: 0,
@@ -68,6 +72,13 @@ impl<'a> Session<'a> {
     /// The last part says how much it all is. Where it breaks off, the store is asked how far it
     /// got, and the rest is sent.
     pub fn send(&mut self, bytes: Bytes, total: Option<u64>) -> Outcome<()> {
+        match (self.part(bytes, total), total) {
+            (Err(failure), Some(total)) => self.settle(failure, total),
+            (sent, _) => sent,
+        }
+    }
+
+    fn part(&mut self, bytes: Bytes, total: Option<u64>) -> Outcome<()> {
         self.crc32c = crc32c::crc32c_append(self.crc32c, &bytes);
         let end = self.sent.saturating_add(length(&bytes));
         let mut breaks = 0;
@@ -130,7 +141,11 @@ impl<'a> Session<'a> {
         let mut headers = HeaderMap::new();
         insert(&mut headers, "content-range", range)?;
         let answer = self.google.send(Method::PUT, &self.url, headers, bytes);
-        let answer = answer.map_err(|failure| refused(failure, &self.key, self.mode))?;
+        let answer = answer.map_err(|failure| match failure.class {
+            // It is the session that is gone: a new one may go well.
+            Class::NotFound => self.odd(&format!("the upload is gone: {}", failure.message)),
+            _ => refused(failure, &self.key, self.mode),
+        })?;
         if answer.status().is_success() {
             return Ok(State::Done(answer));
         }
@@ -145,6 +160,25 @@ impl<'a> Session<'a> {
         there
             .map(State::Has)
             .ok_or_else(|| self.odd("the store does not say what it has"))
+    }
+
+    /// An answer that got lost is settled by looking.
+    fn settle(&mut self, failure: Failure, total: u64) -> Outcome<()> {
+        match self.google.found(&self.key) {
+            Ok(Some((there, value))) if self.is_ours(&there, &value, total) => {
+                self.ended = true;
+                Ok(())
+            }
+            Ok(_) | Err(_) => Err(failure),
+        }
+    }
+
+    fn is_ours(&self, there: &Object, value: &Value, total: u64) -> bool {
+        let sum = STANDARD.encode(self.crc32c.to_be_bytes());
+        let mut ours = self.metadata.iter();
+        there.entry.size_bytes == total
+            && value.get("crc32c").and_then(Value::as_str) == Some(&sum)
+            && ours.all(|(name, text)| there.metadata.get(name) == Some(text))
     }
 
     /// What arrived damaged does not stay.

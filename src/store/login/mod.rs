@@ -24,7 +24,7 @@ use smol::lock::Mutex;
 
 use super::cloud::own::{self, Slashes, encoded, insert};
 use super::wire::Wire;
-use crate::config::{Authority, Net};
+use crate::config::{Authority, BYTES_PER_SECOND_MIN, Net};
 use crate::failure::{Failure, Outcome};
 
 /// What the environment says. The process's own, but for tests.
@@ -200,6 +200,7 @@ impl Ways {
             connect_timeout: NEAR_CONNECT,
             read_timeout: NEAR_READ,
             user_agent_extra: None,
+            bytes_per_second_min: BYTES_PER_SECOND_MIN,
         })
     }
 }

@@ -31,6 +31,7 @@ pub(super) struct Session {
     /// Bytes of one read or write.
     pub block_bytes: usize,
     broken: AtomicBool,
+    silence: Duration,
 }
 
 /// Extensions of OpenSSH that other servers have as well.
@@ -41,9 +42,11 @@ const LIMITS: &str = "limits@openssh.com";
 
 impl Session {
     pub async fn open(config: &Sftp) -> Outcome<Session> {
-        let opened = timeout(CONNECT_MAX, Session::connect(config)).await;
+        // For TCP, keys and login together.
+        let most = config.silence / 2;
+        let opened = timeout(most, Session::connect(config)).await;
         opened.unwrap_or_else(|_| {
-            let seconds = CONNECT_MAX.as_secs();
+            let seconds = most.as_secs();
             let message = format!("{}: no connection within {seconds} s", server(config));
             Err(Failure::new(Class::Timeout, message))
         })
@@ -63,7 +66,8 @@ impl Session {
             .map_err(|e| unreachable(&e, config))?;
         // A request must not wait for the answer to the one before.
         let _slower_at_worst = socket.set_nodelay(true);
-        let connected = client::connect_stream(Arc::new(settings(&known)), socket, gate).await;
+        let connected =
+            client::connect_stream(Arc::new(settings(&known, config)), socket, gate).await;
         let mut ssh = connected.map_err(|e| refusal.take().unwrap_or_else(|| told(e)))?;
         log_in(&mut ssh, config).await?;
         let channel = ssh.channel_open_session().await.map_err(told)?;
@@ -72,13 +76,21 @@ impl Session {
             .await
             .map_err(told)?;
         let settings = russh_sftp::client::Config {
-            request_timeout_secs: REQUEST_MAX.as_secs(),
+            request_timeout_secs: config.silence.as_secs(),
             ..Default::default()
         };
         let mut sftp = RawSftpSession::new_with_config(channel.into_stream(), settings);
         let no_sftp = |e: SftpError| {
-            let message = format!("{} does not speak SFTP: {e}", server(config));
-            Failure::new(Class::Unsupported, message)
+            let server = server(config);
+            let (class, what) = match e {
+                SftpError::Timeout => (Class::Timeout, "has no answer"),
+                // As it is where the server ends the channel, which it does without an SFTP, too.
+                SftpError::IO(_) | SftpError::UnexpectedBehavior(_) => {
+                    (Class::Network, "ends the connection before it speaks SFTP")
+                }
+                _ => (Class::Unsupported, "does not speak SFTP"),
+            };
+            Failure::new(class, format!("{server} {what}: {e}"))
         };
         let extensions = sftp.init().await.map_err(no_sftp)?.extensions;
         let limits = match extensions.contains_key(LIMITS) {
@@ -92,6 +104,7 @@ impl Session {
             extensions,
             block_bytes: block_bytes(limits),
             broken: AtomicBool::new(false),
+            silence: config.silence,
         })
     }
 
@@ -161,7 +174,7 @@ impl Session {
         };
         let text = match error {
             SftpError::Status(status) => status.error_message.clone(),
-            SftpError::Timeout => format!("no answer within {} s", REQUEST_MAX.as_secs()),
+            SftpError::Timeout => format!("no answer within {} s", self.silence.as_secs()),
             SftpError::UnexpectedBehavior(_) => "the connection was lost".into(),
             other => other.to_string(),
         };
@@ -169,15 +182,15 @@ impl Session {
     }
 }
 
-fn settings(known: &Known) -> client::Config {
-    let mut config = client::Config {
-        keepalive_interval: Some(KEEPALIVE_EVERY),
+fn settings(known: &Known, config: &Sftp) -> client::Config {
+    let mut settings = client::Config {
+        keepalive_interval: Some(config.silence / 4),
         keepalive_max: KEEPALIVES_MAX,
         window_size: WINDOW_BYTES,
         ..Default::default()
     };
-    config.preferred.key = known.algorithms(&config.preferred.key);
-    config
+    settings.preferred.key = known.algorithms(&settings.preferred.key);
+    settings
 }
 
 /// As large as the server allows, and as fits into a packet of the library's.
@@ -227,6 +240,11 @@ async fn log_in(ssh: &mut Handle<Gate>, config: &Sftp) -> Outcome<()> {
     else {
         return Ok(());
     };
+    // So the library answers where the connection ended before the server did.
+    if remaining_methods.is_empty() && timeout(HANGING_UP, &mut *ssh).await.is_ok() {
+        let message = format!("{}: the connection ended during the login", server(config));
+        return Err(Failure::new(Class::Network, message));
+    }
     let methods: Vec<&str> = remaining_methods.iter().map(Into::into).collect();
     let message = format!("{} refuses user '{user}'", server(config));
     let hint = format!("it would take: {}", methods.join(", "));
@@ -280,13 +298,9 @@ fn ssh_failure(error: &russh::Error, config: &Sftp) -> Failure {
     Failure::new(class, format!("{}: {error}", server(config)))
 }
 
-/// For TCP, keys and login together.
-const CONNECT_MAX: Duration = Duration::from_secs(30);
-/// For the answer to one request, the ones of others in front of it included.
-const REQUEST_MAX: Duration = Duration::from_secs(60);
-const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
 const KEEPALIVES_MAX: usize = 3;
 const QUESTIONS_MAX: u32 = 3;
+const HANGING_UP: Duration = Duration::from_secs(1);
 
 /// What may be on its way to us: a few megabytes hide the round trips of a long line.
 const WINDOW_BYTES: u32 = 8 << 20;

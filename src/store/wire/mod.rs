@@ -1,15 +1,16 @@
 //! HTTP to a store: one client behind everything that travels there.
 //!
 //! It knows what all of them have in common: proxy and authorities, deadlines, what is tried again
-//! and when, what an answer means. A request that failed comes out as a [`Failure`] with its class,
-//! also where it is wrapped by the library that made it ([`fault::failure`]). An error in an answer
-//! that says 200 (S-19) is one here, and what is no listing does not pass for an empty one.
+//! and when, what an answer means. A login that is refused is replaced once ([`Renew`]). A request
+//! that failed comes out as a [`Failure`] with its class, also where it is wrapped by the library
+//! that made it ([`fault::failure`]). An error in an answer that says 200 (S-19) is one here, and
+//! what is no listing does not pass for an empty one.
 //!
 //! Async ends here: [`run`] blocks, on a private current-thread runtime. Nobody outside `store`
 //! sees it.
 //!
-//! Budget: an attempt has the time its bytes need at [`BYTES_PER_SECOND_MIN`] besides the silence
-//! that is allowed; a new one begins within [`PATIENCE`] of the first.
+//! Budget: an attempt has the time its bytes need at the slowest rate that is allowed besides the
+//! silence that is; a new one begins within [`PATIENCE`] of the first, but for the second.
 
 mod body;
 pub mod fault;
@@ -19,9 +20,11 @@ use std::fmt;
 use std::fs;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_compat::Compat;
+use async_trait::async_trait;
 use hyper::header::{CONTENT_LENGTH, CONTENT_RANGE, DATE, HeaderMap, HeaderValue, RETRY_AFTER};
 use hyper::{Method, StatusCode};
 use machine::Class;
@@ -49,6 +52,17 @@ pub enum Announced {
     Md5([u8; 16]),
 }
 
+/// Among the extensions of a request: its answer is no object, and is asked for until it is whole.
+#[derive(Clone, Copy, Debug)]
+pub struct Words;
+
+/// Who can give a request another login than the one that was refused.
+#[async_trait]
+pub trait Renew: fmt::Debug + Send + Sync {
+    /// `signed`: when it had its login already.
+    async fn renew(&self, request: &mut HttpRequest, signed: Instant) -> Outcome<()>;
+}
+
 /// One client, for all requests to one store.
 #[derive(Clone, Debug)]
 pub struct Wire {
@@ -56,6 +70,8 @@ pub struct Wire {
     silence: Duration,
     /// A proxy may be who answers.
     proxied: bool,
+    bytes_per_second_min: u64,
+    renew: Option<Arc<dyn Renew>>,
 }
 
 impl Wire {
@@ -107,21 +123,40 @@ impl Wire {
             client: builder.build().map_err(refused)?,
             silence: net.read_timeout,
             proxied: net.proxy.is_some(),
+            bytes_per_second_min: net.bytes_per_second_min.max(1),
+            renew: None,
         })
     }
 
+    /// The same, with a new login for requests whose own is refused.
+    pub fn renewing(&self, renew: Arc<dyn Renew>) -> Wire {
+        Wire {
+            renew: Some(renew),
+            ..self.clone()
+        }
+    }
+
     /// Sends a request, again if that may help; any answer but a success is a failure.
-    pub async fn ask(&self, request: HttpRequest) -> Outcome<HttpResponse> {
+    pub async fn ask(&self, mut request: HttpRequest) -> Outcome<HttpResponse> {
         let began = Instant::now();
         let mut attempt = 0;
+        let mut renew = self.renew.as_ref();
         loop {
             let refused = match self.once(request.clone()).await {
                 Ok(answer) => return Ok(answer),
                 Err(refused) => refused,
             };
+            if refused.failure.class == Class::Auth
+                && let Some(renew) = renew.take()
+            {
+                let renewed = renew.renew(&mut request, began).await;
+                renewed.map_err(|failure| failure.about("new credentials"))?;
+                continue;
+            }
             attempt += 1;
             let wait = refused.wait.unwrap_or_else(|| backoff(attempt));
-            let late = began.elapsed().saturating_add(wait) > PATIENCE;
+            // A large part that meets silence has waited for long, and deserves another way.
+            let late = attempt > 1 && began.elapsed().saturating_add(wait) > PATIENCE;
             if !refused.again || attempt >= ATTEMPTS_MAX || late {
                 return Err(refused.failure);
             }
@@ -131,10 +166,11 @@ impl Wire {
 
     async fn once(&self, request: HttpRequest) -> Result<HttpResponse, Refused> {
         let sent = u64::try_from(request.body().content_length()).unwrap_or(u64::MAX);
-        let seconds = Duration::from_secs(sent / BYTES_PER_SECOND_MIN);
+        let seconds = Duration::from_secs(sent / self.bytes_per_second_min);
         let method = request.method().clone();
         let what = format!("{method} {}", place(&request));
         let list = is_list(&request);
+        let words = list || method == Method::POST || request.extensions().get::<Words>().is_some();
         let in_session = request.headers().contains_key(CONTENT_RANGE);
         let limit = self.silence.saturating_add(seconds);
         let answer = within(limit, HttpService::call(&self.client, request)).await;
@@ -161,7 +197,7 @@ impl Wire {
         if let Some(announced) = announced(parts.status, &parts.headers) {
             parts.extensions.insert(announced);
         }
-        if method != Method::POST && !list {
+        if !words {
             return Ok(HttpResponse::from_parts(parts, stream));
         }
         let text = body::text(stream, body::TEXT_MAX).await;
@@ -292,8 +328,6 @@ fn announced(status: StatusCode, headers: &HeaderMap) -> Option<Announced> {
     Some(Announced::Md5(bytes.try_into().ok()?))
 }
 
-/// 256 kbit/s: slower than that is as good as broken.
-const BYTES_PER_SECOND_MIN: u64 = 32 << 10;
 const ATTEMPTS_MAX: u32 = 6;
 /// What is wrong for longer is for the caller, who has more patience and tells somebody.
 const PATIENCE: Duration = Duration::from_secs(90);

@@ -1,6 +1,8 @@
 //! A whole life in each kind of store: WAL, basebackups, a crash, retention, and the way back to a
 //! moment. What is in the store is seen through the driver, as a restore sees it.
 
+mod faults;
+
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
@@ -170,6 +172,32 @@ pub fn list(daemon: &Daemon) -> Vec<String> {
     };
     open(daemon).list(SITE, &mut visit).unwrap();
     keys
+}
+
+fn open_storage(storage: Value) -> Box<dyn Store> {
+    let site = json!({ "object_storage": storage });
+    let config = json!({ "backup_sites": { "a": site } });
+    let (config, _) = config::parse(&config).unwrap();
+    choose::store(config.sites["a"].storage().unwrap(), Missing::Refuse).unwrap()
+}
+
+/// Of everything in the site.
+fn keys(store: &dyn Store) -> Vec<String> {
+    let mut keys = Vec::new();
+    let mut visit = |entry: pghoard::store::Entry| {
+        keys.push(entry.key);
+        Ok(())
+    };
+    store.list(SITE, &mut visit).unwrap();
+    keys
+}
+
+/// The names in one folder of the site.
+fn bases(store: &dyn Store, folder: &str) -> Vec<String> {
+    let start = format!("{SITE}/{folder}/");
+    let keys = keys(store).into_iter();
+    keys.filter_map(|key| key.strip_prefix(&start).map(str::to_owned))
+        .collect()
 }
 
 /// Main objects.

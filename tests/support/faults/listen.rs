@@ -63,16 +63,22 @@ impl Door {
                     listener = None;
                     own.is_open.store(false, Ordering::SeqCst);
                 }
-                let wait = if closed { LOOK } else { Duration::ZERO };
+                let wait = if listener.is_none() {
+                    LOOK
+                } else {
+                    Duration::ZERO
+                };
                 if owner.recv_timeout(wait) == Err(RecvTimeoutError::Disconnected) {
                     break;
                 }
                 if closed {
                     continue;
                 }
-                let open = listener.get_or_insert_with(|| {
-                    TcpListener::bind(address).expect("nobody took the port meanwhile")
-                });
+                // A connection to elsewhere may have got the port for a moment.
+                let Some(open) = listener.take().or_else(|| TcpListener::bind(address).ok()) else {
+                    continue;
+                };
+                let open = listener.insert(open);
                 own.is_open.store(true, Ordering::SeqCst);
                 let mut ready = [PollFd::new(open.as_fd(), PollFlags::POLLIN)];
                 if poll(&mut ready, look).is_ok_and(|count| count > 0)

@@ -12,7 +12,7 @@ use smol::lock::Mutex;
 use super::super::own::{self, hidden, insert};
 use crate::config::{AuthVersion, Swift};
 use crate::failure::{Failure, Outcome};
-use crate::store::wire::{Wire, fault};
+use crate::store::wire::{Wire, Words, fault};
 
 #[derive(Debug)]
 pub(super) struct Account {
@@ -38,7 +38,13 @@ impl Login {
         body: HttpRequestBody,
     ) -> Outcome<HttpRequest> {
         hidden(&mut headers, TOKEN, &self.token)?;
-        own::request(method, &format!("{}{path}", self.url), headers, body)
+        // Listings and manifests have a query, objects have none.
+        let words = method == Method::GET && path.contains('?');
+        let mut request = own::request(method, &format!("{}{path}", self.url), headers, body)?;
+        if words {
+            request.extensions_mut().insert(Words);
+        }
+        Ok(request)
     }
 }
 

@@ -24,6 +24,7 @@ use serde_json::Value;
 use smol::stream::{Boxed, StreamExt, unfold};
 
 use super::super::own::{Slashes, encoded, insert};
+use super::super::read::{Answered, Resumed};
 use super::account::Account;
 use super::{segments, wrapped};
 use crate::failure::{Failure, Outcome};
@@ -268,14 +269,9 @@ impl Objects {
         let stream = match options.head {
             true => smol::stream::empty().boxed(),
             false => Body {
-                objects: self.clone(),
+                resumed: self.resumed(name, size, answer, head.get("etag")),
                 name: name.to_owned(),
-                tag: head.get("etag").cloned(),
-                at: 0,
-                size,
-                stream: pieces(answer),
                 digest: digest.map(|digest| (Md5::new(), digest)),
-                resumes: 0,
             }
             .stream(),
         };
@@ -290,18 +286,37 @@ impl Objects {
             extensions: Default::default(),
         })
     }
+
+    /// What replaced the object meanwhile is another.
+    fn resumed(
+        &self,
+        name: &str,
+        size: u64,
+        first: HttpResponse,
+        tag: Option<&HeaderValue>,
+    ) -> Resumed {
+        let (objects, path, tag) = (self.clone(), self.url(name), tag.cloned());
+        let again = move |from: u64| -> Answered {
+            let (objects, path, tag) = (objects.clone(), path.clone(), tag.clone());
+            Box::pin(async move {
+                let mut headers = HeaderMap::new();
+                insert(&mut headers, "range", &format!("bytes={from}-"))?;
+                if let Some(tag) = tag {
+                    headers.insert("if-match", tag);
+                }
+                let body = HttpRequestBody::from(String::new());
+                objects.ask(Method::GET, &path, &headers, body).await
+            })
+        };
+        Resumed::new(name, size, first, Box::new(again))
+    }
 }
 
-/// A body, from where it broke off if it does, with the MD5 that the server noted.
+/// A body with the MD5 that the server noted.
 struct Body {
-    objects: Objects,
+    resumed: Resumed,
     name: String,
-    tag: Option<HeaderValue>,
-    at: u64,
-    size: u64,
-    stream: Boxed<Outcome<Bytes>>,
     digest: Option<(Md5, String)>,
-    resumes: u32,
 }
 
 impl Body {
@@ -318,44 +333,13 @@ impl Body {
     }
 
     async fn next(&mut self) -> Outcome<Option<Bytes>> {
-        loop {
-            match self.stream.next().await {
-                Some(Ok(piece)) => {
-                    self.at += u64::try_from(piece.len()).unwrap_or(u64::MAX);
-                    if let Some((digest, _)) = &mut self.digest {
-                        digest.update(&piece);
-                    }
-                    return Ok(Some(piece));
-                }
-                Some(Err(failure)) => self.resume(failure).await?,
-                None if self.at < self.size => {
-                    let message = format!("{}: the object ends early", self.name);
-                    self.resume(Failure::new(Class::Corrupt, message)).await?;
-                }
-                None => return self.end().map(|()| None),
-            }
+        let Some(piece) = self.resumed.next().await? else {
+            return self.end().map(|()| None);
+        };
+        if let Some((digest, _)) = &mut self.digest {
+            digest.update(&piece);
         }
-    }
-
-    async fn resume(&mut self, failure: Failure) -> Outcome<()> {
-        self.resumes += 1;
-        if self.resumes > RESUMES_MAX {
-            return Err(failure);
-        }
-        let mut headers = HeaderMap::new();
-        insert(&mut headers, "range", &format!("bytes={}-", self.at))?;
-        if let Some(tag) = &self.tag {
-            headers.insert("if-match", tag.clone());
-        }
-        let path = self.objects.url(&self.name);
-        let body = HttpRequestBody::from(String::new());
-        let answer = self.objects.ask(Method::GET, &path, &headers, body).await?;
-        // Whoever answers with the whole has not understood the question.
-        if self.at > 0 && answer.status().as_u16() != 206 {
-            return Err(failure);
-        }
-        self.stream = pieces(answer);
-        Ok(())
+        Ok(Some(piece))
     }
 
     fn end(&mut self) -> Outcome<()> {
@@ -370,11 +354,6 @@ impl Body {
             }
         }
     }
-}
-
-fn pieces(answer: HttpResponse) -> Boxed<Outcome<Bytes>> {
-    let stream = answer.into_body().bytes_stream();
-    stream.map(|piece| piece.map_err(|e| broken(&e))).boxed()
 }
 
 /// 202 says that something newer is there: what was sent is not.
@@ -569,4 +548,3 @@ const CEPHS_OWN: &str = "static-large-object";
 const DIGEST_OF_NOTHING: &str = "d41d8cd98f00b204e9800998ecf8427e";
 /// Of Swift's own limit of 10,000 a tenth: a page is in memory.
 const PAGE_NAMES: u32 = 1_000;
-const RESUMES_MAX: u32 = 5;

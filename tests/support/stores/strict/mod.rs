@@ -54,6 +54,7 @@ struct State {
     uploads: BTreeMap<String, parts::Upload>,
     refused: Vec<String>,
     page_max: Option<usize>,
+    session: Option<String>,
 }
 
 #[derive(Clone, Default)]
@@ -91,8 +92,9 @@ impl Strict {
         let endpoint = Endpoint::start(move |request| {
             let mut state = own.lock().unwrap();
             state.seen.push(Seen::of(request));
-            let checked = signature::check(request, &state.logins);
-            let answer = checked.and_then(|()| state.answer(request));
+            let answer = signature::check(request, &state.logins)
+                .and_then(|()| state.in_session(request))
+                .and_then(|()| state.answer(request));
             answer.unwrap_or_else(|refusal| {
                 let line = format!("{} {}: {}", request.method(), request.uri(), refusal.code);
                 state.refused.push(line);
@@ -137,6 +139,11 @@ impl Strict {
         self.state().page_max = Some(keys);
     }
 
+    /// Of temporary credentials those with another token have expired.
+    pub fn session(&self, token: &str) {
+        self.state().session = Some(token.to_owned());
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
     }
@@ -158,6 +165,14 @@ impl Seen {
 pub const DOMAIN: &str = "s3.example.com";
 
 impl State {
+    fn in_session(&self, request: &Request) -> Result<(), Refusal> {
+        let token = text(request, "x-amz-security-token");
+        match &self.session {
+            Some(session) if !token.is_empty() && token != *session => refuse(400, "ExpiredToken"),
+            Some(_) | None => Ok(()),
+        }
+    }
+
     fn answer(&mut self, request: &Request) -> Answer {
         let query = Query::of(request);
         let mut path = query::decode(request.uri().path());
