@@ -176,10 +176,20 @@ impl<W> Write for Whole<W> {
     }
 }
 
-/// The same for what goes in and what comes out: the C library gives large blocks of one size back
-/// at once, and keeps smaller ones.
+/// glibc keeps blocks of a size that was freed once, up to this one (`DEFAULT_MMAP_THRESHOLD_MAX`):
+/// 45 MB for two encoders at rest. Larger ones go back at once, and pages that nobody touches cost
+/// nothing.
+const KEPT_MAX: usize = 32 * 1024 * 1024;
+/// Of that little may be kept.
+const LITTLE: usize = 1024 * 1024;
+
+/// In bytes, for content of that size and for its frame.
 fn room(bytes: usize) -> usize {
-    zstd::zstd_safe::compress_bound(bytes)
+    let bound = zstd::zstd_safe::compress_bound(bytes);
+    match bytes > LITTLE {
+        true => bound.max(KEPT_MAX + 1),
+        false => bound,
+    }
 }
 
 fn check_level(encoding: &Encoding) -> Outcome<()> {
