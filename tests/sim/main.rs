@@ -33,7 +33,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use machine::breaks::{self, Rule};
 
 /// Seeds that found something once.
-const FOUND: [(u64, &str); 11] = [
+const FOUND: [(u64, &str); 12] = [
     (
         321,
         "a backup of a clock that ran ahead hid every later one",
@@ -74,6 +74,10 @@ const FOUND: [(u64, &str); 11] = [
     (
         79_574_423_809_843,
         "the checker did not hear of a stream that a failed write had told after all",
+    ),
+    (
+        79_574_647_004_765,
+        "nor of one that was being told in a crash",
     ),
 ];
 

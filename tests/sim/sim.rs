@@ -8,10 +8,10 @@ use std::rc::Rc;
 use machine::event::Previous;
 use machine::policy::{Drain, Policy, SitePolicy};
 use machine::{Envelope, Event, File, State};
-use pghoard::Failure;
 use pghoard::journal::log::Log;
 use pghoard::journal::run::Loop;
 use pghoard::journal::start;
+use pghoard::{Failure, Outcome};
 
 use crate::check::{Checker, garbage, law, unrest};
 use crate::fate::{Fate, Fault};
@@ -101,6 +101,22 @@ fn policy(fate: &Fate, world: &World, seed: u64) -> Policy {
 /// Whether a seed's log is short: three of seven.
 fn compacts(seed: u64) -> bool {
     matches!(seed % 7, 0 | 1 | 6)
+}
+
+/// The log, folded. What was being written when something failed may be in it: of streams that
+/// nobody was told of the checker hears here.
+fn open(disk: &LogDisk, world: &RefCell<World>, known: u64) -> Outcome<(Log, State)> {
+    let mut state = State::default();
+    let mut fold = |envelope: &Envelope| {
+        state.apply(envelope);
+        if let Event::StreamStarted { from, .. } = &envelope.event
+            && envelope.seq > known
+        {
+            world.borrow_mut().began.push(*from);
+        }
+    };
+    let log = Log::open_on(disk.open(), &mut fold)?;
+    Ok((log, state))
 }
 
 impl Sim {
@@ -211,21 +227,8 @@ impl Sim {
         };
         if self.broken {
             let disk = self.log.clone();
-            let (known, world) = (appliance.state.seq, self.world.clone());
-            let reopened = appliance.reopen(|| {
-                let mut state = State::default();
-                let mut fold = |envelope: &Envelope| {
-                    state.apply(envelope);
-                    // What failed to be written may have been.
-                    if let Event::StreamStarted { from, .. } = &envelope.event
-                        && envelope.seq > known
-                    {
-                        world.borrow_mut().began.push(*from);
-                    }
-                };
-                let log = Log::open_on(disk.open(), &mut fold)?;
-                Ok((log, state))
-            });
+            let (known, world) = (appliance.state.seq, Rc::clone(&self.world));
+            let reopened = appliance.reopen(|| open(&disk, &world, known));
             if let Err(failure) = reopened {
                 self.fate
                     .say(|| format!("  the log does not open: {failure}"));
@@ -260,9 +263,9 @@ impl Sim {
 
     /// The start of a process: the log, the spool, the first turn.
     fn boot(&mut self) {
-        let mut state = State::default();
-        let mut log = match Log::open_on(self.log.open(), &mut |e| state.apply(e)) {
-            Ok(log) => log,
+        let known = self.last.as_ref().map_or(0, |last| last.seq);
+        let (mut log, state) = match open(&self.log, &self.world, known) {
+            Ok(opened) => opened,
             Err(failure) => {
                 self.fate
                     .say(|| format!("  the log does not open: {failure}"));

@@ -92,7 +92,7 @@ impl Strict {
         let endpoint = Endpoint::start(move |request| {
             let mut state = own.lock().unwrap();
             state.seen.push(Seen::of(request));
-            let answer = signature::check(request, &state.logins)
+            let answer = signature::check(request, &state.logins, state.session.is_some())
                 .and_then(|()| state.in_session(request))
                 .and_then(|()| state.answer(request));
             answer.unwrap_or_else(|refusal| {
