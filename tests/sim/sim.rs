@@ -264,7 +264,7 @@ impl Sim {
     /// The start of a process: the log, the spool, the first turn.
     fn boot(&mut self) {
         let known = self.last.as_ref().map_or(0, |last| last.seq);
-        let (mut log, state) = match open(&self.log, &self.world, known) {
+        let (mut log, mut state) = match open(&self.log, &self.world, known) {
             Ok(opened) => opened,
             Err(failure) => {
                 self.fate
