@@ -104,9 +104,9 @@ const HISTORIES: u64 = 2_000;
 const BROKEN_MAX: u64 = 2_000;
 /// Rules that show in a history: time has to pass for them to matter.
 const LATE: [Rule; 2] = [Rule::RestorableCounts, Rule::ReconcileFirst];
-/// No seed meets the moment of the first, and no store here refuses to delete a backup, whose WAL
-/// would go before it but for the second: `decide/store.rs` and `decide/destroy/tests.rs` have tests
-/// of their own.
+/// No seed meets the moment of the first; and no store here refuses to delete a backup, whose WAL
+/// would go before it but for the second. `decide/store.rs` and `decide/destroy/tests.rs` have
+/// tests of their own.
 const UNSEEN: [Rule; 2] = [Rule::StoreApartFromDelete, Rule::ExpiredKeepsWal];
 
 #[test]
