@@ -109,10 +109,8 @@ fn open(disk: &LogDisk, world: &RefCell<World>, known: u64) -> Outcome<(Log, Sta
     let mut state = State::default();
     let mut fold = |envelope: &Envelope| {
         state.apply(envelope);
-        if let Event::StreamStarted { from, .. } = &envelope.event
-            && envelope.seq > known
-        {
-            world.borrow_mut().began.push(*from);
+        if envelope.seq > known {
+            world.borrow_mut().hear(envelope);
         }
     };
     let log = Log::open_on(disk.open(), &mut fold)?;

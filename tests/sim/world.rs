@@ -118,6 +118,13 @@ const KINDS: [&str; 11] = [
 ];
 
 impl World {
+    /// What the checker has to know of an event that counts.
+    pub fn hear(&mut self, envelope: &Envelope) {
+        if let Event::StreamStarted { from, .. } = &envelope.event {
+            self.began.push(*from);
+        }
+    }
+
     pub fn new(fate: &Fate, log: &LogDisk) -> World {
         let disk = SimDisk::new(fate.clone());
         let store = SimStore::new(fate.clone());
@@ -326,9 +333,7 @@ impl run::World for Handle {
     }
 
     fn told(&mut self, envelope: &Envelope) {
-        if let Event::StreamStarted { from, .. } = &envelope.event {
-            self.0.borrow_mut().began.push(*from);
-        }
+        self.0.borrow_mut().hear(envelope);
     }
 
     fn discard(&mut self, _: &Site, file: &File, _: &State) {

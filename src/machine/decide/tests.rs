@@ -44,9 +44,23 @@ fn take() -> Task {
     }
 }
 
+/// What the log says of the site, one event a millisecond.
+fn folded(events: impl IntoIterator<Item = Event>) -> State {
+    let mut state = State::default();
+    for (event, seq) in events.into_iter().zip(1..) {
+        state.apply(&Envelope {
+            seq,
+            at: Millis(seq),
+            run: 1,
+            site: Some(site()),
+            event,
+        });
+    }
+    state
+}
+
 /// Segments in the spool, what runs, then `+` what starts and `-` what is stopped.
 fn check(spooled: &[u64], running: &[Task], policy: &Policy, expect: &[&str]) {
-    let mut state = State::default();
     let spooled = spooled.iter().map(|number| Event::Spooled {
         file: wal(*number),
         entry: *number,
@@ -59,15 +73,7 @@ fn check(spooled: &[u64], running: &[Task], policy: &Policy, expect: &[&str]) {
         Event::ServerSeen(seen(0)),
         Event::MarksRead { marks: 0 },
     ];
-    for (event, seq) in known.into_iter().chain(spooled).zip(1..) {
-        state.apply(&Envelope {
-            seq,
-            at: Millis(seq),
-            run: 1,
-            site: Some(site()),
-            event,
-        });
-    }
+    let state = folded(known.into_iter().chain(spooled));
     let busy: Busy = running
         .iter()
         .map(|task| (task.id(), task.clone()))
@@ -162,18 +168,9 @@ fn a_new_log_asks_a_slot_only_where_there_is_one() {
         (seen(0), Start::At(Segment::new(Timeline(1), 7))),
         (with, Start::Anchor),
     ] {
-        let mut state = State::default();
         let known = [lease(true), Event::ServerSeen(server), found.clone()];
         let read = [reconciled(), Event::MarksRead { marks: 0 }];
-        for (event, seq) in known.into_iter().chain(read).zip(1..) {
-            state.apply(&Envelope {
-                seq,
-                at: Millis(seq),
-                run: 1,
-                site: Some(site()),
-                event,
-            });
-        }
+        let state = folded(known.into_iter().chain(read));
         let commands = decide(&state, &policy(Drain::No), &Busy::new(), Millis(9));
         let started = commands.iter().find_map(|command| match command {
             Command::Start(Task::Receive { start, .. }) => Some(*start),

@@ -96,8 +96,7 @@ impl Container {
         run(async {
             let credential = self.client.credentials().get_credential().await;
             let credential = credential.map_err(|e| told(&e))?;
-            let signer = AzureAuthorizer::new(&credential, &self.config.account);
-            signer.try_authorize(&mut request).map_err(|e| told(&e))?;
+            sign(&credential, &self.config.account, &mut request)?;
             own::send(&self.wire, request).await
         })
     }

@@ -210,13 +210,9 @@ impl Resumed {
 
 fn pieces(answer: HttpResponse) -> Pieces {
     let stream = answer.into_body().bytes_stream();
-    let pieces = stream.map(|piece| {
-        piece.map_err(|e| {
-            let lost = || Failure::new(Class::Network, fault::root(&e));
-            fault::failure(&e).unwrap_or_else(lost)
-        })
-    });
-    pieces.boxed()
+    stream
+        .map(|piece| piece.map_err(|e| fault::broken(&e)))
+        .boxed()
 }
 
 const RESUMES_MAX: u32 = 5;

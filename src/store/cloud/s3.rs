@@ -96,9 +96,7 @@ impl Bucket {
         run(async {
             let credential = self.credentials.get_credential().await;
             let credential = credential.map_err(|e| told(&e))?;
-            let signer = AwsAuthorizer::new(&credential, "s3", &self.config.region);
-            let signed = signer.try_authorize(&mut request, None);
-            signed.map_err(|e| told(&e))?;
+            signed(&self.config.region)(&credential, &mut request)?;
             own::send(&self.wire, request).await
         })
     }

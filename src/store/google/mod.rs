@@ -141,10 +141,7 @@ impl Google {
 
     fn json(&self, answer: HttpResponse) -> Outcome<Value> {
         let bytes = run(answer.into_body().bytes());
-        let bytes = bytes.map_err(|e| {
-            let lost = || Failure::new(Class::Network, fault::root(&e));
-            fault::failure(&e).unwrap_or_else(lost)
-        })?;
+        let bytes = bytes.map_err(|e| fault::broken(&e))?;
         let odd = |e| Failure::new(Class::Corrupt, format!("Google's answer is no JSON: {e}"));
         serde_json::from_slice(&bytes).map_err(odd)
     }
@@ -273,8 +270,7 @@ impl Google {
     /// What the store says of an object that it just made: what arrived damaged does not stay.
     fn compare(&self, key: &str, value: &Value, crc32c: u32) -> Outcome<()> {
         let told = value.get("crc32c").and_then(Value::as_str);
-        let ours = STANDARD.encode(crc32c.to_be_bytes());
-        if told.is_none_or(|told| told == ours) {
+        if told.is_none_or(|told| told == noted(crc32c)) {
             return Ok(());
         }
         self.delete(key)?;
@@ -442,6 +438,11 @@ fn entry(value: &Value, key: String) -> Outcome<Entry> {
             format!("{key} has no size or no time"),
         )),
     }
+}
+
+/// As Google writes a CRC-32C.
+fn noted(crc32c: u32) -> String {
+    STANDARD.encode(crc32c.to_be_bytes())
 }
 
 /// With a token that is good now.

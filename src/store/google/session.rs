@@ -2,8 +2,6 @@
 
 use std::io::{self, Write};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use hyper::Method;
 use hyper::header::{HeaderMap, LOCATION};
@@ -11,7 +9,7 @@ use machine::Class;
 use object_store::client::HttpResponse;
 use serde_json::{Value, json};
 
-use super::{CONTENT_LENGTH, Google, JSON, OCTETS, PART_BYTES, UPLOAD, condition, refused};
+use super::{CONTENT_LENGTH, Google, JSON, OCTETS, PART_BYTES, UPLOAD, condition, noted, refused};
 use crate::failure::{Failure, Outcome};
 use crate::store::cloud::own::insert;
 use crate::store::{Metadata, Object, Put, Upload, Written};
@@ -174,7 +172,7 @@ impl<'a> Session<'a> {
     }
 
     fn is_ours(&self, there: &Object, value: &Value, total: u64) -> bool {
-        let sum = STANDARD.encode(self.crc32c.to_be_bytes());
+        let sum = noted(self.crc32c);
         let mut ours = self.metadata.iter();
         there.entry.size_bytes == total
             && value.get("crc32c").and_then(Value::as_str) == Some(&sum)

@@ -178,6 +178,11 @@ pub fn failure(error: &(dyn Error + 'static)) -> Option<Failure> {
     None
 }
 
+/// Of a body that broke off: the failure it wraps, else that of the connection.
+pub fn broken(error: &(dyn Error + 'static)) -> Failure {
+    failure(error).unwrap_or_else(|| Failure::new(Class::Network, root(error)))
+}
+
 /// The innermost cause, which names no URL.
 pub fn root(error: &(dyn Error + 'static)) -> String {
     let mut error = error;

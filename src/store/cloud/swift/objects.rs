@@ -367,12 +367,12 @@ pub(super) fn refuse_late(answer: &HttpResponse, path: &str) -> Outcome<()> {
     }
 }
 
-fn broken(error: &object_store::client::HttpError) -> Failure {
-    fault::failure(error).unwrap_or_else(|| Failure::new(Class::Network, fault::root(error)))
-}
-
 pub(super) async fn text(answer: HttpResponse) -> Outcome<String> {
-    let bytes = answer.into_body().bytes().await.map_err(|e| broken(&e))?;
+    let bytes = answer
+        .into_body()
+        .bytes()
+        .await
+        .map_err(|e| fault::broken(&e))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
