@@ -1,11 +1,15 @@
-//! PID 1 of the backup appliance: mounts, network, clock, console, supervision of the daemon.
+//! The backup appliance: PID 1, the serial console, and every command of PGHoard in one program.
 //!
-//! Not built yet. The program says so instead of pretending: it exits with 2.
+//! - [`network`]: links, addresses, routes, names. [`time`]: the clock, and whether it is right.
+//! - [`update`]: the two slots of the boot loader, and bundles that fill one.
+//! - [`console`]: what a person types, after login.
 
-fn main() -> std::process::ExitCode {
-    eprintln!(
-        "appliance: will be PID 1 of the PGHoard backup appliance (mounts, network, clock, \
-         serial console, supervision, updates); not built yet"
-    );
-    std::process::ExitCode::from(2)
+mod console;
+mod network;
+mod time;
+mod update;
+
+fn main() {
+    let args: Vec<_> = std::env::args_os().collect();
+    std::process::exit(pghoard::tool::run(args));
 }

@@ -15,7 +15,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 mod form;
-mod members;
 mod proofs;
 mod tables;
 mod uses;

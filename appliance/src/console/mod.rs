@@ -1,0 +1,1 @@
+//! The console session: login, then a small command language; no shell.

@@ -1,0 +1,1 @@
+//! Links, addresses, routes and name servers, by rtnetlink and DHCP.

@@ -1,0 +1,1 @@
+//! The clock: SNTP, and an honest word on whether it is synchronised.
