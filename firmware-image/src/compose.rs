@@ -13,9 +13,10 @@ use crate::initramfs::{self, Root};
 use crate::inputs::{Inputs, Package, blank_file_system};
 use crate::uki::{self, Section};
 
-/// Serial and virtio consoles and the screen; the last one is `/dev/console`. A kernel that panics
+/// Serial and virtio consoles and the screen; the last one is `/dev/console`. `gpt` has the kernel
+/// look at the second partition table where the first is broken. A kernel that panics
 /// starts again, and the boot loader counts its tries.
-const COMMAND_LINE: &str = "console=tty0 console=hvc0 console=ttyS0,115200 panic=5 quiet\0";
+const COMMAND_LINE: &str = "console=tty0 console=hvc0 console=ttyS0,115200 gpt panic=5 quiet\0";
 
 /// Everything inside, for an inventory (SBOM) and to compare two images by.
 #[derive(Debug, Serialize)]
