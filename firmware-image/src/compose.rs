@@ -7,11 +7,11 @@ use object::{Endianness, elf};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::disk::{self, Contents};
 use crate::failure::{Outcome, failure, read, write};
-use crate::initramfs::{self, Root};
 use crate::inputs::{Inputs, Package, blank_file_system};
-use crate::uki::{self, Section};
+use crate::layers::disk::{self, Contents};
+use crate::layers::initramfs::{self, Root};
+use crate::layers::uki::{self, Section};
 
 /// Serial and virtio consoles and the screen; the last one is `/dev/console`. A kernel that panics
 /// starts again, and the boot loader counts its tries.

@@ -8,7 +8,7 @@ use std::process::Command;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Outcome, failure, read};
-use crate::modules::{self, Module};
+use crate::layers::modules::{self, Module};
 
 /// Of a package that a file of the folder comes from.
 #[derive(Clone, Debug, Serialize, Deserialize)]

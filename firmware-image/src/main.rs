@@ -1,30 +1,11 @@
-//! Builds the bootable appliance image: a disk with one EFI program, which is the Linux kernel and
-//! an initramfs with one static program in it.
-//!
-//! - [`inputs`]: the kernel, the boot loader and what else is taken from elsewhere.
-//! - [`modules`], [`initramfs`], [`uki`], [`disk`]: each one layer of the image, outward.
-//! - [`compose`]: all of it, and the manifest.
-//!
-//! Everything runs without root, loop devices or a network, and twice the same inputs are twice
-//! the same bytes.
-
-mod compose;
-mod disk;
-mod failure;
-mod initramfs;
-mod inputs;
-mod modules;
-mod uki;
-
-#[cfg(test)]
-mod tests;
+//! The command line of the image builder.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::compose::Order;
+use firmware_image::compose::{self, Order};
 
 #[derive(Debug, Parser)]
 #[command(

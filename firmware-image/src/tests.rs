@@ -5,10 +5,10 @@ use std::path::Path;
 
 use object::{Object, ObjectSection};
 
-use crate::disk::{self, Contents};
-use crate::initramfs::{self, Root};
-use crate::modules::Module;
-use crate::uki::{self, Section};
+use crate::layers::disk::{self, Contents};
+use crate::layers::initramfs::{self, Root};
+use crate::layers::modules::Module;
+use crate::layers::uki::{self, Section};
 
 fn module(name: &str) -> Module {
     Module {

@@ -7,7 +7,7 @@ use std::io::Write;
 use cpio::newc::{Builder, ModeFileType, trailer};
 
 use crate::failure::{Outcome, failure};
-use crate::modules::Module;
+use crate::layers::modules::Module;
 
 /// What zstd is told: slow here, fast where it boots.
 const LEVEL: i32 = 19;
