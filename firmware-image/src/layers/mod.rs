@@ -5,4 +5,5 @@
 pub mod disk;
 pub mod initramfs;
 pub mod modules;
+pub mod qcow2;
 pub mod uki;
