@@ -27,7 +27,7 @@ use crate::host::Host;
 use crate::settings::EFFECTIVE;
 
 /// Serial, virtio, and the screen.
-const LINES: [&str; 3] = ["ttyS0", "hvc0", "tty1"];
+const LINES: [&str; 4] = ["ttyS0", "ttyAMA0", "hvc0", "tty1"];
 const PROGRAM: &str = "/bin/pghoard";
 const LOOK_EVERY: u16 = 2_000;
 const PRINT_AT_LEAST: Duration = Duration::from_secs(300);

@@ -2,109 +2,141 @@
 
 use std::path::{Path, PathBuf};
 
-use object::read::elf::{FileHeader, ProgramHeader};
-use object::{Endianness, elf};
-use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::disk::{self, Contents};
-use crate::failure::{Outcome, failure, read, write};
-use crate::initramfs::{self, Root};
-use crate::inputs::{Inputs, Package, blank_file_system};
-use crate::uki::{self, Section};
+use crate::failure::{Outcome, failure, read, scratch, write};
+use crate::inputs::{self, Inputs, Package, blank_file_system};
+use crate::layers::disk::{self, Contents};
+use crate::layers::initramfs::{self, Root};
+use crate::layers::qcow2;
+use crate::layers::uki::{self, Section};
+use crate::manifest::{Manifest, Part, crates};
+use crate::program::{Machine, Program};
+use crate::run::beside;
 
-/// Serial and virtio consoles and the screen; the last one is `/dev/console`. `gpt` has the kernel
-/// look at the second partition table where the first is broken. A kernel that panics
-/// starts again, and the boot loader counts its tries.
-const COMMAND_LINE: &str = "console=tty0 console=hvc0 console=ttyS0,115200 gpt panic=5 quiet\0";
-
-/// Everything inside, for an inventory (SBOM) and to compare two images by.
-#[derive(Debug, Serialize)]
-struct Manifest<'a> {
-    version: &'a str,
-    image_sha256: String,
-    parts: Vec<Part>,
-    packages: &'a [Package],
-}
-
-#[derive(Debug, Serialize)]
-struct Part {
-    name: String,
-    bytes: usize,
-    sha256: String,
-}
-
-impl Part {
-    fn of(name: impl Into<String>, bytes: &[u8]) -> Part {
-        Part {
-            name: name.into(),
-            bytes: bytes.len(),
-            sha256: hex::encode(Sha256::digest(bytes)),
-        }
-    }
-}
-
+/// What is built, of what.
+#[derive(Debug, clap::Args)]
 pub struct Order {
-    pub inputs: PathBuf,
-    pub program: PathBuf,
-    pub version: String,
-    pub out: PathBuf,
+    /// What firmware-image/inputs filled; without it that is done, in target/firmware-inputs
+    #[arg(long, value_name = "DIR")]
+    pub inputs: Option<PathBuf>,
+    /// The static multi-call program; without it that is built, by cargo
+    #[arg(long, value_name = "FILE")]
+    pub program: Option<PathBuf>,
+    /// Of the image; a higher one is newer
+    #[arg(long, value_name = "VERSION", default_value = env!("CARGO_PKG_VERSION"))]
+    pub image_version: String,
+    /// Public key that the appliance will ask of its updates
+    #[arg(long, value_name = "FILE")]
+    pub update_key: Option<PathBuf>,
 }
 
-/// Writes the raw disk, and `<out>.manifest.json` beside it.
-pub fn compose(order: &Order) -> Outcome<()> {
-    check_version(&order.version)?;
-    let inputs = Inputs::open(&order.inputs)?;
-    let program = read(&order.program)?;
-    check_static(&program, &order.program)?;
-    let scratch = order.out.parent().unwrap_or(Path::new("."));
-    let blank = blank_file_system(scratch)?;
-    let release = release(&order.version);
-    let initramfs = initramfs::build(&Root {
-        program: &program,
-        fsck: &inputs.fsck,
-        blank: &blank,
-        modules: &inputs.modules,
-        os_release: &release,
-    })?;
-    let section = |name, bytes| Section { name, bytes };
-    let unified = uki::join(
-        &inputs.stub,
-        &[
-            section(".osrel", release.as_bytes()),
-            section(".cmdline", COMMAND_LINE.as_bytes()),
-            section(".linux", &inputs.kernel),
-            section(".initrd", &initramfs),
-        ],
-    )?;
-    let mut parts = vec![
-        Part::of("pghoard", &program),
-        Part::of("linux", &inputs.kernel),
-        Part::of("e2fsck", &inputs.fsck),
-        Part::of("data.ext4.zst", &blank),
-        Part::of("initramfs", &initramfs),
-        Part::of("systemd-bootx64.efi", &inputs.loader),
-        Part::of("program.efi", &unified),
-    ];
-    let modules = inputs.modules.iter();
-    parts.extend(modules.map(|module| Part::of(format!("{}.ko", module.name), &module.bytes)));
-    // Nothing to fall back to, so nothing is counted.
-    let contents = Contents {
-        loader: &inputs.loader,
-        programs: &[(format!("pghoard-{}.efi", order.version), unified)],
-    };
-    disk::write(&order.out, &contents)?;
-    let manifest = Manifest {
-        version: &order.version,
-        image_sha256: hex::encode(Sha256::digest(read(&order.out)?)),
-        parts,
-        packages: &inputs.packages,
-    };
-    let text = serde_json::to_vec_pretty(&manifest)
-        .map_err(|error| failure(format!("manifest: {error}")))?;
-    let mut beside = order.out.clone().into_os_string();
-    beside.push(".manifest.json");
-    write(Path::new(&beside), &text)
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub enum Format {
+    Raw,
+    Qcow2,
+}
+
+/// What the boot loader starts, and what it is made of.
+pub struct Built {
+    pub version: String,
+    pub machine: Machine,
+    pub unified: Vec<u8>,
+    pub loader: Vec<u8>,
+    parts: Vec<Part>,
+    packages: Vec<Package>,
+}
+
+impl Built {
+    pub fn of(order: &Order) -> Outcome<Built> {
+        check_version(&order.image_version)?;
+        let program = match &order.program {
+            Some(path) => Program::open(path)?,
+            None => Program::open(&Program::build()?)?,
+        };
+        let folder = match &order.inputs {
+            Some(folder) => folder.clone(),
+            None => inputs::fetch()?,
+        };
+        let inputs = Inputs::open(&folder, program.machine)?;
+        let update_key = order.update_key.as_deref().map(read).transpose()?;
+        let blank = blank_file_system()?;
+        let release = release(&order.image_version);
+        let initramfs = initramfs::build(&Root {
+            program: &program.bytes,
+            fsck: &inputs.fsck,
+            blank: &blank,
+            modules: &inputs.modules,
+            os_release: &release,
+            update_key: update_key.as_deref(),
+        })?;
+        let section = |name, bytes| Section { name, bytes };
+        let unified = uki::join(
+            &inputs.stub,
+            &[
+                section(".osrel", release.as_bytes()),
+                section(".cmdline", program.machine.command_line().as_bytes()),
+                section(".linux", &inputs.kernel),
+                section(".initrd", &initramfs),
+            ],
+        )?;
+        let mut parts = vec![
+            Part::of("pghoard", &program.bytes),
+            Part::of("linux", &inputs.kernel),
+            Part::of("e2fsck", &inputs.fsck),
+            Part::of("data.ext4.zst", &blank),
+            Part::of("initramfs", &initramfs),
+            Part::of(program.machine.stub(), &inputs.stub),
+            Part::of(program.machine.loader(), &inputs.loader),
+            Part::of("program.efi", &unified),
+        ];
+        let modules = inputs.modules.iter();
+        parts.extend(modules.map(|module| Part::of(format!("{}.ko", module.name), &module.bytes)));
+        Ok(Built {
+            version: order.image_version.clone(),
+            machine: program.machine,
+            unified,
+            loader: inputs.loader,
+            parts,
+            packages: inputs.packages,
+        })
+    }
+
+    /// Writes the disk, and `<out>.manifest.json` beside it.
+    pub fn disk(&self, out: &Path, format: Format) -> Outcome<()> {
+        // Nothing to fall back to, so nothing is counted.
+        let contents = Contents {
+            machine: self.machine,
+            loader: &self.loader,
+            programs: &[(format!("pghoard-{}.efi", self.version), &self.unified)],
+        };
+        match format {
+            Format::Raw => disk::write(out, &contents)?,
+            Format::Qcow2 => {
+                let scratch = scratch()?;
+                let raw = scratch.path().join("disk.raw");
+                disk::write(&raw, &contents)?;
+                qcow2::write(&raw, out)?;
+            }
+        }
+        self.manifest(out)
+    }
+
+    /// Of what lies in a file.
+    pub fn manifest(&self, out: &Path) -> Outcome<()> {
+        let manifest = Manifest {
+            version: &self.version,
+            machine: self.machine.name(),
+            sha256: hex::encode(Sha256::digest(read(out)?)),
+            parts: &self.parts,
+            packages: &self.packages,
+            crates: crates(self.machine)?,
+        };
+        let mut text = serde_json::to_vec_pretty(&manifest)
+            .map_err(|error| failure(format!("manifest: {error}")))?;
+        text.push(b'\n');
+        write(&beside(out, ".manifest.json"), &text)
+    }
 }
 
 /// The boot loader orders by it, and it is part of a file name.
@@ -123,25 +155,4 @@ fn release(version: &str) -> String {
         "ID=pghoard\nNAME=\"PGHoard appliance\"\nPRETTY_NAME=\"PGHoard appliance {version}\"\n\
          VERSION_ID={version}\n"
     )
-}
-
-/// There is no loader of shared libraries in the image: the kernel would only say "error -2".
-fn check_static(program: &[u8], path: &Path) -> Outcome<()> {
-    let wrong = |what: &str| failure(format!("{}: {what}", path.display()));
-    let header = elf::FileHeader64::<Endianness>::parse(program)
-        .map_err(|_| wrong("is no 64-bit program (ELF)"))?;
-    let endian = header.endian().map_err(|_| wrong("is damaged"))?;
-    let segments = header
-        .program_headers(endian, program)
-        .map_err(|_| wrong("is damaged"))?;
-    if segments
-        .iter()
-        .any(|segment| segment.p_type(endian) == elf::PT_INTERP)
-    {
-        return Err(wrong(
-            "is linked dynamically; build it with RUSTFLAGS='-C target-feature=+crt-static' and \
-             --target x86_64-unknown-linux-gnu",
-        ));
-    }
-    Ok(())
 }

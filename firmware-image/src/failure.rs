@@ -26,3 +26,8 @@ pub fn read(path: &Path) -> Outcome<Vec<u8>> {
 pub fn write(path: &Path, bytes: &[u8]) -> Outcome<()> {
     fs::write(path, bytes).map_err(|error| failure(format!("{}: {error}", path.display())))
 }
+
+/// For tools that want files.
+pub fn scratch() -> Outcome<tempfile::TempDir> {
+    tempfile::tempdir().map_err(|error| failure(format!("a scratch folder: {error}")))
+}

@@ -7,8 +7,9 @@ use std::process::Command;
 
 use serde::{Deserialize, Serialize};
 
-use crate::failure::{Outcome, failure, read};
-use crate::modules::{self, Module};
+use crate::failure::{Outcome, failure, read, scratch};
+use crate::layers::modules::{self, Module};
+use crate::program::Machine;
 
 /// Of a package that a file of the folder comes from.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -31,7 +32,7 @@ pub struct Inputs {
 }
 
 impl Inputs {
-    pub fn open(folder: &Path) -> Outcome<Inputs> {
+    pub fn open(folder: &Path, machine: Machine) -> Outcome<Inputs> {
         let file = |name: &str| {
             read(&folder.join(name))
                 .map_err(|error| failure(format!("{error}; firmware-image/inputs makes it")))
@@ -42,20 +43,43 @@ impl Inputs {
         Ok(Inputs {
             kernel: file("vmlinuz")?,
             modules: modules::collect(&folder.join("modules"))?,
-            stub: file("linuxx64.efi.stub")?,
-            loader: file("systemd-bootx64.efi")?,
+            stub: file(machine.stub())?,
+            loader: file(machine.loader())?,
             fsck: file("e2fsck")?,
             packages,
         })
     }
 }
 
+/// Fills the folder that is taken when none is named, out of the distribution's packages; a filled
+/// one stays.
+pub fn fetch() -> Outcome<PathBuf> {
+    let folder = workspace().join("target/firmware-inputs");
+    let script = workspace().join("firmware-image/inputs");
+    let about = |what: String| failure(format!("{}: {what}", script.display()));
+    let status = Command::new(&script)
+        .arg(&folder)
+        .status()
+        .map_err(|error| about(error.to_string()))?;
+    match status.success() {
+        true => Ok(folder),
+        false => Err(about(format!("ended with {status}"))),
+    }
+}
+
+/// The sources that this builder came from.
+pub fn workspace() -> &'static Path {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here)
+}
+
 /// In bytes: as large as the largest disk wants its groups and its journal, and sparse.
 const BLANK_BYTES: u64 = 1 << 30;
 
 /// An empty ext4, compressed. Its identifiers and times are fixed, so that two are the same bytes.
-pub fn blank_file_system(scratch: &Path) -> Outcome<Vec<u8>> {
-    let path: PathBuf = scratch.join("data.ext4");
+pub fn blank_file_system() -> Outcome<Vec<u8>> {
+    let scratch = scratch()?;
+    let path = scratch.path().join("data.ext4");
     let about = |error: &dyn std::fmt::Display| failure(format!("mkfs.ext4: {error}"));
     let file = std::fs::File::create(&path).map_err(|error| about(&error))?;
     file.set_len(BLANK_BYTES).map_err(|error| about(&error))?;
@@ -95,7 +119,7 @@ pub fn blank_file_system(scratch: &Path) -> Outcome<Vec<u8>> {
         return Err(about(&String::from_utf8_lossy(&told.stderr).trim()));
     }
     let image = std::fs::File::open(&path).map_err(|error| about(&error))?;
-    let packed = zstd::encode_all(image, 19).map_err(|error| about(&error))?;
-    std::fs::remove_file(&path).map_err(|error| about(&error))?;
-    Ok(packed)
+    // It is nearly all zeros: a higher level buys nothing.
+    zstd::encode_all(std::io::BufReader::with_capacity(1 << 20, image), 3)
+        .map_err(|error| about(&error))
 }

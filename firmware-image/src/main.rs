@@ -1,30 +1,13 @@
-//! Builds the bootable appliance image: a disk with one EFI program, which is the Linux kernel and
-//! an initramfs with one static program in it.
-//!
-//! - [`inputs`]: the kernel, the boot loader and what else is taken from elsewhere.
-//! - [`modules`], [`initramfs`], [`uki`], [`disk`]: each one layer of the image, outward.
-//! - [`compose`]: all of it, and the manifest.
-//!
-//! Everything runs without root, loop devices or a network, and twice the same inputs are twice
-//! the same bytes.
+//! The command line of the image builder.
 
-mod compose;
-mod disk;
-mod failure;
-mod initramfs;
-mod inputs;
-mod modules;
-mod uki;
-
-#[cfg(test)]
-mod tests;
-
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-
-use crate::compose::Order;
+use firmware_image::compose::{Built, Format, Order};
+use firmware_image::failure::{Outcome, failure};
+use firmware_image::run::{self, Virtual};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -39,40 +22,50 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// A raw disk image, and a manifest of everything inside beside it
+    /// A disk image, and a manifest of everything inside beside it
     Compose {
-        /// What firmware-image/inputs filled
-        #[arg(long, value_name = "DIR")]
-        inputs: PathBuf,
-        /// The static multi-call program
-        #[arg(long, value_name = "FILE")]
-        program: PathBuf,
-        /// Of the image; a higher one is newer
-        #[arg(long, value_name = "VERSION", default_value = env!("CARGO_PKG_VERSION"))]
-        image_version: String,
+        #[command(flatten)]
+        order: Order,
+        #[arg(long, value_enum, default_value = "raw")]
+        format: Format,
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
+    },
+    /// A virtual machine on an image
+    Run {
+        #[command(flatten)]
+        machine: Virtual,
+        /// Only say the command
+        #[arg(long)]
+        print: bool,
     },
 }
 
 fn main() -> ExitCode {
-    let Command::Compose {
-        inputs,
-        program,
-        image_version: version,
-        out,
-    } = Arguments::parse().command;
-    let order = Order {
-        inputs,
-        program,
-        version,
-        out,
-    };
-    match compose::compose(&order) {
+    match run(Arguments::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("firmware-image: {failure}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Outcome<()> {
+    match command {
+        Command::Compose { order, format, out } => Built::of(&order)?.disk(&out, format),
+        Command::Run { machine, print } => {
+            let mut command = machine.command()?;
+            if print {
+                println!("{}", run::line(&command));
+                return Ok(());
+            }
+            // In its place, so that who ends this ends it.
+            let error = command.exec();
+            let name = command.get_program().to_string_lossy().into_owned();
+            Err(failure(format!(
+                "{name}: {error}; it is Debian's package qemu-system-x86"
+            )))
         }
     }
 }

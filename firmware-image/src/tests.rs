@@ -5,10 +5,14 @@ use std::path::Path;
 
 use object::{Object, ObjectSection};
 
-use crate::disk::{self, Contents};
-use crate::initramfs::{self, Root};
-use crate::modules::Module;
-use crate::uki::{self, Section};
+use crate::compose::{Built, Format, Order};
+use crate::layers::disk::{self, Contents};
+use crate::layers::initramfs::{self, Root};
+use crate::layers::modules::{self, Module};
+use crate::layers::qcow2;
+use crate::layers::uki::{self, Section};
+use crate::program::Machine;
+use crate::run::{self, Virtual, beside};
 
 fn module(name: &str) -> Module {
     Module {
@@ -24,6 +28,7 @@ fn root(modules: &[Module]) -> Vec<u8> {
         blank: b"blank",
         modules,
         os_release: "ID=pghoard\n",
+        update_key: Some(b"a key"),
     })
     .unwrap()
 }
@@ -58,6 +63,7 @@ fn the_initramfs_is_what_it_is_made_of_and_twice_the_same() {
     };
     assert_eq!(of("init"), (0o120_777, "bin/pghoard"));
     assert_eq!(of("bin/pghoard"), (0o100_755, "the program"));
+    assert_eq!(of("etc/update.pub"), (0o100_644, "a key"));
     assert_eq!(of("data"), (0o40_755, ""));
     assert_eq!(of("lib/modules/order"), (0o100_644, "virtio\nvirtio_blk\n"));
 }
@@ -138,8 +144,9 @@ fn the_disk_holds_what_the_firmware_looks_for_and_is_twice_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let program = vec![9; 3 << 20];
     let contents = Contents {
+        machine: Machine::X86_64,
         loader: b"loader",
-        programs: &[("pghoard-1.efi".to_owned(), program.clone())],
+        programs: &[("pghoard-1.efi".to_owned(), &program)],
     };
     let write = |name: &str| {
         let path = folder.path().join(name);
@@ -162,6 +169,193 @@ fn the_disk_holds_what_the_firmware_looks_for_and_is_twice_the_same() {
         b"loader"
     );
     assert!(in_esp(&path, partitions[0], "EFI/Linux/pghoard-1.efi") == program);
+}
+
+/// What the guest sees, by the tables of the file.
+fn through_qcow2(file: &[u8]) -> Vec<u8> {
+    let at = |at: usize, bytes: usize| {
+        let field = &file[at..at + bytes];
+        field.iter().fold(0, |n, byte| n << 8 | usize::from(*byte))
+    };
+    let address = |place: usize| at(place, 8) & !(1 << 63);
+    assert_eq!((&file[..4], at(4, 4)), (&b"QFI\xfb"[..], 3));
+    let (cluster, size) = (1 << at(20, 4), at(24, 8));
+    let mut disk = Vec::new();
+    while disk.len() < size {
+        let number = disk.len() / cluster;
+        let second = address(at(40, 8) + number / (cluster / 8) * 8);
+        match address(second + number % (cluster / 8) * 8) {
+            0 => disk.resize(disk.len() + cluster, 0),
+            content => disk.extend(&file[content..content + cluster]),
+        }
+    }
+    let counts = address(at(48, 8));
+    for number in 0..file.len() / cluster {
+        assert_eq!(
+            at(counts + 2 * number, 2),
+            1,
+            "cluster {number} is used once"
+        );
+    }
+    disk.truncate(size);
+    disk
+}
+
+#[test]
+fn a_qcow2_file_holds_what_is_not_empty_and_is_the_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let (raw, out) = (folder.path().join("raw"), folder.path().join("qcow2"));
+    let cluster = 64 << 10;
+    for (name, disk, clusters) in [
+        ("nothing", Vec::new(), 5 - 2),
+        ("empty", vec![0; 5 * cluster], 5),
+        (
+            "odd end",
+            [vec![0; 3 * cluster], vec![1; 7 * 512]].concat(),
+            5 + 1,
+        ),
+        (
+            "two tables",
+            [vec![0; 8192 * cluster], vec![2; cluster]].concat(),
+            6 + 1,
+        ),
+    ] {
+        fs::write(&raw, &disk).unwrap();
+        qcow2::write(&raw, &out).unwrap();
+        let file = fs::read(&out).unwrap();
+        assert_eq!(file.len(), clusters * cluster, "{name}");
+        assert!(through_qcow2(&file) == disk, "{name}");
+        let mut check = std::process::Command::new("qemu-img");
+        if let Ok(told) = check.arg("check").arg(&out).output() {
+            assert!(told.status.success(), "{name}: {told:?}");
+        }
+    }
+}
+
+/// A folder as `firmware-image/inputs` fills it, of a kernel without modules, and a program.
+fn inputs(folder: &Path) {
+    let put = |name: &str, bytes: &[u8]| fs::write(folder.join(name), bytes).unwrap();
+    put("packages.json", b"[]");
+    put("vmlinuz", b"the kernel");
+    put("e2fsck", b"fsck");
+    put("linuxx64.efi.stub", &stub());
+    put("systemd-bootx64.efi", b"the loader");
+    fs::create_dir(folder.join("modules")).unwrap();
+    let builtin = modules::REQUIRED.map(|name| format!("kernel/{name}.ko\n"));
+    put("modules/modules.builtin", builtin.concat().as_bytes());
+    put("program", &program());
+}
+
+/// The head of a static program (ELF, 64 bits) without a segment.
+fn program() -> Vec<u8> {
+    let mut head = vec![0; 64];
+    head[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+    head[18] = 62;
+    head[52] = 64;
+    head
+}
+
+fn order(folder: &Path) -> Order {
+    Order {
+        inputs: Some(folder.to_owned()),
+        program: Some(folder.join("program")),
+        image_version: "7".to_owned(),
+        update_key: None,
+    }
+}
+
+#[test]
+fn the_same_inputs_are_the_same_bytes_in_either_format() {
+    let folder = tempfile::tempdir().unwrap();
+    inputs(folder.path());
+    for format in [Format::Raw, Format::Qcow2] {
+        let compose = |name: &str| {
+            let out = folder.path().join(name);
+            let built = Built::of(&order(folder.path())).unwrap();
+            built.disk(&out, format).unwrap();
+            let manifest = fs::read_to_string(beside(&out, ".manifest.json")).unwrap();
+            (fs::read(out).unwrap(), manifest)
+        };
+        let (one, manifest) = compose("one");
+        assert!(
+            (one, manifest.clone()) == compose("two"),
+            "two images of the same inputs differ: {format:?}"
+        );
+        for told in ["\"initramfs\"", "\"machine\": \"x86_64\"", "\"zstd\""] {
+            assert!(manifest.contains(told), "{told}: {manifest}");
+        }
+    }
+}
+
+#[test]
+fn an_order_that_makes_no_sense_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    inputs(folder.path());
+    let refused = |change: &dyn Fn(&mut Order)| {
+        let mut order = order(folder.path());
+        change(&mut order);
+        match Built::of(&order) {
+            Ok(_) => panic!("taken: {order:?}"),
+            Err(failure) => failure.to_string(),
+        }
+    };
+    let program = |bytes: Vec<u8>| {
+        let path = folder.path().join("other");
+        fs::write(&path, bytes).unwrap();
+        refused(&|order| order.program = Some(path.clone()))
+    };
+    let changed = |at: usize, to: &[u8]| {
+        let mut bytes = super::tests::program();
+        bytes[at..at + to.len()].copy_from_slice(to);
+        bytes
+    };
+    assert!(program(b"#!/bin/sh\n".to_vec()).contains("no 64-bit program"));
+    assert!(program(changed(18, &[8])).contains("neither x86-64 nor arm64"));
+    // One segment, which names a loader of shared libraries.
+    let mut dynamic = changed(32, &[64]);
+    dynamic[54] = 56;
+    dynamic[56] = 1;
+    dynamic.extend([3, 0, 0, 0]);
+    dynamic.extend([0; 52]);
+    assert!(program(dynamic).contains("is linked dynamically"));
+    // There is no stub for the machine of this program.
+    assert!(program(changed(18, &[183])).contains("linuxaa64.efi.stub"));
+    let version = refused(&|order| order.image_version = "1+3".to_owned());
+    assert!(version.contains("version '1+3'"), "{version}");
+}
+
+#[test]
+fn a_virtual_machine_is_told_what_it_was_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    fs::write(at("a,b.img"), b"raw").unwrap();
+    fs::write(at("drive"), b"QFI\xfb...").unwrap();
+    fs::write(at("begin"), b"variables").unwrap();
+    let mut machine = Virtual::new(at("a,b.img"));
+    machine.serial = Some(at("serial"));
+    machine.forward = vec![(16000, 80)];
+    machine.drive = vec![at("drive")];
+    machine.variables = Some(at("begin"));
+    machine.more = vec!["-device".into(), "two words".into()];
+    let line = run::line(&machine.command().unwrap());
+    let folder = folder.path().display();
+    for told in [
+        "qemu-system-x86_64 -accel tcg -machine q35 -m 512 ",
+        &format!("format=raw,discard=unmap,file={folder}/a,,b.img "),
+        &format!("format=qcow2,readonly=on,file={folder}/drive "),
+        &format!("unit=1,file={folder}/a,,b.img.vars "),
+        "user,id=net,hostfwd=tcp:127.0.0.1:16000-:80 ",
+        &format!("-serial unix:{folder}/serial,server=on,wait=off "),
+        " -device 'two words'",
+    ] {
+        assert!(line.contains(told), "{told}: {line}");
+    }
+    assert_eq!(fs::read(at("a,b.img.vars")).unwrap(), b"variables");
+    machine.secure_boot = true;
+    machine.kvm = true;
+    let line = run::line(&machine.command().unwrap());
+    assert!(line.contains("-accel kvm -machine q35,smm=on "), "{line}");
+    assert!(line.contains("property=secure,value=on"), "{line}");
 }
 
 fn in_esp(path: &Path, esp: &gpt::partition::Partition, name: &str) -> Vec<u8> {

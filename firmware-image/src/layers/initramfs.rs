@@ -7,7 +7,7 @@ use std::io::Write;
 use cpio::newc::{Builder, ModeFileType, trailer};
 
 use crate::failure::{Outcome, failure};
-use crate::modules::Module;
+use crate::layers::modules::Module;
 
 /// What zstd is told: slow here, fast where it boots.
 const LEVEL: i32 = 19;
@@ -56,6 +56,8 @@ pub struct Root<'a> {
     pub blank: &'a [u8],
     pub modules: &'a [Module],
     pub os_release: &'a str,
+    /// Who may sign updates.
+    pub update_key: Option<&'a [u8]>,
 }
 
 /// A compressed archive in cpio's newc format.
@@ -88,6 +90,9 @@ fn tree(root: &Root<'_>) -> BTreeMap<String, Content> {
         "etc/os-release".into(),
         file(root.os_release.as_bytes(), 0o644),
     );
+    if let Some(key) = root.update_key {
+        tree.insert("etc/update.pub".into(), file(key, 0o644));
+    }
     tree.insert("etc/resolv.conf".into(), Content::Link("/run/resolv.conf"));
     tree.insert("lib/data.ext4.zst".into(), file(root.blank, 0o644));
     let mut order = String::new();

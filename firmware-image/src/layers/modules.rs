@@ -13,7 +13,7 @@ use object::{Object, ObjectSection};
 use crate::failure::{Outcome, failure, read};
 
 /// What a virtual machine has to have: disks, network, consoles, entropy, a clock that bites.
-const REQUIRED: [&str; 16] = [
+pub const REQUIRED: [&str; 16] = [
     "virtio_pci",
     "virtio_blk",
     "virtio_scsi",

@@ -20,6 +20,8 @@ use gpt::partition::Partition;
 use gpt::partition_types::{EFI, LINUX_FS, Type};
 
 use crate::failure::{Failure, Outcome, failure};
+use crate::layers::qcow2::is_empty;
+use crate::program::Machine;
 
 const MIB: u64 = 1 << 20;
 const SECTOR: u64 = 512;
@@ -42,9 +44,10 @@ const LOADER: &str = "timeout 0\nconsole-mode keep\neditor no\n";
 pub const DATA_NAME: &str = "pghoard-data";
 
 pub struct Contents<'a> {
+    pub machine: Machine,
     pub loader: &'a [u8],
     /// File names below `EFI/Linux`, and what they hold.
-    pub programs: &'a [(String, Vec<u8>)],
+    pub programs: &'a [(String, &'a [u8])],
 }
 
 /// Writes the raw disk, sparse where it is empty.
@@ -62,7 +65,7 @@ pub fn write(path: &Path, contents: &Contents<'_>) -> Outcome<()> {
         .map_err(about)?;
     table(&mut file)?;
     for (number, block) in (0_u64..).zip(esp.chunks(64 << 10)) {
-        if block.iter().any(|byte| *byte != 0) {
+        if !is_empty(block) {
             let at = EDGE_MIB * MIB + number * (64 << 10);
             file.seek(SeekFrom::Start(at)).map_err(about)?;
             file.write_all(block).map_err(about)?;
@@ -131,7 +134,8 @@ fn esp(contents: &Contents<'_>) -> Outcome<Vec<u8>> {
                 .and_then(|()| file.flush())
                 .map_err(about)
         };
-        put("EFI/BOOT/BOOTX64.EFI", contents.loader)?;
+        let removable = contents.machine.removable();
+        put(&format!("EFI/BOOT/{removable}"), contents.loader)?;
         put("loader/loader.conf", LOADER.as_bytes())?;
         for (name, program) in contents.programs {
             put(&format!("EFI/Linux/{name}"), program)?;
