@@ -87,12 +87,7 @@ impl Daemon {
                 vec![(None, Event::ConfigRefused { message })]
             }
         };
-        let report = Report {
-            task: None,
-            events,
-            closing: false,
-        };
-        self.take_in(vec![report])?;
+        self.take_in(vec![Report::facts(events)])?;
         self.notify.ready();
         Ok(())
     }
