@@ -104,6 +104,7 @@ impl Daemon {
         let mut policy = site::policy(&config, &sites);
         // What the last look around found holds until the next one.
         policy.maintenance = machine.policy.maintenance;
+        policy.unsynchronised = machine.policy.unsynchronised.clone();
         for (name, site) in &mut policy.sites {
             let before = machine.policy.sites.get(name);
             site.cramped_since = before.and_then(|before| before.cramped_since);

@@ -118,10 +118,7 @@ impl View<'_> {
             "attempts": self.attempts(),
             "backups": self.backups(),
             "busy": self.working().collect::<Vec<_>>(),
-            "clock_doubtful": clock::doubtful(self.clock, self.site).map(|(since, why)| json!({
-                "since": iso(since),
-                "why": why,
-            })),
+            "clock_doubtful": self.doubt(),
             "conflicts": ledger.conflicts.keys().map(|f| f.key(self.size())).collect::<Vec<_>>(),
             "flushed_lsn": positions.flushed.map(|lsn| lsn.to_string()),
             "coverage": self.coverage(&coverage, holes.len()),
@@ -168,6 +165,11 @@ impl View<'_> {
             "system_id": servers.system_id.map(|id| id.to_string()),
             "verification": self.verification(),
         })
+    }
+
+    fn doubt(&self) -> Option<Value> {
+        let (since, why) = clock::doubtful(self.clock, self.site, self.all)?;
+        Some(json!({ "since": iso(since), "why": why }))
     }
 
     fn holes(&self) -> Vec<Value> {
