@@ -57,6 +57,7 @@ pub fn facts(state: &State, policy: &Policy, busy: &Busy, live: &Live, now: Mill
         AT: iso(now),
         "events": state.seq,
         "maintenance": policy.maintenance,
+        "proved_since_start": state.proved(),
         "run": state.run,
         "sites": sites.collect::<Map<_, _>>(),
         "started_at": known(state.started_at),
@@ -473,6 +474,10 @@ mod tests {
             false
         );
         assert_eq!(facts["at"], "2026-11-22T09:33:20Z");
+        assert_eq!(facts["proved_since_start"], true);
+        let mut begun = state("main");
+        begun.started_at = NOW;
+        assert!(!begun.proved());
     }
 
     #[test]
