@@ -59,8 +59,8 @@ struct Stderr {
 
 impl Log for Stderr {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        let target = metadata.target();
-        let ours = target == OURS || target.starts_with("pghoard::");
+        // The appliance's crates begin with the same word.
+        let ours = metadata.target().starts_with(OURS);
         let most = if ours { Level::Debug } else { Level::Warn };
         metadata.level() <= most
     }

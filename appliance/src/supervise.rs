@@ -37,9 +37,10 @@ const KILL_WITHIN: Duration = Duration::from_secs(10);
 const TURN: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "lowercase")]
 pub enum State {
     /// There are no settings to run it with.
+    #[serde(rename = "not configured")]
     NotConfigured,
     Starting,
     Running,

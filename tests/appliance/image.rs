@@ -5,12 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use crate::support::skip;
+use firmware_image::compose::{Built, Format, Order};
 
-/// The top of the project.
-pub fn top() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
+use crate::support::skip;
 
 fn target() -> PathBuf {
     let program = env::current_exe().unwrap();
@@ -37,21 +34,15 @@ fn build() -> Option<PathBuf> {
     let folder = target().join("appliance");
     std::fs::create_dir_all(&folder).unwrap();
     let out = folder.join("pghoard.raw");
-    let done = Command::new(env!("CARGO"))
-        .args(["run", "--quiet", "--locked", "--package", "firmware-image", "--", "compose"])
-        .arg("--inputs")
-        .arg(target().join("firmware-inputs"))
-        .arg("--program")
-        .arg(target().join("x86_64-unknown-linux-gnu/release/pghoard-appliance"))
-        .arg("--out")
-        .arg(&out)
-        .current_dir(top())
-        .output()
-        .unwrap();
-    assert!(
-        done.status.success(),
-        "{}",
-        String::from_utf8_lossy(&done.stderr)
-    );
+    let order = Order {
+        inputs: None,
+        program: None,
+        image_version: env!("CARGO_PKG_VERSION").into(),
+        update_key: None,
+    };
+    let built = Built::of(&order).unwrap_or_else(|failure| panic!("{failure}"));
+    built
+        .disk(&out, Format::Raw)
+        .unwrap_or_else(|failure| panic!("{failure}"));
     Some(out)
 }

@@ -14,6 +14,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use firmware_image::run::Virtual;
+
 use crate::support::process::Scratch;
 use crate::support::{wait_for, wait_until};
 
@@ -28,6 +30,8 @@ pub struct Place {
     pub scratch: Scratch,
     pub disk: PathBuf,
     pub api: u16,
+    /// Further disks, read only.
+    pub drives: Vec<PathBuf>,
     /// Extra arguments of QEMU.
     pub more: Vec<String>,
 }
@@ -44,43 +48,39 @@ impl Place {
         assert!(copied.unwrap().success());
         let file = fs::File::options().write(true).open(&disk).unwrap();
         file.set_len(gib << 30).unwrap();
-        let firmware = "/usr/share/OVMF/OVMF_VARS_4M.fd";
-        fs::copy(firmware, scratch.join("firmware.fd")).unwrap();
         let api = TcpListener::bind("127.0.0.1:0").unwrap();
         Place {
             disk,
             api: api.local_addr().unwrap().port(),
             scratch,
+            drives: Vec::new(),
             more: Vec::new(),
         }
     }
 
+    /// Where it begins on the disk, and how long it is, in bytes.
+    pub fn partition(&self, name: &str) -> (u64, u64) {
+        let table = gpt::GptConfig::new().open(&self.disk).unwrap();
+        let all = table.partitions().values();
+        let found = all
+            .into_iter()
+            .find(|partition| partition.name == name)
+            .unwrap();
+        let sectors = found.last_lba + 1 - found.first_lba;
+        (found.first_lba * 512, sectors * 512)
+    }
+
     fn command(&self) -> Command {
-        let path = |name: &str| self.scratch.join(name).display().to_string();
-        let kvm = std::env::var("PGHOARD_TEST_KVM").is_ok_and(|on| on == "1");
-        let mut command = Command::new("qemu-system-x86_64");
-        command.args(["-M", "q35", "-smp", "1", "-m", "512", "-nodefaults"]);
-        command.args(["-display", "none", "-no-reboot"]);
-        command.args(["-accel", if kvm { "kvm" } else { "tcg" }]);
-        let code = "/usr/share/OVMF/OVMF_CODE_4M.fd";
-        for drive in [
-            format!("if=pflash,format=raw,unit=0,readonly=on,file={code}"),
-            format!("if=pflash,format=raw,unit=1,file={}", path("firmware.fd")),
-            format!("if=none,id=d0,format=raw,file={}", self.disk.display()),
-        ] {
-            command.args(["-drive", &drive]);
-        }
-        let net = format!("user,id=n0,hostfwd=tcp:127.0.0.1:{}-:16000", self.api);
-        command.args(["-device", "virtio-blk-pci,drive=d0,bootindex=1"]);
-        command.args(["-device", "virtio-rng-pci"]);
-        command.args(["-netdev", &net]);
-        command.args(["-device", "virtio-net-pci,netdev=n0,romfile="]);
-        let serial = format!("unix:{},server=on,wait=off", path("serial"));
-        command.args(["-serial", &serial]);
-        let monitor = format!("unix:{},server=on,wait=off", path("monitor"));
-        command.args(["-qmp", &monitor]);
-        command.args(&self.more);
-        command
+        let mut machine = Virtual::new(&self.disk);
+        machine.kvm = std::env::var("PGHOARD_TEST_KVM").is_ok_and(|on| on == "1");
+        machine.serial = Some(self.scratch.join("serial"));
+        machine.qmp = Some(self.scratch.join("monitor"));
+        machine.forward = vec![(self.api, 16_000)];
+        machine.drive.clone_from(&self.drives);
+        // A restart ends QEMU: whoever waits for it starts the next one.
+        machine.more = vec!["-no-reboot".into()];
+        machine.more.extend(self.more.iter().map(Into::into));
+        machine.command().unwrap()
     }
 
     pub fn boot(&self) -> Machine {
@@ -105,7 +105,10 @@ impl Place {
         };
         let path = self.scratch.join("serial");
         let serial = wait_for("QEMU's serial line", PATIENCE, || {
-            assert!(machine.child.try_wait().unwrap().is_none(), "QEMU ended at once");
+            assert!(
+                machine.child.try_wait().unwrap().is_none(),
+                "QEMU ended at once"
+            );
             UnixStream::connect(&path).ok()
         });
         let heard = Arc::clone(&machine.heard);
@@ -172,7 +175,11 @@ impl Machine {
     }
 
     pub fn send(&mut self, text: &str) {
-        self.serial.as_mut().unwrap().write_all(text.as_bytes()).unwrap();
+        self.serial
+            .as_mut()
+            .unwrap()
+            .write_all(text.as_bytes())
+            .unwrap();
     }
 
     /// A line, and what the console answers before it asks again.

@@ -9,8 +9,11 @@
     reason = "a test that meets the unexpected has failed"
 )]
 
+mod cuts;
+mod drive;
 mod image;
 mod machine;
+mod site;
 mod start;
 
 #[path = "../support/mod.rs"]
