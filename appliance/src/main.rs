@@ -6,6 +6,8 @@
 
 mod console;
 mod network;
+#[cfg(test)]
+mod testing;
 mod time;
 mod update;
 
