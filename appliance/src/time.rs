@@ -1,1 +1,0 @@
-//! The clock: SNTP, and an honest word on whether it is synchronised.
