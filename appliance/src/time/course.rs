@@ -74,7 +74,11 @@ impl Course {
                 self.why_not = why;
                 let wait = RETRY_MIN * 2_u32.pow(self.failures.min(RETRY_POWER_MAX));
                 self.failures = self.failures.saturating_add(1);
-                self.next = now + spread(wait.min(POLL), jitter);
+                let longest = match self.status(now).synchronised {
+                    true => POLL,
+                    false => RETRY_MAX,
+                };
+                self.next = now + spread(wait.min(longest), jitter);
                 // What was to be made up for is made up for by now, or unknown.
                 Act::Rate { ppm: 0 }
             }
@@ -214,6 +218,8 @@ const POLL: Duration = Duration::from_secs(1024);
 /// After the first answer: it was the boot's, with everything else going on.
 const SETTLE: Duration = Duration::from_secs(64);
 const RETRY_MIN: Duration = Duration::from_secs(1);
+/// While nobody knows the time: the cable may come back any moment.
+const RETRY_MAX: Duration = Duration::from_secs(64);
 const RETRY_POWER_MAX: u32 = 10;
 /// After that a crystal of 100 parts in a million is off by most of a second.
 const GOOD_MAX: Duration = Duration::from_secs(2 * 3600);
@@ -307,20 +313,24 @@ mod tests {
 
     #[test]
     fn silence_is_asked_less_often_and_ends_the_slew() {
-        let mut now = Instant::now();
+        let now = Instant::now();
         let mut course = Course::new(now);
-        let mut waits = Vec::new();
-        for _ in 0..12 {
-            let act = course.heard(&[], &[silent("a")], now, STILL);
-            assert_eq!(act, Act::Rate { ppm: 0 });
-            waits.push((course.next() - now).as_secs());
-            now = course.next();
-        }
-        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 1024]);
+        let silence = |course: &mut Course| -> Vec<u64> {
+            let mut wait = || {
+                let act = course.heard(&[], &[silent("a")], now, STILL);
+                assert_eq!(act, Act::Rate { ppm: 0 });
+                (course.next() - now).as_secs()
+            };
+            (0..12).map(|_| wait()).collect()
+        };
+        let waits = [1, 2, 4, 8, 16, 32, 64, 64, 64, 64, 64, 64];
+        assert_eq!(silence(&mut course), waits);
         course.heard(&[sample("a", 0)], &[], now, STILL);
         assert_eq!((course.next() - now).as_secs(), 64);
         course.heard(&[sample("a", 0)], &[], now, STILL);
         assert_eq!((course.next() - now).as_secs(), 1024);
+        let waits = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 1024];
+        assert_eq!(silence(&mut course), waits);
         for jitter in [0, 1, 512, 513, u32::MAX] {
             let wait = spread(POLL, jitter).as_secs();
             assert!((896..=1152).contains(&wait), "{jitter} {wait}");
