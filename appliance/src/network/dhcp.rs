@@ -148,10 +148,7 @@ impl Client {
                 self.due = None;
                 return None;
             }
-            if matches!(
-                self.state,
-                State::Bound | State::Renewing | State::Rebinding
-            ) {
+            if !matches!(self.state, State::Selecting | State::Requesting(_)) {
                 self.enter(State::Selecting, now);
             }
         }
@@ -528,6 +525,18 @@ mod tests {
         assert_eq!(bench.next(), (600, None));
         assert!(bench.client.held().is_none());
         assert_eq!(bench.client.due(), None);
+    }
+
+    #[test]
+    fn an_address_whose_time_is_over_is_not_asked_for_again() {
+        let mut bench = Bench::bound((100, 400, 600));
+        bench.client.carrier(false, bench.now);
+        bench.now += Duration::from_secs(700);
+        bench.client.carrier(true, bench.now);
+        assert_eq!(bench.asks(), Ask::Discover);
+        assert!(bench.client.held().is_none());
+        bench.hears(Answer::Offer(lease(6, (100, 400, 600))));
+        assert!(matches!(bench.asks(), Ask::Take { .. }));
     }
 
     #[test]

@@ -144,11 +144,21 @@ impl Kernel {
         for _ in 0..DATAGRAMS_MAX {
             let (bytes, _) = self.socket.recv_from_full()?;
             let mut rest = bytes.as_slice();
-            while !rest.is_empty() {
-                let message = NetlinkMessage::deserialize(rest).map_err(io::Error::other)?;
-                // Each message begins at a multiple of four (netlink(7)).
-                let length = usize::try_from(message.header.length).unwrap_or(usize::MAX);
-                rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+            while let Some((head, _)) = rest.split_first_chunk() {
+                // Each message begins with its length, at a multiple of four (netlink(7)).
+                let length = usize::try_from(u32::from_ne_bytes(*head)).unwrap_or(0);
+                let message = rest.get(..length).unwrap_or(rest);
+                rest = rest
+                    .get(length.next_multiple_of(4).max(4)..)
+                    .unwrap_or_default();
+                let message = match NetlinkMessage::deserialize(message) {
+                    Ok(message) => message,
+                    // One link or route with something new to it must not hide the others.
+                    Err(error) => {
+                        log::debug!("rtnetlink: {error}");
+                        continue;
+                    }
+                };
                 match message.payload {
                     NetlinkPayload::Done(_) => return Ok(found),
                     NetlinkPayload::Error(error) => match error.code {
