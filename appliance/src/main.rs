@@ -29,6 +29,8 @@ mod power;
 mod settings;
 mod supervise;
 mod sys;
+#[cfg(test)]
+mod testing;
 mod time;
 mod trial;
 mod update;

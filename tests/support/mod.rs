@@ -5,7 +5,7 @@
 //! compiles what it needs and the rest is unused there, which is why `dead_code` is allowed.
 //! Nothing in here sleeps for luck: `wait_until` is the only way to wait.
 
-#![allow(dead_code, reason = "each test binary uses a part")]
+#![allow(dead_code, unused_imports, reason = "each test binary uses a part")]
 
 pub mod daemon;
 pub mod disk;
@@ -13,12 +13,16 @@ pub mod faults;
 pub mod http;
 pub mod postgres;
 pub mod process;
+pub mod skip;
 pub mod stores;
 pub mod tls;
+pub mod wait;
 
 use std::path::Path;
-use std::time::{Duration, Instant};
-use std::{env, fs, io::Write, thread};
+use std::{env, fs};
+
+pub use skip::{left_out, skip};
+pub use wait::{PATIENCE, wait_for, wait_until};
 
 /// How much of the counted tests to run: `PGHOARD_TEST_SCALE`, set by `tests/run [--long]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,57 +45,6 @@ impl Scale {
             Scale::Small => small,
             Scale::Long => long,
         }
-    }
-}
-
-/// Long enough for a loaded machine with two cores; a test that meets it has failed.
-pub const PATIENCE: Duration = Duration::from_secs(120);
-
-/// Between two looks at a condition.
-const POLL: Duration = Duration::from_millis(20);
-
-pub fn wait_until(what: &str, deadline: Duration, mut holds: impl FnMut() -> bool) {
-    wait_for(what, deadline, || holds().then_some(()));
-}
-
-/// As `wait_until`, for a condition that brings an answer.
-pub fn wait_for<T>(what: &str, deadline: Duration, mut look: impl FnMut() -> Option<T>) -> T {
-    let start = Instant::now();
-    loop {
-        if let Some(answer) = look() {
-            return answer;
-        }
-        assert!(
-            start.elapsed() < deadline,
-            "waited {} s for {what}",
-            deadline.as_secs()
-        );
-        thread::sleep(POLL);
-    }
-}
-
-/// Says that a test cannot run here. `tests/run` prints and counts it; in CI it is a failure unless
-/// `PGHOARD_TEST_SKIP` names it. The caller returns at once.
-pub fn skip(name: &str, why: &str) {
-    let named = env::var("PGHOARD_TEST_SKIP").unwrap_or_default();
-    let allowed = named.split_whitespace().any(|word| word == name);
-    assert!(
-        allowed || env::var_os("CI").is_none(),
-        "{name} cannot be left out in CI: {why}"
-    );
-    left_out(name, why);
-}
-
-/// As `skip`, for what nobody asked for: no failure anywhere.
-pub fn left_out(name: &str, why: &str) {
-    eprintln!("SKIPPED {name}: {why}");
-    if let Some(file) = env::var_os("PGHOARD_TEST_SKIPPED") {
-        let mut list = fs::File::options()
-            .append(true)
-            .create(true)
-            .open(file)
-            .unwrap();
-        writeln!(list, "  {name}: {why}").unwrap();
     }
 }
 

@@ -14,6 +14,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+mod buildroot;
 mod form;
 mod proofs;
 mod tables;

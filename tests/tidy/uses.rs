@@ -140,7 +140,7 @@ fn a_thing_with_one_place_stays_there() {
 fn tests_sleep_in_one_place() {
     let mut found = Vec::new();
     for text in texts().iter().filter(|text| text.is_rust()) {
-        let (waits, itself) = ("tests/support/mod.rs", "tests/tidy/uses.rs");
+        let (waits, itself) = ("tests/support/wait.rs", "tests/tidy/uses.rs");
         if [waits, itself].contains(&text.path.as_str()) {
             continue;
         }
