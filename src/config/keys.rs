@@ -53,7 +53,8 @@ pub enum Use {
     Read,
     /// Read and checked, but what it is for is not built yet.
     Later,
-    /// Accepted because configurations of PGHoard have it; nothing here needs it.
+    /// Accepted because configurations of PGHoard, or of the appliance, have it; nothing here
+    /// needs it.
     Accepted,
 }
 
@@ -176,6 +177,7 @@ const GLOBAL: &[Row] = &[
     idle("pg_basebackup_path", "no PostgreSQL programs are run"),
     idle("pg_receivexlog_path", "no PostgreSQL programs are run"),
     idle("deleter_event_get_timeout", "nothing is polled"),
+    idle("appliance", "settings of the appliance; the daemon ignores them"),
 ];
 
 #[rustfmt::skip]

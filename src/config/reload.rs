@@ -135,6 +135,11 @@ mod tests {
                 json!({ "http_port": 1, "backup_sites": old["backup_sites"] }),
                 &["http_port", "log_level"],
             ),
+            (
+                json!({ "log_level": "INFO", "appliance": { "console_password": "x" },
+                    "backup_sites": old["backup_sites"] }),
+                &["appliance"],
+            ),
         ] {
             assert_eq!(changes(&old, &new), expect, "{new}");
         }
@@ -164,7 +169,7 @@ mod tests {
         for (global, site, expect) in [
             (json!({}), json!({}), &[][..]),
             (
-                json!({ "log_level": "DEBUG" }),
+                json!({ "log_level": "DEBUG", "appliance": { "hostname": "b" } }),
                 json!({ "ack": "spooled" }),
                 &[],
             ),

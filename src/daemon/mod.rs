@@ -7,6 +7,7 @@
 //! - `front`: what others see: alert files, the state file, metrics.
 //! - [`world`]: tasks as threads; `take` is the longest of them.
 //! - [`reload`]: another configuration between two turns. `notify`, `status`: the service manager.
+//! - [`synchrony`]: whether this machine's clock is set, where somebody says.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -39,6 +40,7 @@ pub mod reload;
 pub mod signals;
 pub mod site;
 mod status;
+pub mod synchrony;
 mod take;
 mod tenant;
 mod verify;
@@ -49,6 +51,7 @@ use notify::Notify;
 use reload::{Read, Source};
 use signals::Signals;
 use site::SiteContext;
+use synchrony::Synchrony;
 use world::RealWorld;
 
 /// Reports that may wait for the loop; a task that reports more waits itself.
@@ -68,6 +71,7 @@ pub struct Daemon {
     entries: Arc<AtomicU64>,
     http: serve::Handle,
     notify: Notify,
+    synchrony: Synchrony,
     source: Source,
     /// The file as it was last taken into use, to name what is new in the next one.
     raw: Value,
@@ -136,6 +140,7 @@ impl Daemon {
             entries,
             http,
             notify: Notify::from_environment(),
+            synchrony: Synchrony::from_environment(),
             source,
             raw,
             suffering: None,
@@ -214,6 +219,7 @@ impl Daemon {
     fn look_around(&mut self) {
         let Loop { world, policy, .. } = &mut self.machine;
         policy.maintenance = world.config.maintenance_mode_file.exists();
+        policy.unsynchronised = self.synchrony.look(clock::now());
         let cramped = world.cramped();
         for (name, site) in &mut policy.sites {
             site.cramped_since = cramped.get(name).copied();

@@ -87,12 +87,7 @@ impl Daemon {
                 vec![(None, Event::ConfigRefused { message })]
             }
         };
-        let report = Report {
-            task: None,
-            events,
-            closing: false,
-        };
-        self.take_in(vec![report])?;
+        self.take_in(vec![Report::facts(events)])?;
         self.notify.ready();
         Ok(())
     }
@@ -109,6 +104,7 @@ impl Daemon {
         let mut policy = site::policy(&config, &sites);
         // What the last look around found holds until the next one.
         policy.maintenance = machine.policy.maintenance;
+        policy.unsynchronised = machine.policy.unsynchronised.clone();
         for (name, site) in &mut policy.sites {
             let before = machine.policy.sites.get(name);
             site.cramped_since = before.and_then(|before| before.cramped_since);

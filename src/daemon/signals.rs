@@ -57,11 +57,7 @@ pub fn watch(which: &[Signal], signals: &Arc<Signals>, wake: SyncSender<Report>)
             smol::block_on(async {
                 while let Some(Ok(signal)) = stream.next().await {
                     shared.note(signal);
-                    let nothing = Report {
-                        task: None,
-                        events: Vec::new(),
-                        closing: false,
-                    };
+                    let nothing = Report::facts(Vec::new());
                     if wake.send(nothing).is_err() {
                         return;
                     }

@@ -3,6 +3,8 @@
 //! One thread, synchronous, the only writer of log and state. It acts through [`World`]: the real
 //! one owns threads and files, the simulated one owns a seed. A restart is an ordinary turn.
 
+use std::sync::mpsc::SyncSender;
+
 use machine::breaks::{Rule, holds};
 use machine::decide::{Busy, decide};
 use machine::policy::Policy;
@@ -18,6 +20,8 @@ pub struct Report {
     pub task: Option<TaskId>,
     pub events: Vec<(Option<Site>, Event)>,
     pub closing: bool,
+    /// Hears that the events are committed and folded.
+    pub heard: Option<SyncSender<()>>,
 }
 
 impl Report {
@@ -39,15 +43,22 @@ impl Report {
             task: Some(task.clone()),
             events,
             closing,
+            heard: None,
         }
     }
 
     /// A fact from outside every task: a person, a signal.
     pub fn outside(site: Option<Site>, event: Event) -> Report {
+        Report::facts(vec![(site, event)])
+    }
+
+    /// Several of them, in one commit.
+    pub fn facts(events: Vec<(Option<Site>, Event)>) -> Report {
         Report {
             task: None,
-            events: vec![(site, event)],
+            events,
             closing: false,
+            heard: None,
         }
     }
 }
@@ -162,6 +173,10 @@ impl<W: World> Loop<W> {
     fn settle(&mut self, count: usize) {
         let count = count.min(self.owed.len());
         for report in self.owed.drain(..count) {
+            if let Some(heard) = &report.heard {
+                // Whoever asked may have gone meanwhile.
+                let _unheard = heard.try_send(());
+            }
             if let Some(task) = report.task.filter(|_| report.closing) {
                 self.busy.remove(&task);
             }

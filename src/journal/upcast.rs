@@ -21,7 +21,7 @@ fn known(event: &Value) -> bool {
 }
 
 /// Every kind ever released, as the log spells it.
-pub const KINDS: [&str; 48] = [
+pub const KINDS: [&str; 49] = [
     "started",
     "stopped",
     "config_loaded",
@@ -62,6 +62,7 @@ pub const KINDS: [&str; 48] = [
     "task_failed",
     "reconciled",
     "alert_acknowledged",
+    "operated",
     "log_rebuilt",
     "clock_jumped",
     "lease_seen",

@@ -67,7 +67,7 @@ pub fn decide(state: &State, policy: &Policy, busy: &Busy, now: Millis) -> Vec<C
             started_at: state.started_at,
             busy,
             now,
-            doubtful: clock::uncertain(&state.clock, head.site, chain.rules.nodes),
+            doubtful: clock::uncertain(&state.clock, head.site, policy, chain.rules.nodes),
             plan: OnceCell::new(),
             holes: OnceCell::new(),
         };

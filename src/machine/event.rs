@@ -268,6 +268,14 @@ pub enum Event {
     AlertAcknowledged {
         alert: String,
     },
+    /// A person changed something, with a command that may have events of its own beside this one.
+    /// Never a secret.
+    Operated {
+        who: String,
+        command: String,
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        detail: String,
+    },
     /// The log before this one was lost or damaged and set aside.
     LogRebuilt {
         reason: String,
@@ -517,6 +525,7 @@ impl Event {
             self,
             Event::BackupProgressed { .. }
                 | Event::AlertAcknowledged { .. }
+                | Event::Operated { .. }
                 | Event::ConfigRefused { .. }
                 | Event::TaskFailed { .. }
                 | Event::Switched { .. }

@@ -1,6 +1,7 @@
 //! The numbers `decide` needs, already defaulted and checked. It has never heard of JSON.
 
 use alloc::collections::BTreeMap;
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::event::Millis;
@@ -15,6 +16,8 @@ pub struct Policy {
     pub retries_max: u32,
     /// No new basebackups while the maintenance file exists.
     pub maintenance: bool,
+    /// Since when this machine's clock is not synchronised, and why; where nobody says, `None`.
+    pub unsynchronised: Option<(Millis, String)>,
     pub draining: Drain,
     /// A log of more events is compacted; `None` never (`event_log_events_max`).
     pub log_events_max: Option<u64>,

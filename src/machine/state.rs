@@ -68,6 +68,14 @@ pub struct SiteState {
 }
 
 impl State {
+    /// Whether something was stored, or a store listed, since this start of the daemon: a proof
+    /// that it can do its work.
+    pub fn proved(&self) -> bool {
+        let since = |at: Option<Millis>| at.is_some_and(|at| at > self.started_at);
+        let mut ledgers = self.sites.values().map(|site| &site.ledger);
+        ledgers.any(|ledger| since(ledger.last_stored_at) || since(ledger.reconciled_at))
+    }
+
     pub fn apply(&mut self, envelope: &Envelope) {
         let Envelope {
             seq,

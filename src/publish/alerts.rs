@@ -59,11 +59,15 @@ impl Alerts {
     }
 
     fn show(&mut self, name: &'static str, alert: &Alert) -> Outcome<Option<Event>> {
+        let path = self.directory.join(name);
         if alert.acknowledged {
             self.shown.remove(name);
+            // A person said so otherwise than by removing it.
+            if is_file(&path)? {
+                durable::remove(&path)?;
+            }
             return Ok(None);
         }
-        let path = self.directory.join(name);
         let (latest, text) = (alert.latest(), render(alert));
         match self.shown.get(name) {
             Some(Shown::Noted { latest: noted }) if *noted >= latest => return Ok(None),
@@ -184,6 +188,7 @@ mod tests {
             // Folded, also by a later run.
             first.get_mut(name).unwrap().acknowledged = true;
             assert_eq!(alerts.publish(&first).unwrap(), []);
+            fs::write(&path, "one again").unwrap();
             assert_eq!(Alerts::new(folder.path()).publish(&first).unwrap(), []);
             assert!(!path.exists());
 

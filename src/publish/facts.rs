@@ -57,6 +57,7 @@ pub fn facts(state: &State, policy: &Policy, busy: &Busy, live: &Live, now: Mill
         AT: iso(now),
         "events": state.seq,
         "maintenance": policy.maintenance,
+        "proved_since_start": state.proved(),
         "run": state.run,
         "sites": sites.collect::<Map<_, _>>(),
         "started_at": known(state.started_at),
@@ -118,10 +119,7 @@ impl View<'_> {
             "attempts": self.attempts(),
             "backups": self.backups(),
             "busy": self.working().collect::<Vec<_>>(),
-            "clock_doubtful": clock::doubtful(self.clock, self.site).map(|(since, why)| json!({
-                "since": iso(since),
-                "why": why,
-            })),
+            "clock_doubtful": self.doubt(),
             "conflicts": ledger.conflicts.keys().map(|f| f.key(self.size())).collect::<Vec<_>>(),
             "flushed_lsn": positions.flushed.map(|lsn| lsn.to_string()),
             "coverage": self.coverage(&coverage, holes.len()),
@@ -168,6 +166,11 @@ impl View<'_> {
             "system_id": servers.system_id.map(|id| id.to_string()),
             "verification": self.verification(),
         })
+    }
+
+    fn doubt(&self) -> Option<Value> {
+        let (since, why) = clock::doubtful(self.clock, self.site, self.all)?;
+        Some(json!({ "since": iso(since), "why": why }))
     }
 
     fn holes(&self) -> Vec<Value> {
@@ -471,6 +474,10 @@ mod tests {
             false
         );
         assert_eq!(facts["at"], "2026-11-22T09:33:20Z");
+        assert_eq!(facts["proved_since_start"], true);
+        let mut begun = state("main");
+        begun.started_at = NOW;
+        assert!(!begun.proved());
     }
 
     #[test]

@@ -102,7 +102,7 @@ impl Names {
             Event::HoleOpened { .. } | Event::HoleClosed { .. } | Event::HoleSought { .. } => {
                 self.hole(event)
             }
-            Event::AlertAcknowledged { alert } => format!("alert {alert} acknowledged"),
+            Event::AlertAcknowledged { .. } | Event::Operated { .. } => person(event),
             Event::ClockJumped { by_ms } => {
                 let way = if *by_ms < 0 { "back" } else { "forward" };
                 let by = span(by_ms.unsigned_abs());
@@ -384,6 +384,22 @@ fn upkeep(event: &Event) -> String {
         }
         Event::Carried(_) => "summary: the rest of the site's state".to_owned(),
         Event::CompactionRefused { reason } => format!("log not compacted: {reason}"),
+        _ => String::new(),
+    }
+}
+
+/// What people did.
+fn person(event: &Event) -> String {
+    match event {
+        Event::AlertAcknowledged { alert } => format!("alert {alert} acknowledged"),
+        Event::Operated {
+            who,
+            command,
+            detail,
+        } => {
+            let colon = if detail.is_empty() { "" } else { ": " };
+            format!("{who}: {command}{colon}{detail}")
+        }
         _ => String::new(),
     }
 }

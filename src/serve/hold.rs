@@ -27,14 +27,10 @@ use crate::work::marks::holds::{self, Shelf};
 struct Wanted {
     backup: String,
     reason: String,
-    #[serde(default = "client")]
+    #[serde(default = "super::operator::client")]
     by: String,
     #[serde(default)]
     until: Option<String>,
-}
-
-fn client() -> String {
-    "an HTTP client".to_owned()
 }
 
 #[derive(Deserialize)]

@@ -103,11 +103,7 @@ pub fn acknowledge(context: &Context, site: &Site, body: &[u8]) -> Outcome<Answe
         Ok(ask) => ask,
         Err(why) => return Ok(Answer::text(StatusCode::BAD_REQUEST, why)),
     };
-    let document = context.document.lock();
-    let text = document
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
-        .to_string();
-    let document: Option<Value> = serde_json::from_str(&text).ok();
+    let document: Option<Value> = serde_json::from_str(&context.text()).ok();
     let sites = document
         .as_ref()
         .and_then(|d| d.get(stats::OWN)?.get("sites"));

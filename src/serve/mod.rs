@@ -11,6 +11,7 @@
 //! - [`routes`]: which path means what, from one table, and the answers that need no WAL.
 //! - [`hold`]: backups that must not go.
 //! - [`holes`]: a person takes note of what is lost.
+//! - [`operator`]: what people did, and alerts that they took note of.
 //! - [`fetch`]: WAL and history files for a recovering server.
 //! - [`archive`]: WAL and history files from one that archives.
 //! - [`handout`]: a basebackup as a tar, and the script that fetches WAL for it.
@@ -25,6 +26,7 @@ mod fetch;
 mod handout;
 mod hold;
 pub mod holes;
+mod operator;
 pub mod routes;
 #[cfg(test)]
 mod tests;
@@ -62,6 +64,14 @@ pub struct Context {
     /// To the loop.
     pub reports: SyncSender<Report>,
     pub desk: Arc<archive::Desk>,
+}
+
+impl Context {
+    /// The state document.
+    fn text(&self) -> Arc<str> {
+        let document = self.document.lock();
+        Arc::clone(&document.unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// The running API; it ends when this is dropped.

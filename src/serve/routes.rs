@@ -144,6 +144,8 @@ impl Routes {
             Act::Script => self.script(site()?, found, asked),
             Act::Hold => self.hold(site()?, &asked.body)?,
             Act::Release => self.release(site()?, &asked.body)?,
+            Act::Operate => self.context.operate(&asked.body)?,
+            Act::NoteAlert => self.context.note_alert(&asked.body)?,
             Act::Acknowledge => holes::acknowledge(&self.context, site()?, &asked.body)?,
             Act::Fetch | Act::Find if is_label(name) => fetch::absent(name),
             Act::Fetch if asked.bring => self.bring(site()?, name)?,
@@ -197,9 +199,7 @@ impl Routes {
     }
 
     fn status(&self) -> Answer {
-        let document = self.context.document.lock();
-        let text = document.unwrap_or_else(PoisonError::into_inner).to_string();
-        Answer::text(StatusCode::OK, text)
+        Answer::text(StatusCode::OK, &*self.context.text())
     }
 
     fn metrics(&self) -> Answer {
@@ -298,6 +298,8 @@ fn meaning<'a>(path: &'a str, known: &dyn Fn(&str) -> bool) -> Result<Meaning<'a
         ["status", ..] => return bad("Invalid status request".to_owned()),
         ["metrics"] => return of("/metrics", "", ""),
         ["metrics", ..] => return bad("Invalid request".to_owned()),
+        ["operator"] => return of("/operator", "", ""),
+        ["alerts", "acknowledge"] => return of("/alerts/acknowledge", "", ""),
         ["openapi.json"] => return of("/openapi.json", "", ""),
         [_] | [] => return bad(format!("Invalid path {}", quoted(&parts))),
         [site, ..] => site,

@@ -23,6 +23,7 @@ mod archiving;
 mod bodies;
 mod document;
 mod fetching;
+mod people;
 
 const NAME: &str = "000000010000000000000003";
 
@@ -40,6 +41,7 @@ struct Api {
     reports: Receiver<Report>,
     desk: Arc<archive::Desk>,
     metrics: Exposition,
+    document: Arc<Mutex<Arc<str>>>,
     folder: tempfile::TempDir,
 }
 
@@ -113,9 +115,10 @@ impl Api {
         let desk = archive::Desk::new(doors, Arc::default(), sender.clone());
         let desk = Arc::new(desk);
         let metrics: Exposition = Arc::new(Mutex::new(Arc::from("a 1\n")));
+        let document: Arc<Mutex<Arc<str>>> = Arc::new(Mutex::new(Arc::from("{\"a\": 1}\n")));
         let handle = start(Context {
             config: Arc::new(config),
-            document: Arc::new(Mutex::new(Arc::from("{\"a\": 1}\n"))),
+            document: Arc::clone(&document),
             metrics: Arc::clone(&metrics),
             reports: sender,
             desk: Arc::clone(&desk),
@@ -125,6 +128,7 @@ impl Api {
             reports,
             desk,
             metrics,
+            document,
             folder,
         }
     }
@@ -521,78 +525,4 @@ fn addresses_mean_what_they_mean_to_pghoard() {
         let found = super::resolve(host, 7).unwrap();
         assert_eq!(found[0].to_string(), expect, "{host}");
     }
-}
-
-#[test]
-fn a_hold_is_written_and_told_before_it_is_confirmed() {
-    let api = Api::new(json!({}));
-    api.put("main/basebackup/a.00000000.pghoard", b"x", &[]);
-    let put = |method: &str, path: &str, body: &str| {
-        let length = format!("content-length: {}\r\n", body.len());
-        let reply = api.raw(&format!(
-            "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{length}\r\n{body}"
-        ));
-        reply.split(' ').nth(1).unwrap().parse::<u16>().unwrap()
-    };
-    let long = format!("{{\"backup\":\"a\",\"reason\":\"{}\"}}", "r".repeat(600));
-    let huge = format!("{{\"backup\":\"{}\"}}", "a".repeat(BODY_BYTES_MAX));
-    for (method, path, body, status) in [
-        ("PUT", "/main/hold", "", 400),
-        ("PUT", "/main/hold", "{\"backup\":\"a\"}", 400),
-        (
-            "PUT",
-            "/main/hold",
-            "{\"backup\":\"a\",\"reason\":\" \"}",
-            400,
-        ),
-        (
-            "PUT",
-            "/main/hold",
-            "{\"backup\":\"a\",\"reason\":\"r\\n\"}",
-            400,
-        ),
-        (
-            "PUT",
-            "/main/hold",
-            "{\"backup\":\"a\",\"reason\":\"r\",\"x\":1}",
-            400,
-        ),
-        (
-            "PUT",
-            "/main/hold",
-            "{\"backup\":\"a\",\"reason\":\"r\",\"until\":\"2020-01-01\"}",
-            400,
-        ),
-        ("PUT", "/main/hold", &long, 400),
-        ("PUT", "/main/hold", &huge, 413),
-        (
-            "PUT",
-            "/main/hold",
-            "{\"backup\":\"../a\",\"reason\":\"r\"}",
-            404,
-        ),
-        (
-            "PUT",
-            "/other/hold",
-            "{\"backup\":\"a\",\"reason\":\"r\"}",
-            404,
-        ),
-        ("GET", "/main/hold", "", 405),
-        ("DELETE", "/main/release", "{\"backup\":\"a\"}", 404),
-    ] {
-        assert_eq!(put(method, path, body), status, "{method} {path} {body}");
-        assert!(api.reports.try_recv().is_err());
-    }
-    let hold = "{\"backup\":\"a\",\"reason\":\"audit\",\"by\":\"ada@desk\"}";
-    assert_eq!(put("PUT", "/main/hold", hold), 201);
-    let marked = api.reports.try_recv().unwrap();
-    assert!(format!("{marked:?}").contains("Marked"), "{marked:?}");
-    let key = "main/preservation_request/a_hold_ada_desk";
-    let store = Local::open(&api.folder.path().join("store")).unwrap();
-    let metadata = store.look(key).unwrap().unwrap().metadata;
-    assert_eq!(metadata["preserve-backup"], "a.00000000.pghoard");
-    assert_eq!(put("DELETE", "/main/release", "{\"backup\":\"a\"}"), 201);
-    assert!(store.look(key).unwrap().is_none());
-    let unmarked = api.reports.try_recv().unwrap();
-    assert!(format!("{unmarked:?}").contains("Unmarked"), "{unmarked:?}");
 }

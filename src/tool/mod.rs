@@ -13,6 +13,7 @@ use clap::error::ErrorKind;
 use crate::failure::{Failure, Outcome};
 use crate::tls::{Roots, Trust};
 
+pub mod alerts;
 pub mod archive;
 pub mod check;
 pub mod config;
@@ -27,7 +28,6 @@ pub mod restore;
 pub mod retention;
 mod screen;
 pub mod status;
-
 pub mod verify;
 
 /// How a command asks a daemon that may be elsewhere.
@@ -55,6 +55,7 @@ type Tool = fn(Vec<OsString>) -> i32;
 
 /// By the part after `pghoard_`; as a command a hyphen does for the underscore.
 const TOOLS: &[(&str, Tool)] = &[
+    ("alerts", |args| alerts::run(args)),
     ("archive_cleanup", |args| archive::cleanup::run(args)),
     ("archive_sync", |args| archive::sync::run(args)),
     ("check", |args| check::run(args)),
@@ -198,6 +199,7 @@ mod tests {
             (&["pghoard", "systemd-unit", "--config", "/c.json"], 0),
             (&["pghoard", "systemd-unit", "--unknown"], 2),
             (&["pghoard", "status", "--help"], 0),
+            (&["pghoard", "alerts", "acknowledge"], 2),
             (&["pghoard_events", "--verify", "--follow"], 2),
             (&["pghoard", "staus"], 2),
             (&["pghoard_unheard_of", "--version"], 2),

@@ -25,6 +25,7 @@ use super::screen;
 use crate::clock;
 use crate::config::Config;
 use crate::daemon::site::site_policy;
+use crate::daemon::synchrony::Synchrony;
 use crate::failure::Outcome;
 use crate::journal::log;
 use crate::publish::facts;
@@ -74,11 +75,13 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> i32 {
     };
     let shown = read(&config).and_then(|state| {
         let name = machine::Site(site.name.clone());
-        let (policy, unknown) = (policy(&config), SiteState::default());
+        let (mut policy, unknown) = (policy(&config), SiteState::default());
+        // Since when only the daemon knows; not before it started.
+        policy.unsynchronised = Synchrony::from_environment().look(state.started_at);
         let Some(chain) = Chain::of(&name, &policy, &state, &unknown) else {
             return Ok(at_rest(&site.name, flags.json));
         };
-        let view = View::new(&name, &chain, &state.clock, clock::now());
+        let view = View::new(&name, &chain, (&state.clock, &policy), clock::now());
         match flags.json {
             true => pretty(&view.json()),
             false => Ok(view.text()),
@@ -129,10 +132,15 @@ struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    fn new(name: &'a machine::Site, chain: &'a Chain<'a>, known: &Clock, now: Millis) -> View<'a> {
+    fn new(
+        name: &'a machine::Site,
+        chain: &'a Chain<'a>,
+        (known, policy): (&Clock, &Policy),
+        now: Millis,
+    ) -> View<'a> {
         let Chain { rules, links } = chain;
         let head = links.first().map(|head| head.site);
-        let doubtful = head.is_none_or(|head| uncertain(known, head, rules.nodes));
+        let doubtful = head.is_none_or(|head| uncertain(known, head, policy, rules.nodes));
         View {
             name,
             chain,
@@ -337,7 +345,7 @@ mod tests {
             .insert_range(1, 2);
         let (policy, unknown) = (testing::policy("main"), SiteState::default());
         let chain = Chain::of(&name, &policy, &state, &unknown).unwrap();
-        let view = View::new(&name, &chain, &state.clock, NOW);
+        let view = View::new(&name, &chain, (&state.clock, &policy), NOW);
         assert_eq!(
             view.text(),
             "Site main, as of 2026-11-22 09:33:20 UTC\n\
@@ -373,7 +381,7 @@ mod tests {
         let unknown = SiteState::default();
         for name in ["main", "old"].map(testing::site) {
             let chain = Chain::of(&name, &policy, &state, &unknown).unwrap();
-            let view = View::new(&name, &chain, &state.clock, NOW);
+            let view = View::new(&name, &chain, (&state.clock, &policy), NOW);
             assert_eq!(
                 view.text(),
                 "Site main, as of 2026-11-22 09:33:20 UTC\n\
@@ -413,7 +421,7 @@ mod tests {
         site.attempts.apply(&name, &refused, NOW);
         let (policy, unknown) = (testing::policy("main"), SiteState::default());
         let chain = Chain::of(&name, &policy, &state, &unknown).unwrap();
-        let view = View::new(&name, &chain, &state.clock, NOW);
+        let view = View::new(&name, &chain, (&state.clock, &policy), NOW);
         let text = view.text().split_whitespace().collect::<Vec<_>>().join(" ");
         for told in [
             "; the store REFUSED it 2026-11-22 09:33:20, asked again 2026-11-23 09:33:20",

@@ -70,12 +70,18 @@ pub fn render(facts: &Value, now: Millis) -> String {
             false => render_site(&mut out, name, &site, &sites),
         }
     }
-    let alerts: Vec<_> = view.map("alerts").collect();
+    let alerts = alerts(facts);
     match alerts.is_empty() {
         true => out.push_str("\nAlerts: none\n"),
-        false => out.push_str("\nAlerts\n"),
+        false => out.push_str(&format!("\nAlerts\n{alerts}")),
     }
-    for (name, alert) in alerts {
+    out
+}
+
+/// What needs a person.
+pub fn alerts(facts: &Value) -> String {
+    let mut out = String::new();
+    for (name, alert) in View(facts).map("alerts") {
         let alert = View(alert);
         let noted = if alert.is("acknowledged") {
             ", acknowledged"

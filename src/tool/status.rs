@@ -44,8 +44,8 @@ struct Flags {
     config_file: Option<PathBuf>,
 }
 
-const WELL: i32 = 0;
-const NEEDS_A_PERSON: i32 = 1;
+pub(super) const WELL: i32 = 0;
+pub(super) const NEEDS_A_PERSON: i32 = 1;
 const USAGE: i32 = 2;
 const DOWN: i32 = 3;
 
@@ -83,8 +83,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> i32 {
 
 /// The own part of the state file, or what takes its place.
 #[derive(Debug, PartialEq)]
-struct Seen {
-    facts: Value,
+pub(super) struct Seen {
+    pub facts: Value,
     /// When somebody looked.
     at: Millis,
 }
@@ -97,7 +97,7 @@ impl Seen {
         Seen { facts, at }
     }
 
-    fn code(&self) -> i32 {
+    pub fn code(&self) -> i32 {
         let alerts = self.facts.get(ALERTS).and_then(Value::as_object);
         let stands = |alert: &Value| alert.get("acknowledged") != Some(&Value::Bool(true));
         if self.facts.get(RUNNING) != Some(&Value::Bool(true)) {
@@ -116,10 +116,10 @@ enum Running {
     No,
 }
 
-const ALERTS: &str = "alerts";
+pub(super) const ALERTS: &str = "alerts";
 pub(super) const RUNNING: &str = "running";
 
-fn look(config: &Config, now: Millis) -> Outcome<Seen> {
+pub(super) fn look(config: &Config, now: Millis) -> Outcome<Seen> {
     let written = state_file(config);
     if let Ok(facts) = &written
         && fresh(facts, now)

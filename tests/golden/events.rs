@@ -260,6 +260,11 @@ fn plain_samples() -> Vec<Event> {
         Event::AlertAcknowledged {
             alert: text("wal_hole"),
         },
+        Event::Operated {
+            who: text("console ttyS0"),
+            command: text("hold"),
+            detail: text("2026-11-22_09-27_0: audit"),
+        },
         Event::ConfigRefused {
             message: text("backup_sites.main.ack: expected one of stored, spooled, found a list"),
         },

@@ -148,6 +148,7 @@ impl Ledger {
             | Event::HoleSought { .. }
             | Event::TaskFailed { .. }
             | Event::AlertAcknowledged { .. }
+            | Event::Operated { .. }
             | Event::LogRebuilt { .. }
             | Event::ClockJumped { .. }
             | Event::LeaseSeen(_)

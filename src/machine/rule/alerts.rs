@@ -27,7 +27,7 @@ mod damage;
 mod log;
 mod refused;
 
-use around::{clock_jumped, config_refused};
+use around::{clock_lost, config_refused};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Alert {
@@ -96,7 +96,7 @@ pub fn alerts(
     now: Millis,
 ) -> BTreeMap<&'static str, Alert> {
     let mut list = List::default();
-    clock_jumped(&mut list, &state.clock);
+    clock_lost(&mut list, &state.clock, policy);
     config_refused(&mut list, state);
     if let Some((at, reason)) = &state.rebuilt {
         let what = format!("the event log was set aside and rebuilt from the stores: {reason}");

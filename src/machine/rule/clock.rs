@@ -4,6 +4,7 @@ use alloc::format;
 use alloc::string::String;
 
 use crate::event::Millis;
+use crate::policy::Policy;
 use crate::projection::clock::{AGREES_MS, Clock};
 use crate::state::SiteState;
 
@@ -11,16 +12,24 @@ use crate::state::SiteState;
 const DOUBT_MS: u64 = 3_600_000;
 
 /// Since when the clock is in doubt, and why.
-pub fn doubtful(clock: &Clock, site: &SiteState) -> Option<(Millis, String)> {
-    jumped(clock).or_else(|| skewed(clock, site))
+pub fn doubtful(clock: &Clock, site: &SiteState, policy: &Policy) -> Option<(Millis, String)> {
+    let lost = unsynchronised(clock, policy).or_else(|| jumped(clock));
+    lost.or_else(|| skewed(clock, site))
 }
 
 /// Whether nothing may go by age: the clock is in doubt, or no server of the site was heard since
 /// the start. A log that was lost knows nothing of a jump before it, and a site whose servers are
 /// silent needs its backups more than ever.
-pub fn uncertain(clock: &Clock, site: &SiteState, nodes: u32) -> bool {
+pub fn uncertain(clock: &Clock, site: &SiteState, policy: &Policy, nodes: u32) -> bool {
     let heard = || site.servers.nodes.values().any(|node| node.seen.is_some());
-    (nodes > 0 && !heard()) || doubtful(clock, site).is_some()
+    (nodes > 0 && !heard()) || doubtful(clock, site, policy).is_some()
+}
+
+/// Whoever sets the clock says that it is not set, and no person has vouched for it since.
+pub fn unsynchronised(clock: &Clock, policy: &Policy) -> Option<(Millis, String)> {
+    let (since, why) = policy.unsynchronised.as_ref()?;
+    let vouched = clock.vouched_at.is_some_and(|at| at >= *since);
+    (!vouched).then(|| (*since, format!("the clock is not synchronised: {why}")))
 }
 
 /// The clock moved far, and no server has agreed with it since.
@@ -118,6 +127,10 @@ mod tests {
 
     /// The events happen at 1, 2, ...; the answer is since when the clock is in doubt.
     fn check(events: &[Event], expect: Option<u64>) {
+        check_under(&Policy::default(), events, expect);
+    }
+
+    fn check_under(policy: &Policy, events: &[Event], expect: Option<u64>) {
         let (mut state, name) = (State::default(), Site("main".into()));
         for (event, seq) in events.iter().zip(1..) {
             let everywhere = matches!(
@@ -133,7 +146,7 @@ mod tests {
             });
         }
         let site = state.sites.get(&name).cloned().unwrap_or_default();
-        let doubt = doubtful(&state.clock, &site);
+        let doubt = doubtful(&state.clock, &site, policy);
         assert_eq!(doubt.map(|(since, _)| since.0), expect, "{events:?}");
     }
 
@@ -179,6 +192,32 @@ mod tests {
         }
     }
 
+    /// Since 2; only whoever sets it, or a person, ends that.
+    #[test]
+    fn s76_a_clock_that_is_not_synchronised_is_a_doubt_whatever_servers_say() {
+        let policy = Policy {
+            unsynchronised: Some((Millis(2), "no server answers".into())),
+            ..Policy::default()
+        };
+        let person = || vouched(crate::projection::clock::ALERT);
+        for (events, expect) in [
+            (&[][..], Some(2)),
+            (&[skew(0, 0), skew(0, 0), skew(1, 0)], Some(2)),
+            (&[person()], Some(2)),
+            (&[plain(), person()], None),
+            (&[plain(), person(), skew(0, 0)], None),
+            (&[plain(), person(), jump(2)], Some(3)),
+            (&[plain(), plain(), vouched("wal_hole")], Some(2)),
+        ] {
+            check_under(&policy, events, expect);
+        }
+        let site = SiteState::default();
+        let (_, why) = doubtful(&Clock::default(), &site, &policy).unwrap();
+        assert_eq!(why, "the clock is not synchronised: no server answers");
+        assert!(uncertain(&Clock::default(), &site, &policy, 0));
+        assert!(!uncertain(&Clock::default(), &site, &Policy::default(), 0));
+    }
+
     #[test]
     fn the_reason_names_the_size() {
         let clock = Clock {
@@ -188,7 +227,7 @@ mod tests {
             }),
             vouched_at: None,
         };
-        let (since, why) = doubtful(&clock, &SiteState::default()).unwrap();
+        let (since, why) = doubtful(&clock, &SiteState::default(), &Policy::default()).unwrap();
         assert_eq!(since, Millis(5));
         assert!(why.contains("moved by 3 h 1 min"), "{why}");
     }

@@ -237,6 +237,7 @@ mod tests {
         let raw = json!({
             "webserver_username": "u", "webserver_password": "hush",
             "pushgateway": { "endpoint": "http://me:hush@gate:1/x" },
+            "appliance": { "console_password": "hush" },
             "backup_sites": { "a": {
                 "nodes": ["host=h password=hush", "postgres://u:hush@h/d",
                     { "host": "h", "password": "hush", "nonsense": "hush" }],

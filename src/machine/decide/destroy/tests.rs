@@ -147,6 +147,22 @@ fn s76_while_the_clock_is_in_doubt_a_last_look_takes_every_hold_for_standing() {
     }
 }
 
+/// WAL before every basebackup goes by its number.
+#[test]
+fn s76_nothing_goes_by_age_while_the_clock_is_not_synchronised() {
+    for (lost, expect) in [
+        (None, "expire a, expire b"),
+        (Some(Millis(1)), "expire 1-9"),
+    ] {
+        let mut site = Bed::new();
+        let policy = site.policy.sites.values_mut().next().unwrap();
+        (policy.count, policy.count_min) = (None, 1);
+        policy.age_max_ms = Some(1);
+        site.policy.unsynchronised = lost.map(|since| (since, "no server answers".into()));
+        assert_eq!(site.decide(REST_MS * 9), expect, "{lost:?}");
+    }
+}
+
 /// The try may have ended before it looked for a hold that came late.
 #[test]
 fn wal_waits_for_the_backup_whose_removal_failed() {

@@ -3,6 +3,7 @@
 use alloc::format;
 
 use super::{List, View};
+use crate::policy::Policy;
 use crate::projection::clock::{ALERT, Clock};
 use crate::rule::clock;
 use crate::state::State;
@@ -11,8 +12,15 @@ const CLOCK_TODO: &str = "set the clocks of this machine and of its servers righ
                           server agrees within 5 minutes nothing expires by age; removing this \
                           file says that this machine's clock is right";
 
+const SYNCHRONISE: &str = "see why the time servers cannot be used, or name others; until the \
+                           clock is synchronised nothing expires by age; removing this file says \
+                           that this machine's clock is right";
+
 /// One clock, one entry, however many sites.
-pub(super) fn clock_jumped(list: &mut List, known: &Clock) {
+pub(super) fn clock_lost(list: &mut List, known: &Clock, policy: &Policy) {
+    if let Some((since, what)) = clock::unsynchronised(known, policy) {
+        list.add(ALERT, since, what, SYNCHRONISE);
+    }
     if let Some((since, what)) = clock::jumped(known) {
         list.add(ALERT, since, what, CLOCK_TODO);
     }

@@ -1,0 +1,261 @@
+//! From the kernel's first process to a machine that backs up: the steps, in order.
+//!
+//! A step that fails is said and does not stop the next one: a machine without a network or a disk
+//! still has a console that says so. Only without `/proc`, `/sys` and `/dev` there is nothing.
+
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::path::Path;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::kmod::{ModuleInitFlags, finit_module};
+use nix::mount::{MsFlags, mount};
+use nix::sys::reboot::set_cad_enabled;
+use nix::sys::resource::{Resource, setrlimit};
+use pghoard::config::LogLevel;
+use pghoard::report::{self, Form};
+use pghoard::{Failure, Outcome, durable};
+
+use crate::diary::Diary;
+use crate::host::{DATA, Host, InForce};
+use crate::lines::{self, Attended};
+use crate::network::Network;
+use crate::power::{self, How};
+use crate::settings::store::{DAEMON, Store, give};
+use crate::supervise::Supervisor;
+use crate::time::Time;
+use crate::trial::Trial;
+use crate::watchdog::{FEED_EVERY, Watchdog};
+use crate::{children, control, disk};
+
+const MODULES: &str = "/lib/modules";
+const SEED: &str = "/data/settings/seed";
+const SEED_BYTES: usize = 512;
+/// Sockets, spool files and uploads of many sites.
+const FILES_MAX: u64 = 65_536;
+/// A clock that is right before the daemon looks at it is worth a short wait.
+const TIME_WITHIN: Duration = Duration::from_secs(5);
+
+/// PID 1. It never returns: where it would, the kernel panics and starts the machine anew.
+pub fn run() -> Outcome<()> {
+    let started = Instant::now();
+    mount_kernel()?;
+    let diary = Diary::start()?;
+    report::start(Form::Journal, LogLevel::Info);
+    log::info!("PGHoard appliance {}", env!("CARGO_PKG_VERSION"));
+    said(load_modules(Path::new(MODULES)));
+    said(set_cad_enabled(false).map_err(|e| Failure::io(&e.into(), "Ctrl-Alt-Del")));
+    let limits = setrlimit(Resource::RLIMIT_NOFILE, FILES_MAX, FILES_MAX);
+    said(limits.map_err(|e| Failure::io(&e.into(), "open files")));
+    said(mount_firmware());
+    let children = children::reaper();
+    let (data, store) = open_data(&children, &diary);
+    said(stir_entropy());
+    let (power, orders) = channel();
+    power::watch_buttons(&power);
+    let supervisor = Supervisor::start(&children, environment(), copy(&diary)?)?;
+    let host = Arc::new(Host {
+        children,
+        diary,
+        supervisor,
+        network: Network::start(),
+        time: Time::start(),
+        trial: Trial::start(),
+        power,
+        started,
+        data,
+        store,
+        inforce: Mutex::new(InForce::default()),
+    });
+    said(control::serve(&host));
+    host.take_settings();
+    host.grow_data();
+    let attended = Attended::default();
+    lines::start(&host, &attended);
+    log::info!("ready after {:?}", started.elapsed());
+    let (how, who) = live(&host, &attended, &orders);
+    end(&host, how, &who)
+}
+
+fn said(outcome: Outcome<()>) {
+    if let Err(failure) = outcome {
+        log::error!("{failure}");
+    }
+}
+
+fn mount_kernel() -> Outcome<()> {
+    let safe = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    let none = safe | MsFlags::MS_NOEXEC;
+    for (kind, place, flags, options) in [
+        ("proc", "/proc", none, ""),
+        ("sysfs", "/sys", none, ""),
+        ("devtmpfs", "/dev", MsFlags::MS_NOSUID, "mode=0755"),
+        (
+            "devpts",
+            "/dev/pts",
+            MsFlags::MS_NOSUID,
+            "mode=0620,ptmxmode=0666",
+        ),
+        ("tmpfs", "/run", none, "mode=0755,size=32m"),
+        ("tmpfs", "/tmp", none, "mode=1777,size=32m"),
+    ] {
+        let about = |e: std::io::Error| Failure::io(&e, format!("mount {place}"));
+        fs::create_dir_all(place).map_err(about)?;
+        mount(Some(kind), place, Some(kind), flags, Some(options)).map_err(|e| about(e.into()))?;
+    }
+    for folder in ["/run/pghoard", "/run/pghoard/alerts"] {
+        fs::create_dir_all(folder).map_err(|e| Failure::io(&e, folder))?;
+        give(Path::new(folder), Some(DAEMON))?;
+    }
+    Ok(())
+}
+
+/// In the order of the list; one that this machine has no use for refuses, which is no failure.
+fn load_modules(folder: &Path) -> Outcome<()> {
+    let order = folder.join("order");
+    let names = fs::read_to_string(&order).map_err(|e| Failure::io(&e, order.display()))?;
+    for name in names.lines() {
+        let path = folder.join(format!("{name}.ko"));
+        let file = File::open(&path).map_err(|e| Failure::io(&e, path.display()))?;
+        if let Err(error) = finit_module(&file, c"", ModuleInitFlags::empty()) {
+            log::info!("module {name}: {error}");
+        }
+    }
+    Ok(())
+}
+
+/// Without UEFI there is none, and no slots either.
+fn mount_firmware() -> Outcome<()> {
+    let place = "/sys/firmware/efi/efivars";
+    if !Path::new(place).exists() {
+        log::warn!("not started by UEFI: there are no slots to update");
+        return Ok(());
+    }
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(
+        Some("efivarfs"),
+        place,
+        Some("efivarfs"),
+        flags,
+        None::<&str>,
+    )
+    .map_err(|e| Failure::io(&e.into(), format!("mount {place}")))
+}
+
+type Data = (Result<disk::Device, String>, Option<Store>);
+
+fn open_data(children: &children::Children, diary: &Diary) -> Data {
+    let place = Path::new(DATA);
+    let opened = disk::open(place, children).and_then(|device| {
+        let store = Store::open(&place.join("settings"))?;
+        for folder in ["pghoard", "store", "log", "updates", "restore", "support"] {
+            let folder = place.join(folder);
+            durable::make_folders(&folder)?;
+            give(&folder, Some(DAEMON))?;
+        }
+        durable::make_folders(&place.join("console"))?;
+        diary.keep_in(&place.join("log"));
+        Ok((device, store))
+    });
+    match opened {
+        Ok((device, store)) => (Ok(device), Some(store)),
+        Err(failure) => {
+            log::error!("{failure}");
+            (Err(failure.to_string()), None)
+        }
+    }
+}
+
+/// What the last run left is mixed in, and the next one gets something new.
+fn stir_entropy() -> Outcome<()> {
+    let about = |e: std::io::Error| Failure::io(&e, SEED);
+    let pool = "/dev/urandom";
+    let mut device = File::options()
+        .read(true)
+        .write(true)
+        .open(pool)
+        .map_err(|e| Failure::io(&e, pool))?;
+    if let Ok(seed) = fs::read(SEED) {
+        device.write_all(&seed).map_err(about)?;
+    }
+    let mut next = vec![0; SEED_BYTES];
+    device.read_exact(&mut next).map_err(about)?;
+    if !Path::new(DATA).join("settings").is_dir() {
+        return Ok(());
+    }
+    durable::write_own(Path::new(SEED), &next)
+}
+
+fn environment() -> Vec<(&'static str, String)> {
+    vec![
+        ("PGHOARD_CLOCK_FILE", crate::time::FILE.to_owned()),
+        ("PGHOARD_CONTROL", control::SOCKET.to_owned()),
+        ("PGHOARD_LOG_DIR", "/data/log".to_owned()),
+        ("PGHOARD_UPDATES", "/data/updates".to_owned()),
+    ]
+}
+
+fn copy(diary: &Diary) -> Outcome<std::os::fd::OwnedFd> {
+    let copy = diary.pipe.try_clone();
+    copy.map_err(|e| Failure::io(&e, "log"))
+}
+
+/// Until somebody wants it to end.
+fn live(
+    host: &Arc<Host>,
+    attended: &Attended,
+    orders: &std::sync::mpsc::Receiver<(How, String)>,
+) -> (How, String) {
+    let mut watchdog = Watchdog::open();
+    loop {
+        let told = host.supervisor.told();
+        if let Some(left) = watchdog.look(&told, attended.now()) {
+            log::warn!("the daemon is not well; the machine starts anew in {left:?}");
+        }
+        if let Some(how) = host.trial.look(host) {
+            watchdog.disarm();
+            return how;
+        }
+        match orders.recv_timeout(FEED_EVERY) {
+            Ok(order) => {
+                watchdog.disarm();
+                return order;
+            }
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+        }
+    }
+}
+
+/// The daemon first, in its own order: it stores what it holds while WAL still comes in.
+fn end(host: &Arc<Host>, how: How, who: &str) -> Outcome<()> {
+    log::info!("{how:?}, by {who}");
+    lines::announce(&format!(
+        "{how:?}, by {who}: the daemon stores what it holds"
+    ));
+    host.supervisor.finish();
+    power::end_everybody(&host.children);
+    log::info!("down");
+    host.diary.close();
+    if host.data.is_ok() {
+        power::unmount(Path::new(DATA));
+    }
+    power::turn(how)
+}
+
+impl Host {
+    /// Beside everything else: a large disk takes a while.
+    fn grow_data(self: &Arc<Host>) {
+        let host = Arc::clone(self);
+        let spawned = thread::Builder::new().name("grow".into()).spawn(move || {
+            if let Ok(device) = &host.data {
+                said(disk::grow(device, Path::new(DATA)));
+            }
+        });
+        if let Err(error) = spawned {
+            log::warn!("the data partition keeps its size: {error}");
+        }
+    }
+}

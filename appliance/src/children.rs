@@ -1,0 +1,158 @@
+//! Processes of PID 1: everything that ends is reaped in one place, ours and orphans.
+//!
+//! A child is registered under the lock under which it was started, and reaped under the same one,
+//! so that none can end unseen.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read as _};
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::unistd::Pid;
+use pghoard::{Failure, Outcome};
+
+/// How a process ended, as a person would say it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Of one that ended by itself.
+    pub code: Option<i32>,
+    pub text: String,
+}
+
+type Tell = Box<dyn FnOnce(Ended) + Send>;
+
+#[derive(Default)]
+pub struct Children {
+    waiting: Mutex<BTreeMap<Pid, Tell>>,
+    started: Condvar,
+}
+
+impl Children {
+    /// Starts a process; `tell` is called once when it has ended.
+    pub fn start(
+        &self,
+        command: &mut Command,
+        tell: impl FnOnce(Ended) + Send + 'static,
+    ) -> Outcome<Pid> {
+        self.spawn(command, Box::new(tell)).map(|(pid, _)| pid)
+    }
+
+    fn spawn(&self, command: &mut Command, tell: Tell) -> Outcome<(Pid, std::process::Child)> {
+        let name = command_name(command);
+        let about = |e: &io::Error| Failure::io(e, &name);
+        let mut waiting = self.lock();
+        let child = command.spawn().map_err(|e| about(&e))?;
+        let pid = i32::try_from(child.id()).map_err(|e| about(&io::Error::other(e)))?;
+        waiting.insert(Pid::from_raw(pid), tell);
+        self.started.notify_all();
+        Ok((Pid::from_raw(pid), child))
+    }
+
+    /// Runs a short command to its end: its exit code, and all it said.
+    pub fn output(&self, command: &mut Command) -> Outcome<(Option<i32>, String)> {
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let (tell, told) = sync_channel(1);
+        let tell = Box::new(move |ended| {
+            let _nobody_waits = tell.send(ended);
+        });
+        let (_, child) = self.spawn(command, tell)?;
+        let mut said = String::new();
+        for stream in [
+            child.stdout.map(std::os::fd::OwnedFd::from),
+            child.stderr.map(std::os::fd::OwnedFd::from),
+        ] {
+            let Some(stream) = stream else { continue };
+            let limited = std::fs::File::from(stream).take(64 << 10);
+            let _as_far_as_it_goes = { limited }.read_to_string(&mut said);
+        }
+        let ended: Result<Ended, _> = told.recv();
+        Ok((
+            ended.ok().and_then(|ended| ended.code),
+            said.trim().replace('\n', "; "),
+        ))
+    }
+
+    /// For ever, on a thread of its own.
+    pub fn reap(&self) {
+        loop {
+            // Looks, without taking the process away before its owner is known.
+            let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+            match waitid(Id::All, flags) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(_) => {
+                    let waiting = self.lock();
+                    let patience = Duration::from_secs(1);
+                    let waited = self.started.wait_timeout(waiting, patience);
+                    drop(waited.unwrap_or_else(PoisonError::into_inner));
+                    continue;
+                }
+            }
+            let mut waiting = self.lock();
+            while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                let Some(pid) = status.pid() else { break };
+                let tell = waiting.remove(&pid);
+                if let Some(tell) = tell {
+                    tell(ended(status));
+                }
+            }
+        }
+    }
+
+    pub fn signal(&self, pid: Pid, signal: Signal) {
+        // Under the lock: it is not reaped, so the number is still its own.
+        if self.lock().contains_key(&pid) {
+            let _already_gone = kill(pid, signal);
+        }
+    }
+
+    pub fn running(&self) -> usize {
+        self.lock().len()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Pid, Tell>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A channel's end as what `start` takes.
+pub fn told() -> (impl FnOnce(Ended) + Send + 'static, Receiver<Ended>) {
+    let (tell, told) = sync_channel(1);
+    let tell = move |ended| {
+        let _nobody_waits = tell.send(ended);
+    };
+    (tell, told)
+}
+
+fn ended(status: WaitStatus) -> Ended {
+    let (code, text) = match status {
+        WaitStatus::Exited(_, code) => (Some(code), format!("ended with {code}")),
+        WaitStatus::Signaled(_, signal, _) => (None, format!("was ended by {signal}")),
+        other => (None, format!("ended: {other:?}")),
+    };
+    Ended { code, text }
+}
+
+fn command_name(command: &Command) -> String {
+    command.get_program().to_string_lossy().into_owned()
+}
+
+/// The reaper of a whole process, for who has one.
+pub fn reaper() -> Arc<Children> {
+    let children = Arc::new(Children::default());
+    let reaped = Arc::clone(&children);
+    let spawned = std::thread::Builder::new()
+        .name("reap".into())
+        .spawn(move || reaped.reap());
+    if let Err(error) = spawned {
+        log::error!("no thread to reap processes: {error}");
+    }
+    children
+}

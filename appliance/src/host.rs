@@ -1,0 +1,233 @@
+//! The running machine: everything that threads of PID 1 share, and what may be asked of it.
+
+use std::fs;
+use std::path::Path;
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use machine::Class;
+use nix::sys::statvfs::statvfs;
+use nix::unistd::sethostname;
+use pghoard::config::{self, reload};
+use pghoard::{Failure, Outcome, durable, report};
+use serde_json::{Value, json};
+
+use crate::children::Children;
+use crate::diary::Diary;
+use crate::disk::{self, Device};
+use crate::network::Network;
+use crate::power::How;
+use crate::settings::store::{DAEMON, Past, Store, give};
+use crate::settings::{self, EFFECTIVE, Settings, source};
+use crate::supervise::{Order, Supervisor};
+use crate::time::Time;
+use crate::trial::Trial;
+
+pub const DATA: &str = "/data";
+const HOSTNAME: &str = "pghoard";
+
+pub struct Host {
+    pub children: Arc<Children>,
+    pub diary: Diary,
+    pub supervisor: Supervisor,
+    pub network: Network,
+    pub time: Time,
+    pub trial: Trial,
+    pub power: Sender<(How, String)>,
+    pub started: Instant,
+    /// The data partition, or why there is none.
+    pub data: Result<Device, String>,
+    pub store: Option<Store>,
+    /// One change at a time.
+    pub inforce: Mutex<InForce>,
+}
+
+/// The settings that the machine runs by.
+#[derive(Default)]
+pub struct InForce {
+    pub settings: Option<Settings>,
+    /// Where they came from: `drive`, `fw_cfg`, `smbios`, `data` or who at a console.
+    pub source: String,
+    /// Why others were not taken.
+    pub problem: Option<String>,
+}
+
+impl Host {
+    pub fn inforce(&self) -> MutexGuard<'_, InForce> {
+        self.inforce.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn store(&self) -> Outcome<&Store> {
+        self.store.as_ref().ok_or_else(|| {
+            let why = self.data.as_ref().err().cloned().unwrap_or_default();
+            Failure::new(Class::Config, format!("nothing can be kept: {why}"))
+        })
+    }
+
+    /// At boot: what a source says that is new, else the last good ones.
+    pub fn take_settings(&self) {
+        let found = source::find().unwrap_or_else(|failure| {
+            self.inforce().problem = Some(failure.to_string());
+            None
+        });
+        if let (Some(found), Some(store)) = (&found, &self.store)
+            && let Some(read) = source::news(found, store)
+        {
+            let taken = read.and_then(|settings| {
+                source::take(found, store)?;
+                self.apply(settings, found.source)
+            });
+            match taken {
+                Ok(_) => return,
+                Err(failure) => {
+                    log::error!("settings of the {}: {failure}", found.source);
+                    self.inforce().problem = Some(format!("{}: {failure}", found.source));
+                }
+            }
+        }
+        // Without a data partition the drive's own settings still bring up network and console.
+        let last = match (&self.store, found) {
+            (Some(store), _) => store.current(),
+            (None, Some(found)) => Settings::read(&found.bytes, Path::new(found.source)).map(Some),
+            (None, None) => Ok(None),
+        };
+        match last {
+            Ok(Some(settings)) => {
+                if let Err(failure) = self.put_in_force(settings, "data") {
+                    log::error!("{failure}");
+                    self.inforce().problem.get_or_insert(failure.to_string());
+                }
+            }
+            Ok(None) => {}
+            Err(failure) => {
+                log::error!("the settings that are kept: {failure}");
+                self.inforce().problem.get_or_insert(failure.to_string());
+            }
+        }
+    }
+
+    /// Keeps them and goes by them. `who` is a person, or the source.
+    pub fn apply(&self, settings: Settings, who: &str) -> Outcome<(Past, bool)> {
+        let past = self.store()?.adopt(&settings, who)?;
+        let restart = self.put_in_force(settings, who)?;
+        self.inforce().problem = None;
+        Ok((past, restart))
+    }
+
+    /// Whether the daemon has to start anew for it.
+    fn put_in_force(&self, settings: Settings, source: &str) -> Outcome<bool> {
+        let mut inforce = self.inforce();
+        let effective = Path::new(EFFECTIVE);
+        durable::write_own(effective, &settings::pretty(&settings.effective))?;
+        give(effective, Some(DAEMON))?;
+        let restart = match &inforce.settings {
+            Some(old) => needs_restart(&old.config, &settings)?,
+            None => true,
+        };
+        let hostname = settings.appliance.hostname.as_deref().unwrap_or(HOSTNAME);
+        sethostname(hostname).map_err(|e| Failure::io(&e.into(), "hostname"))?;
+        report::syslog::send_to(settings.config.syslog.as_ref());
+        self.network.apply(settings.appliance.network.clone());
+        self.time.apply(settings.appliance.time.clone());
+        for warning in &settings.warnings {
+            log::warn!("settings: {warning}");
+        }
+        inforce.settings = Some(settings);
+        source.clone_into(&mut inforce.source);
+        drop(inforce);
+        if self.data.is_ok() {
+            self.supervisor.order(match restart {
+                true => Order::Restart,
+                false => Order::Reload,
+            });
+        }
+        Ok(restart)
+    }
+
+    pub fn roll_back(&self, name: &str, who: &str) -> Outcome<(Past, bool)> {
+        let settings = self.store()?.past(name)?;
+        self.apply(settings, who)
+    }
+
+    pub fn history(&self) -> Outcome<Vec<Past>> {
+        Ok(self.store()?.history())
+    }
+
+    /// Puts the drive's files in place; its document is for who asked, to look at and to apply.
+    pub fn import(&self) -> Outcome<Value> {
+        let Some(found) = source::drive()? else {
+            let message = format!("no drive is labelled {}", source::LABEL);
+            return Err(Failure::new(Class::NotFound, message));
+        };
+        let settings = Settings::read(&found.bytes, Path::new(found.source))?;
+        source::take(&found, self.store()?)?;
+        Ok(settings.document)
+    }
+
+    pub fn repair_disk(&self) -> Outcome<()> {
+        let device = disk::partition(disk::PARTITION);
+        let device = device.ok_or_else(|| disk::trouble("there is no data partition"))?;
+        if self.data.is_ok() {
+            return Err(disk::trouble(
+                "the data partition is in use and was found in order",
+            ));
+        }
+        disk::check(&device.node(), "-y", &self.children)
+    }
+
+    pub fn status(&self) -> Value {
+        let daemon = self.supervisor.told();
+        let inforce = self.inforce();
+        let settings = json!({ "source": inforce.source, "problem": inforce.problem });
+        let configured = inforce.settings.is_some();
+        drop(inforce);
+        let hostname = nix::unistd::gethostname().ok();
+        json!({
+            "hostname": hostname.map(|name| name.to_string_lossy().into_owned()),
+            "version": env!("CARGO_PKG_VERSION"),
+            "slot": self.trial.slot(),
+            "trial": self.trial.told(),
+            "uptime_seconds": self.started.elapsed().as_secs(),
+            "configured": configured,
+            "daemon": {
+                "state": daemon.state,
+                "since_seconds": daemon.since.elapsed().as_secs(),
+                "restarts": daemon.restarts.saturating_sub(1),
+                "status": daemon.status,
+            },
+            "settings": settings,
+            "network": self.network.status(),
+            "dns": self.network.dns(),
+            "time": self.time.status(),
+            "disk": self.disk(),
+            "memory": memory(),
+        })
+    }
+
+    fn disk(&self) -> Value {
+        let room = statvfs(DATA).ok().filter(|_| self.data.is_ok());
+        let bytes = |blocks: u64| room.map(|room| blocks.saturating_mul(room.fragment_size()));
+        json!({
+            "device": self.data.as_ref().ok().map(|device| device.node()),
+            "problem": self.data.as_ref().err(),
+            "total_bytes": room.and_then(|room| bytes(room.blocks())),
+            "free_bytes": room.and_then(|room| bytes(room.blocks_available())),
+        })
+    }
+}
+
+fn needs_restart(old: &config::Config, new: &Settings) -> Outcome<bool> {
+    let (mut parsed, _) = config::parse(&new.effective)?;
+    Ok(!reload::keep(old, &mut parsed).is_empty())
+}
+
+fn memory() -> Value {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let bytes = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        let number = line.trim_start_matches(':').trim().split(' ').next()?;
+        number.parse::<u64>().ok().map(|kib| kib * 1_024)
+    };
+    json!({ "total_bytes": bytes("MemTotal"), "available_bytes": bytes("MemAvailable") })
+}

@@ -1,0 +1,232 @@
+//! A virtual machine that boots the image, with a person's hands on its serial console.
+//!
+//! QEMU emulates the processor: a `/dev/kvm` that opens may still not run a guest, so it is used
+//! only where `PGHOARD_TEST_KVM=1` says so. Power is cut by killing QEMU, whose disk file then
+//! holds what the guest had written.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::support::process::Scratch;
+use crate::support::{wait_for, wait_until};
+
+/// An emulated machine beside other tests is slow.
+pub const PATIENCE: Duration = Duration::from_secs(300);
+pub const PROMPT: &str = "pghoard> ";
+/// The host, as the guest's network sees it.
+pub const HOST: &str = "10.0.2.2";
+
+/// A disk and what belongs to it; machines come and go.
+pub struct Place {
+    pub scratch: Scratch,
+    pub disk: PathBuf,
+    pub api: u16,
+    /// Extra arguments of QEMU.
+    pub more: Vec<String>,
+}
+
+impl Place {
+    /// A copy of the image on a disk of so many GiB.
+    pub fn new(image: &Path, gib: u64) -> Place {
+        let scratch = Scratch::new();
+        let disk = scratch.join("disk.raw");
+        let copied = Command::new("cp")
+            .arg("--sparse=always")
+            .args([image, &disk])
+            .status();
+        assert!(copied.unwrap().success());
+        let file = fs::File::options().write(true).open(&disk).unwrap();
+        file.set_len(gib << 30).unwrap();
+        let firmware = "/usr/share/OVMF/OVMF_VARS_4M.fd";
+        fs::copy(firmware, scratch.join("firmware.fd")).unwrap();
+        let api = TcpListener::bind("127.0.0.1:0").unwrap();
+        Place {
+            disk,
+            api: api.local_addr().unwrap().port(),
+            scratch,
+            more: Vec::new(),
+        }
+    }
+
+    fn command(&self) -> Command {
+        let path = |name: &str| self.scratch.join(name).display().to_string();
+        let kvm = std::env::var("PGHOARD_TEST_KVM").is_ok_and(|on| on == "1");
+        let mut command = Command::new("qemu-system-x86_64");
+        command.args(["-M", "q35", "-smp", "1", "-m", "512", "-nodefaults"]);
+        command.args(["-display", "none", "-no-reboot"]);
+        command.args(["-accel", if kvm { "kvm" } else { "tcg" }]);
+        let code = "/usr/share/OVMF/OVMF_CODE_4M.fd";
+        for drive in [
+            format!("if=pflash,format=raw,unit=0,readonly=on,file={code}"),
+            format!("if=pflash,format=raw,unit=1,file={}", path("firmware.fd")),
+            format!("if=none,id=d0,format=raw,file={}", self.disk.display()),
+        ] {
+            command.args(["-drive", &drive]);
+        }
+        let net = format!("user,id=n0,hostfwd=tcp:127.0.0.1:{}-:16000", self.api);
+        command.args(["-device", "virtio-blk-pci,drive=d0,bootindex=1"]);
+        command.args(["-device", "virtio-rng-pci"]);
+        command.args(["-netdev", &net]);
+        command.args(["-device", "virtio-net-pci,netdev=n0,romfile="]);
+        let serial = format!("unix:{},server=on,wait=off", path("serial"));
+        command.args(["-serial", &serial]);
+        let monitor = format!("unix:{},server=on,wait=off", path("monitor"));
+        command.args(["-qmp", &monitor]);
+        command.args(&self.more);
+        command
+    }
+
+    pub fn boot(&self) -> Machine {
+        for name in ["serial", "monitor"] {
+            let _from_before = fs::remove_file(self.scratch.join(name));
+        }
+        let log = fs::File::create(self.scratch.join("qemu.log")).unwrap();
+        let child = self
+            .command()
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("qemu-system-x86_64 runs");
+        let mut machine = Machine {
+            child,
+            heard: Arc::default(),
+            seen: 0,
+            started: Instant::now(),
+            serial: None,
+            monitor: self.scratch.join("monitor"),
+        };
+        let path = self.scratch.join("serial");
+        let serial = wait_for("QEMU's serial line", PATIENCE, || {
+            assert!(machine.child.try_wait().unwrap().is_none(), "QEMU ended at once");
+            UnixStream::connect(&path).ok()
+        });
+        let heard = Arc::clone(&machine.heard);
+        let mut from = serial.try_clone().unwrap();
+        thread::spawn(move || {
+            let mut buffer = [0; 4_096];
+            while let Ok(length @ 1..) = from.read(&mut buffer) {
+                heard.lock().unwrap().extend_from_slice(&buffer[..length]);
+            }
+        });
+        machine.serial = Some(serial);
+        machine
+    }
+}
+
+pub struct Machine {
+    child: Child,
+    heard: Arc<Mutex<Vec<u8>>>,
+    /// How much of it was waited for already.
+    seen: usize,
+    pub started: Instant,
+    serial: Option<UnixStream>,
+    monitor: PathBuf,
+}
+
+impl Machine {
+    /// All the console said.
+    pub fn heard(&self) -> String {
+        String::from_utf8_lossy(&self.heard.lock().unwrap()).into_owned()
+    }
+
+    /// Waits until the console says it, after what was waited for before; gives what came before.
+    pub fn expect(&mut self, text: &str) -> String {
+        self.expect_one(&[text]).1
+    }
+
+    /// As `expect`, of several: which one it was.
+    pub fn expect_one(&mut self, texts: &[&str]) -> (usize, String) {
+        let began = Instant::now();
+        loop {
+            {
+                let heard = self.heard.lock().unwrap();
+                let rest = &heard[self.seen..];
+                let found = texts.iter().enumerate().filter_map(|(number, text)| {
+                    let at = rest
+                        .windows(text.len())
+                        .position(|window| window == text.as_bytes())?;
+                    Some((at, number, text.len()))
+                });
+                if let Some((at, number, length)) = found.min() {
+                    let before = String::from_utf8_lossy(&rest[..at]).into_owned();
+                    self.seen += at + length;
+                    return (number, before);
+                }
+            }
+            let over = self.child.try_wait().unwrap();
+            assert!(
+                began.elapsed() < PATIENCE && over.is_none(),
+                "waited for {texts:?}; QEMU {over:?}; the console said:\n{}",
+                self.heard()
+            );
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub fn send(&mut self, text: &str) {
+        self.serial.as_mut().unwrap().write_all(text.as_bytes()).unwrap();
+    }
+
+    /// A line, and what the console answers before it asks again.
+    pub fn command(&mut self, line: &str) -> String {
+        self.send(&format!("{line}\r"));
+        self.expect(PROMPT)
+    }
+
+    /// From the status page to the prompt.
+    pub fn log_in(&mut self, password: Option<&str>) {
+        self.expect("press Enter");
+        self.send("\r");
+        if let Some(password) = password {
+            self.expect("password: ");
+            self.send(&format!("{password}\r"));
+        }
+        self.expect(PROMPT);
+    }
+
+    pub fn cut_power(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// The emulated processor's seconds so far.
+    pub fn cpu_seconds(&self) -> f64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        let after = stat.rsplit(')').next().unwrap();
+        let words: Vec<&str> = after.split_whitespace().collect();
+        let ticks: u64 = words[11].parse::<u64>().unwrap() + words[12].parse::<u64>().unwrap();
+        ticks as f64 / 100.0
+    }
+
+    pub fn press_power(&self) {
+        let mut monitor = UnixStream::connect(&self.monitor).unwrap();
+        let ask = "{\"execute\":\"qmp_capabilities\"}\n{\"execute\":\"system_powerdown\"}\n";
+        monitor.write_all(ask.as_bytes()).unwrap();
+        let mut answer = [0; 1_024];
+        let _greeting = monitor.read(&mut answer).unwrap();
+        let _done = monitor.read(&mut answer).unwrap();
+    }
+
+    /// Until QEMU has ended by itself, by a power-off or (`-no-reboot`) a restart.
+    pub fn wait_off(mut self) -> String {
+        wait_until("the machine to go off", PATIENCE, || {
+            self.child.try_wait().unwrap().is_some()
+        });
+        self.heard()
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _gone = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}

@@ -1,0 +1,17 @@
+//! The appliance's image in a virtual machine: what a person at its console and a PostgreSQL beside
+//! it live through.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::as_conversions,
+    reason = "a test that meets the unexpected has failed"
+)]
+
+mod image;
+mod machine;
+mod start;
+
+#[path = "../support/mod.rs"]
+mod support;
