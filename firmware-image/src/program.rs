@@ -53,9 +53,7 @@ impl Machine {
     /// and the boot loader counts its tries.
     pub fn command_line(self) -> &'static str {
         match self {
-            Machine::X86_64 => {
-                "console=tty0 console=hvc0 console=ttyS0,115200 gpt panic=5 quiet\0"
-            }
+            Machine::X86_64 => "console=tty0 console=hvc0 console=ttyS0,115200 gpt panic=5 quiet\0",
             Machine::Aarch64 => {
                 "console=tty0 console=hvc0 console=ttyAMA0,115200 gpt panic=5 quiet\0"
             }
