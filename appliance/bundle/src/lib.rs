@@ -86,6 +86,8 @@ impl fmt::Display for Refused {
     }
 }
 
+impl std::error::Error for Refused {}
+
 pub fn refused(sentence: impl Into<String>) -> Refused {
     Refused(sentence.into())
 }
