@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use bundle::release::Release;
+use bundle::{PROGRAM_MAX, Version, writer};
 use sha2::{Digest, Sha256};
 
 use crate::failure::{Outcome, failure, read, scratch, write};
@@ -13,6 +15,7 @@ use crate::layers::uki::{self, Section};
 use crate::manifest::{Manifest, Part, crates};
 use crate::program::{Machine, Program};
 use crate::run::beside;
+use crate::sign::{self, SecureBoot, failure_of};
 
 /// What is built, of what.
 #[derive(Debug, clap::Args)]
@@ -25,10 +28,12 @@ pub struct Order {
     pub program: Option<PathBuf>,
     /// Of the image; a higher one is newer
     #[arg(long, value_name = "VERSION", default_value = env!("CARGO_PKG_VERSION"))]
-    pub image_version: String,
-    /// Public key that the appliance will ask of its updates
+    pub image_version: Version,
+    /// Public key by which the appliance will know its updates
     #[arg(long, value_name = "FILE")]
     pub update_key: Option<PathBuf>,
+    #[command(flatten)]
+    pub secure_boot: SecureBoot,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -39,7 +44,7 @@ pub enum Format {
 
 /// What the boot loader starts, and what it is made of.
 pub struct Built {
-    pub version: String,
+    pub version: Version,
     pub machine: Machine,
     pub unified: Vec<u8>,
     pub loader: Vec<u8>,
@@ -49,7 +54,6 @@ pub struct Built {
 
 impl Built {
     pub fn of(order: &Order) -> Outcome<Built> {
-        check_version(&order.image_version)?;
         let program = match &order.program {
             Some(path) => Program::open(path)?,
             None => Program::open(&Program::build()?)?,
@@ -59,16 +63,21 @@ impl Built {
             None => inputs::fetch()?,
         };
         let inputs = Inputs::open(&folder, program.machine)?;
-        let update_key = order.update_key.as_deref().map(read).transpose()?;
+        let update_key = order.update_key.as_deref().map(sign::public).transpose()?;
+        let update_key = update_key.map(|key| format!("{key}\n"));
         let blank = blank_file_system()?;
-        let release = release(&order.image_version);
+        let release = Release {
+            version: order.image_version.clone(),
+            log: program.log,
+        };
+        let release = release.text();
         let initramfs = initramfs::build(&Root {
             program: &program.bytes,
             fsck: &inputs.fsck,
             blank: &blank,
             modules: &inputs.modules,
             os_release: &release,
-            update_key: update_key.as_deref(),
+            update_key: update_key.as_deref().map(str::as_bytes),
         })?;
         let section = |name, bytes| Section { name, bytes };
         let unified = uki::join(
@@ -80,6 +89,14 @@ impl Built {
                 section(".initrd", &initramfs),
             ],
         )?;
+        let unified = order.secure_boot.sign(unified)?;
+        let size = u64::try_from(unified.len()).unwrap_or(u64::MAX);
+        if size > PROGRAM_MAX {
+            return Err(failure(format!(
+                "the EFI program has {size} bytes, at most {PROGRAM_MAX} fit into a slot"
+            )));
+        }
+        let loader = order.secure_boot.sign(inputs.loader)?;
         let mut parts = vec![
             Part::of("pghoard", &program.bytes),
             Part::of("linux", &inputs.kernel),
@@ -87,7 +104,7 @@ impl Built {
             Part::of("data.ext4.zst", &blank),
             Part::of("initramfs", &initramfs),
             Part::of(program.machine.stub(), &inputs.stub),
-            Part::of(program.machine.loader(), &inputs.loader),
+            Part::of(program.machine.loader(), &loader),
             Part::of("program.efi", &unified),
         ];
         let modules = inputs.modules.iter();
@@ -96,7 +113,7 @@ impl Built {
             version: order.image_version.clone(),
             machine: program.machine,
             unified,
-            loader: inputs.loader,
+            loader,
             parts,
             packages: inputs.packages,
         })
@@ -122,10 +139,18 @@ impl Built {
         self.manifest(out)
     }
 
+    /// Writes an update bundle without a signature, and the manifest beside it.
+    pub fn bundle(&self, out: &Path) -> Outcome<()> {
+        let compatible = bundle::compatible(self.machine.name());
+        let bytes = writer::write(compatible, &self.unified).map_err(failure_of)?;
+        write(out, &bytes)?;
+        self.manifest(out)
+    }
+
     /// Of what lies in a file.
-    pub fn manifest(&self, out: &Path) -> Outcome<()> {
+    fn manifest(&self, out: &Path) -> Outcome<()> {
         let manifest = Manifest {
-            version: &self.version,
+            version: &self.version.to_string(),
             machine: self.machine.name(),
             sha256: hex::encode(Sha256::digest(read(out)?)),
             parts: &self.parts,
@@ -137,22 +162,4 @@ impl Built {
         text.push(b'\n');
         write(&beside(out, ".manifest.json"), &text)
     }
-}
-
-/// The boot loader orders by it, and it is part of a file name.
-fn check_version(version: &str) -> Outcome<()> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '~' | '-');
-    if version.is_empty() || version.len() > 32 || !version.chars().all(plain) {
-        return Err(failure(format!(
-            "version '{version}': expected at most 32 letters, digits, dots, dashes and tildes"
-        )));
-    }
-    Ok(())
-}
-
-fn release(version: &str) -> String {
-    format!(
-        "ID=pghoard\nNAME=\"PGHoard appliance\"\nPRETTY_NAME=\"PGHoard appliance {version}\"\n\
-         VERSION_ID={version}\n"
-    )
 }

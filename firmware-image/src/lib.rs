@@ -5,6 +5,7 @@
 //!   what is ours.
 //! - [`layers`]: each one layer of the image, outward.
 //! - [`compose`]: all of it; [`manifest`] is the list of what is inside.
+//! - [`sign`]: who says that it is right: keys of updates and of Secure Boot.
 //! - [`run`]: a virtual machine to try it on.
 //!
 //! Everything runs without root, loop devices or a network, and twice the same inputs are twice
@@ -17,6 +18,7 @@ pub mod layers;
 pub mod manifest;
 pub mod program;
 pub mod run;
+pub mod sign;
 
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 use firmware_image::compose::{Built, Format, Order};
 use firmware_image::failure::{Outcome, failure};
 use firmware_image::run::{self, Virtual};
+use firmware_image::sign;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -30,6 +31,27 @@ enum Command {
         format: Format,
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
+    },
+    /// An update bundle of the image with these inputs, not signed yet
+    Bundle {
+        #[command(flatten)]
+        order: Order,
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// A new key for bundles: the secret one in FILE, the public one in FILE.pub
+    Keygen {
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Add a signature to a bundle
+    Sign {
+        /// The bundle
+        #[arg(value_name = "FILE")]
+        bundle: PathBuf,
+        /// The secret key, of keygen or of 'openssl genpkey -algorithm ed25519'
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
     },
     /// A virtual machine on an image
     Run {
@@ -54,6 +76,12 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Outcome<()> {
     match command {
         Command::Compose { order, format, out } => Built::of(&order)?.disk(&out, format),
+        Command::Bundle { order, out } => Built::of(&order)?.bundle(&out),
+        Command::Keygen { out } => {
+            println!("{}", sign::make_key(&out)?);
+            Ok(())
+        }
+        Command::Sign { bundle, key } => sign::bundle(&bundle, &key),
         Command::Run { machine, print } => {
             let mut command = machine.command()?;
             if print {

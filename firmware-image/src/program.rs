@@ -65,6 +65,8 @@ impl Machine {
 pub struct Program {
     pub bytes: Vec<u8>,
     pub machine: Machine,
+    /// The number of the log format that it writes.
+    pub log: u32,
 }
 
 impl Program {
@@ -89,7 +91,14 @@ impl Program {
                 "is linked dynamically; build it with RUSTFLAGS='{STATIC}' and --target {TARGET}"
             )));
         }
-        Ok(Program { bytes, machine })
+        let log = log_format(&bytes).ok_or_else(|| {
+            wrong("does not say which log format it writes; it is no PGHoard of the appliance")
+        })?;
+        Ok(Program {
+            bytes,
+            machine,
+            log,
+        })
     }
 
     /// Builds the appliance's program out of the sources that this builder came from.
@@ -111,6 +120,32 @@ impl Program {
         Ok(target.join(TARGET).join("release").join(PACKAGE))
     }
 }
+
+/// What `pghoard log-format` would say: looked up instead of asked, for the program may be one for
+/// another kind of machine.
+fn log_format(program: &[u8]) -> Option<u32> {
+    let rest = find(program, LOG_TOLD.as_bytes())?;
+    let digits = rest.iter().take_while(|byte| byte.is_ascii_digit());
+    let digits: Vec<u8> = digits.take(10).copied().collect();
+    String::from_utf8(digits).ok()?.parse().ok()
+}
+
+/// What follows the words where they first are.
+fn find<'a>(bytes: &'a [u8], words: &[u8]) -> Option<&'a [u8]> {
+    let (first, _) = words.split_first()?;
+    let mut rest = bytes;
+    loop {
+        let at = rest.iter().position(|byte| byte == first)?;
+        let here = rest.get(at..)?;
+        if let Some(after) = here.strip_prefix(words) {
+            return Some(after);
+        }
+        rest = here.get(1..)?;
+    }
+}
+
+/// How the sentence begins that has the number (`journal::upcast::LOG_TOLD`).
+const LOG_TOLD: &str = "pghoard writes logs of format ";
 
 pub const PACKAGE: &str = "pghoard-appliance";
 pub const TARGET: &str = "x86_64-unknown-linux-gnu";

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use bundle::reader::Bundle;
+use bundle::release::Release;
 use object::{Object, ObjectSection};
 
 use crate::compose::{Built, Format, Order};
@@ -13,6 +15,7 @@ use crate::layers::qcow2;
 use crate::layers::uki::{self, Section};
 use crate::program::Machine;
 use crate::run::{self, Virtual, beside};
+use crate::sign::{self, SecureBoot};
 
 fn module(name: &str) -> Module {
     Module {
@@ -246,12 +249,13 @@ fn inputs(folder: &Path) {
     put("program", &program());
 }
 
-/// The head of a static program (ELF, 64 bits) without a segment.
+/// The head of a static program (ELF, 64 bits) without a segment, and what it would say.
 fn program() -> Vec<u8> {
     let mut head = vec![0; 64];
     head[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
     head[18] = 62;
     head[52] = 64;
+    head.extend(b"not to print, pghoard writes logs of format 49\n");
     head
 }
 
@@ -259,8 +263,9 @@ fn order(folder: &Path) -> Order {
     Order {
         inputs: Some(folder.to_owned()),
         program: Some(folder.join("program")),
-        image_version: "7".to_owned(),
+        image_version: "7".parse().unwrap(),
         update_key: None,
+        secure_boot: SecureBoot::default(),
     }
 }
 
@@ -315,13 +320,82 @@ fn an_order_that_makes_no_sense_is_refused() {
     let mut dynamic = changed(32, &[64]);
     dynamic[54] = 56;
     dynamic[56] = 1;
+    dynamic.truncate(64);
     dynamic.extend([3, 0, 0, 0]);
     dynamic.extend([0; 52]);
     assert!(program(dynamic).contains("is linked dynamically"));
     // There is no stub for the machine of this program.
     assert!(program(changed(18, &[183])).contains("linuxaa64.efi.stub"));
-    let version = refused(&|order| order.image_version = "1+3".to_owned());
-    assert!(version.contains("version '1+3'"), "{version}");
+    assert!(program(super::tests::program()[..70].to_vec()).contains("which log format"));
+    let key = refused(&|order| order.update_key = Some(folder.path().join("vmlinuz")));
+    assert!(
+        key.contains("vmlinuz: update key: expected 32 bytes"),
+        "{key}"
+    );
+}
+
+/// The whole way: a key, an image that knows it, a bundle, its signature, and what an appliance
+/// then reads.
+#[test]
+fn a_signed_bundle_holds_the_program_that_the_image_would() {
+    let folder = tempfile::tempdir().unwrap();
+    inputs(folder.path());
+    let at = |name: &str| folder.path().join(name);
+    let public = sign::make_key(&at("key")).unwrap();
+    assert_eq!(sign::public(&at("key.pub")).unwrap(), public);
+    let mode = std::os::unix::fs::PermissionsExt::mode;
+    assert_eq!(
+        mode(&fs::metadata(at("key")).unwrap().permissions()) & 0o777,
+        0o600
+    );
+    let again = sign::make_key(&at("key")).unwrap_err().to_string();
+    assert!(again.contains("File exists"), "{again}");
+
+    let mut order = order(folder.path());
+    order.update_key = Some(at("key.pub"));
+    let built = Built::of(&order).unwrap();
+    built.bundle(&at("bundle")).unwrap();
+    Built::of(&order).unwrap().bundle(&at("twice")).unwrap();
+    let unsigned = fs::read(at("bundle")).unwrap();
+    assert!(
+        unsigned == fs::read(at("twice")).unwrap(),
+        "two bundles of the same inputs differ"
+    );
+    sign::bundle(&at("bundle"), &at("key")).unwrap();
+    let refused = sign::bundle(&at("program"), &at("key"))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        refused.contains("program: is no update bundle"),
+        "{refused}"
+    );
+    let refused = sign::bundle(&at("bundle"), &at("key.pub"))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        refused.contains("key.pub: secret key: expected"),
+        "{refused}"
+    );
+
+    let compatible = "pghoard-appliance-x86_64";
+    let bundle = Bundle::open(&at("bundle"), &[public], compatible).unwrap();
+    assert_eq!(
+        (
+            bundle.manifest.version.to_string().as_str(),
+            bundle.manifest.log
+        ),
+        ("7", 49)
+    );
+    let mut program = Vec::new();
+    bundle
+        .unpack(|piece| {
+            program.extend(piece);
+            Ok::<(), bundle::Refused>(())
+        })
+        .unwrap();
+    assert!(program == built.unified);
+    let release = Release::of(&mut std::io::Cursor::new(&program)).unwrap();
+    assert_eq!((release.version, release.log), (order.image_version, 49));
 }
 
 #[test]

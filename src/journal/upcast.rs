@@ -8,6 +8,14 @@ use serde_cbor::Value;
 /// The version that this code writes.
 pub const VERSION: u32 = 1;
 
+/// The number of the log's format: every kind of event and every version raises it by one. A
+/// program with a lower one may meet events that it does not know, so an appliance does not go
+/// back to it.
+pub const LOG: u32 = 50;
+
+/// How `pghoard log-format` says it, and how the builder of images finds it in a program.
+pub const LOG_TOLD: &str = "pghoard writes logs of format 50\n";
+
 /// Today's form of an event of `version`; `None` if only a newer reader knows it.
 pub fn upcast(version: u32, event: Value) -> Option<Value> {
     (version <= VERSION && known(&event)).then_some(event)
@@ -72,3 +80,15 @@ pub const KINDS: [&str; 49] = [
     "compaction_refused",
     "deletion_refused",
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_kind_or_version_raises_the_number_of_the_format() {
+        let kinds = u32::try_from(KINDS.len()).unwrap();
+        assert_eq!(LOG, kinds + VERSION, "LOG and LOG_TOLD have to be raised");
+        assert_eq!(LOG_TOLD, format!("pghoard writes logs of format {LOG}\n"));
+    }
+}

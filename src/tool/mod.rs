@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use clap::error::ErrorKind;
 
 use crate::failure::{Failure, Outcome};
+use crate::journal::upcast::LOG_TOLD;
 use crate::tls::{Roots, Trust};
 
 pub mod alerts;
@@ -67,6 +68,10 @@ const TOOLS: &[(&str, Tool)] = &[
     ("holds", |args| retention::hold::holds(args)),
     ("holes", |args| holes::run(args)),
     ("install_links", |args| links::run(args)),
+    ("log_format", |_| {
+        say(LOG_TOLD);
+        0
+    }),
     ("postgres_command", |args| postgres_command::run(args)),
     ("postgres_command_go", |args| {
         postgres_command::go::run(args)
@@ -198,6 +203,7 @@ mod tests {
             (&["pghoard", "install-links"], 2),
             (&["pghoard", "systemd-unit", "--config", "/c.json"], 0),
             (&["pghoard", "systemd-unit", "--unknown"], 2),
+            (&["pghoard", "log-format"], 0),
             (&["pghoard", "status", "--help"], 0),
             (&["pghoard", "alerts", "acknowledge"], 2),
             (&["pghoard_events", "--verify", "--follow"], 2),

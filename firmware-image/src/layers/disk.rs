@@ -25,8 +25,9 @@ use crate::program::Machine;
 
 const MIB: u64 = 1 << 20;
 const SECTOR: u64 = 512;
-/// Room for the running program, the one before it and one that is being written.
-const ESP_MIB: u64 = 136;
+/// Room for the running program, the one before it and one that is being written, each of 64 MiB at
+/// most.
+const ESP_MIB: u64 = 200;
 /// The least that can be formatted; the appliance takes the rest of a larger disk.
 const DATA_MIB: u64 = 64;
 /// In front and behind: the two partition tables.
