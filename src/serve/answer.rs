@@ -1,4 +1,4 @@
-//! From a request to its answer: the login, the body, the limits of both.
+//! From a request to its answer: the body, the limits of both.
 //!
 //! What touches a store or a disk runs on blocking threads. A body is read only after its sender
 //! was let in and its path takes one, so that a client that asks first (`Expect: 100-continue`)
@@ -96,7 +96,7 @@ impl Answer {
         }
     }
 
-    fn unauthorized() -> Answer {
+    pub fn unauthorized() -> Answer {
         Answer {
             content_type: "text/html",
             headers: vec![(WWW_AUTHENTICATE.as_str(), "Basic realm=\"pghoard\"".into())],
@@ -128,10 +128,12 @@ impl Server {
             }
             (answer, None)
         };
-        if !self.allowed(parts.headers.get(AUTHORIZATION)) {
-            return refused(Answer::unauthorized(), body).await;
-        }
+        let caller = match self.caller(parts.headers.get(AUTHORIZATION)) {
+            Ok(caller) => caller,
+            Err(answer) => return refused(answer, body).await,
+        };
         let asked = Asked {
+            caller,
             method: parts.method,
             path: parts
                 .uri
@@ -143,7 +145,9 @@ impl Server {
             bring: parts.headers.contains_key(fetch::BODY_HEADER),
             body: Vec::new(),
         };
-        let found = match self.routes.find(&asked) {
+        let found = self.routes.find(&asked);
+        let found = found.and_then(|found| asked.caller.may(&found, &asked).map(|()| found));
+        let found = match found {
             Ok(found) => found,
             Err(answer) => return refused(answer, body).await,
         };
@@ -231,11 +235,6 @@ impl Server {
         }
         let routes = self.routes.clone();
         smol::unblock(move || routes.finish(&file, intake)).await
-    }
-
-    fn allowed(&self, given: Option<&HeaderValue>) -> bool {
-        let given = given.map(|given| <[u8; 32]>::from(Sha256::digest(given.as_bytes())));
-        self.authorization.is_none() || self.authorization == given
     }
 }
 

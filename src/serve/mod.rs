@@ -7,7 +7,8 @@
 //! certificate the API speaks TLS and nothing else.
 //!
 //! - [`connection`]: how many connections, and for how long.
-//! - [`answer`]: login and bodies, from a request to its answer.
+//! - [`access`]: who asks, and what he may.
+//! - [`answer`]: bodies, from a request to its answer.
 //! - [`routes`]: which path means what, from one table, and the answers that need no WAL.
 //! - [`hold`]: backups that must not go.
 //! - [`holes`]: a person takes note of what is lost.
@@ -19,6 +20,7 @@
 //! Budget: 512 connections of 16 KiB each, and as much again for TLS; 64 blocking threads at most,
 //! and one a tar.
 
+mod access;
 mod answer;
 pub mod archive;
 mod connection;

@@ -15,7 +15,9 @@ use machine::event::Why;
 use machine::{Class, Event, Millis};
 use serde_json::{Value, json};
 
+use super::access::Caller;
 use super::answer::Answer;
+use super::handout::tokens::Handouts;
 use super::{Context, archive, fetch, holes};
 use crate::config::{Activity, Site};
 use crate::failure::{Failure, Outcome};
@@ -33,6 +35,7 @@ pub mod table;
 
 /// What of a request is looked at.
 pub struct Asked {
+    pub caller: Caller,
     pub method: Method,
     /// With its query, which for PGHoard's paths is part of the last name.
     pub path: String,
@@ -73,6 +76,7 @@ pub struct Routes {
     pub ahead: Arc<BTreeMap<String, Ahead>>,
     /// Tars on their way.
     pub tars: Arc<AtomicUsize>,
+    pub handouts: Handouts,
 }
 
 /// What a path means: one of the table, and its names.
@@ -91,6 +95,7 @@ impl Routes {
             fetching: Arc::default(),
             outgoing: Arc::default(),
             tars: Arc::default(),
+            handouts: Handouts::default(),
         }
     }
 
@@ -142,13 +147,25 @@ impl Routes {
             Act::Request => self.request(&found.site)?,
             Act::Tar => self.tar(site()?, found, asked),
             Act::Script => self.script(site()?, found, asked),
+            Act::Offer => self.offer(site()?, asked)?,
+            Act::HandOver => self.hand_over(asked),
+            Act::Handouts => {
+                let text = pretty(&self.handouts.list())?;
+                Answer::json(StatusCode::OK, &text)
+            }
             Act::Hold => self.hold(site()?, &asked.body)?,
             Act::Release => self.release(site()?, &asked.body)?,
             Act::Operate => self.context.operate(&asked.body)?,
             Act::NoteAlert => self.context.note_alert(&asked.body)?,
             Act::Acknowledge => holes::acknowledge(&self.context, site()?, &asked.body)?,
             Act::Fetch | Act::Find if is_label(name) => fetch::absent(name),
-            Act::Fetch if asked.bring => self.bring(site()?, name)?,
+            Act::Fetch if asked.bring => {
+                let answer = self.bring(site()?, name)?;
+                if let (Caller::Handout(ticket), StatusCode::OK) = (&asked.caller, answer.status) {
+                    self.handouts.fetched(&ticket.digest);
+                }
+                answer
+            }
             Act::Fetch => self.fetch(site()?, name, asked.target.as_ref())?,
             Act::Find if asked.target.is_some() => Answer::text(
                 StatusCode::BAD_REQUEST,
@@ -298,6 +315,7 @@ fn meaning<'a>(path: &'a str, known: &dyn Fn(&str) -> bool) -> Result<Meaning<'a
         ["status", ..] => return bad("Invalid status request".to_owned()),
         ["metrics"] => return of("/metrics", "", ""),
         ["metrics", ..] => return bad("Invalid request".to_owned()),
+        ["handouts"] => return of("/handouts", "", ""),
         ["operator"] => return of("/operator", "", ""),
         ["alerts", "acknowledge"] => return of("/alerts/acknowledge", "", ""),
         ["openapi.json"] => return of("/openapi.json", "", ""),
@@ -312,6 +330,8 @@ fn meaning<'a>(path: &'a str, known: &dyn Fn(&str) -> bool) -> Result<Meaning<'a
     match *parts {
         [_, "basebackup", name, "tar"] => of(TAR, site, name),
         [_, "basebackup", ..] => of("/{site}/basebackup", site, ""),
+        [_, "handout"] => of("/{site}/handout", site, ""),
+        [_, "handout", "tar"] => of("/{site}/handout/tar", site, ""),
         [_, "restore-command"] => of(SCRIPT, site, ""),
         [_, "holes", "acknowledge"] => of("/{site}/holes/acknowledge", site, ""),
         [_, "status", ..] => of("/{site}/status", site, ""),

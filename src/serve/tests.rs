@@ -24,6 +24,7 @@ mod bodies;
 mod document;
 mod fetching;
 mod people;
+mod tokens;
 
 const NAME: &str = "000000010000000000000003";
 

@@ -26,6 +26,9 @@ pub enum Act {
     Request,
     Tar,
     Script,
+    Offer,
+    HandOver,
+    Handouts,
     Hold,
     Release,
     Acknowledge,
@@ -41,7 +44,12 @@ impl Act {
     pub fn is_light(self) -> bool {
         matches!(
             self,
-            Act::Status | Act::SiteStatus | Act::Metrics | Act::Document | Act::Script
+            Act::Status
+                | Act::SiteStatus
+                | Act::Metrics
+                | Act::Document
+                | Act::Script
+                | Act::Handouts
         )
     }
 }
@@ -135,8 +143,9 @@ pub const ALWAYS: &[Reply] = &[
     reply(
         401,
         Kind::Html,
-        "name and password are set, and these are not they",
+        "name and password are set, and these are not they; of a token as text",
     ),
+    reply(403, Kind::Text, "the token is for something else"),
     reply(404, Kind::Text, "there is no such site"),
     reply(
         413,
@@ -328,6 +337,66 @@ pub const ROUTES: &[Route] = &[
         takes: Takes::Nothing,
         parameters: SCRIPTED,
         answers: &[reply(200, Kind::Script, "the script")],
+    },
+    Route {
+        method: "PUT",
+        path: "/{site}/handout",
+        act: Act::Offer,
+        about: "a token, and a line for a shell, that opens one restore for a host without a login",
+        takes: Takes::Json(&[
+            "backup?",
+            "time?",
+            "lsn?",
+            "name?",
+            "xid?",
+            "immediate?",
+            "action?",
+            "timeline?",
+            "role?",
+            "tablespaces?",
+            "url?",
+            "cacert?",
+            "minutes?",
+            "by?",
+        ]),
+        parameters: &[],
+        answers: &[
+            reply(201, Kind::Json, "the token, what it opens and until when"),
+            reply(404, Kind::Text, "no basebackup fits"),
+            reply(
+                409,
+                Kind::Text,
+                "it cannot come to that target, or a tablespace has no place",
+            ),
+        ],
+    },
+    Route {
+        method: "GET",
+        path: "/{site}/handout/tar",
+        act: Act::HandOver,
+        about: "the data directory as one tar, once, for the token of a hand-out",
+        takes: Takes::Nothing,
+        parameters: &[],
+        answers: &[
+            reply(
+                200,
+                Kind::Tar,
+                "the tar; one that breaks off does not start",
+            ),
+            reply(404, Kind::Text, "the basebackup is gone"),
+            reply(409, Kind::Text, "it cannot come to that target any more"),
+            reply(410, Kind::Text, "the token has opened its tar before"),
+            reply(505, Kind::Text, "only HTTP/1.1 tells the end from a break"),
+        ],
+    },
+    Route {
+        method: "GET",
+        path: "/handouts",
+        act: Act::Handouts,
+        about: "the hand-outs that are live, and how far each came",
+        takes: Takes::Nothing,
+        parameters: &[],
+        answers: &[reply(200, Kind::Json, "bytes, WAL and states")],
     },
     Route {
         method: "PUT",
