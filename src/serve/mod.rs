@@ -10,8 +10,6 @@
 //! - [`access`]: who asks, and what he may.
 //! - [`answer`]: bodies, from a request to its answer.
 //! - [`routes`]: which path means what, from one table, and the answers that need no WAL.
-//! - [`hold`]: backups that must not go.
-//! - [`holes`]: a person takes note of what is lost.
 //! - [`operator`]: what people did, and alerts that they took note of.
 //! - [`fetch`]: WAL and history files for a recovering server.
 //! - [`archive`]: WAL and history files from one that archives.
@@ -26,9 +24,7 @@ pub mod archive;
 mod connection;
 mod fetch;
 mod handout;
-mod hold;
-pub mod holes;
-mod operator;
+pub mod operator;
 pub mod routes;
 #[cfg(test)]
 mod tests;
