@@ -1,8 +1,8 @@
 //! Who asks, by what a request shows, and what he may.
 //!
 //! A name and password open everything. A bearer token opens what it was made for and nothing
-//! else: a hand-out its tar, once, and the WAL of its site. Digests are compared, so that the time
-//! taken tells nothing of a secret.
+//! else: a hand-out its tar, once, and the WAL of its site; the monitor's what there is to see.
+//! Digests are compared, so that the time taken tells nothing of a secret.
 
 use hyper::StatusCode;
 use hyper::header::HeaderValue;
@@ -20,6 +20,8 @@ pub enum Caller {
     /// With name and password, or where none are wanted.
     Full,
     Handout(Ticket),
+    /// With the token that may look.
+    Monitor,
 }
 
 #[derive(Clone, Debug)]
@@ -35,6 +37,9 @@ impl Server {
     pub(super) fn caller(&self, given: Option<&HeaderValue>) -> Result<Caller, Answer> {
         if let Some(token) = given.and_then(bearer) {
             let digest = digest(token);
+            if self.monitor == Some(digest) {
+                return Ok(Caller::Monitor);
+            }
             let Some(site) = self.routes.handouts.site(&digest) else {
                 let message = "this token is unknown, or has expired";
                 return Err(Answer::text(StatusCode::UNAUTHORIZED, message));
@@ -65,6 +70,10 @@ impl Caller {
         let refused = |message: String| Err(Answer::text(StatusCode::FORBIDDEN, message));
         match self {
             Caller::Full => Ok(()),
+            Caller::Monitor => match found.route.act {
+                Act::Status | Act::Metrics | Act::Files | Act::File | Act::Log => Ok(()),
+                _ => refused("this token may look: /status, /metrics, /files, /log".to_owned()),
+            },
             Caller::Handout(ticket) => {
                 let fits = match found.route.act {
                     Act::HandOver | Act::Find => true,

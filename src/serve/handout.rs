@@ -415,7 +415,7 @@ pub struct Query(Vec<(String, String)>);
 
 impl Query {
     /// One that is not known is refused: a target that was misspelt would be passed over.
-    fn parse(text: &str, known: &[&str]) -> Outcome<Query> {
+    pub fn parse(text: &str, known: &[&str]) -> Outcome<Query> {
         let mut all = Vec::new();
         for part in text.split('&').filter(|part| !part.is_empty()) {
             let (name, value) = part.split_once('=').unwrap_or((part, ""));
@@ -442,7 +442,7 @@ impl Query {
         named.map(|(_, value)| value.as_str())
     }
 
-    fn one(&self, name: &str) -> Option<&str> {
+    pub fn one(&self, name: &str) -> Option<&str> {
         let found = self.0.iter().find(|(known, _)| known == name);
         found.map(|(_, value)| value.as_str())
     }

@@ -10,6 +10,7 @@
 //! - [`access`]: who asks, and what he may.
 //! - [`answer`]: bodies, from a request to its answer.
 //! - [`routes`]: which path means what, from one table, and the answers that need no WAL.
+//! - [`monitor`]: files and the log, for who watches.
 //! - [`operator`]: what people did, and alerts that they took note of.
 //! - [`fetch`]: WAL and history files for a recovering server.
 //! - [`archive`]: WAL and history files from one that archives.
@@ -24,17 +25,18 @@ pub mod archive;
 mod connection;
 mod fetch;
 mod handout;
+mod monitor;
 pub mod operator;
 pub mod routes;
 #[cfg(test)]
 mod tests;
 
 use std::convert::Infallible;
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, ToSocketAddrs};
+use std::path::PathBuf;
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::{env, fmt, thread};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -50,6 +52,7 @@ use crate::journal::run::Report;
 use crate::publish::metrics::send::Exposition;
 use crate::tls;
 pub use fetch::{ABSENT_HEADER, BODY_HEADER};
+use handout::tokens::digest;
 
 /// What the API needs of the daemon.
 #[derive(Clone)]
@@ -62,6 +65,23 @@ pub struct Context {
     /// To the loop.
     pub reports: SyncSender<Report>,
     pub desk: Arc<archive::Desk>,
+    pub around: Around,
+}
+
+/// What the environment tells of the machine around; on the appliance, whoever starts the daemon.
+#[derive(Clone, Debug, Default)]
+pub struct Around {
+    /// Folder of `pghoard.log` and the older ones.
+    pub logs: Option<PathBuf>,
+}
+
+impl Around {
+    pub fn from_environment() -> Around {
+        let path = |name| env::var_os(name).map(PathBuf::from);
+        Around {
+            logs: path("PGHOARD_LOG_DIR"),
+        }
+    }
 }
 
 impl Context {
@@ -207,6 +227,8 @@ pub struct Server {
     routes: routes::Routes,
     /// Digest of the one `Authorization` that is let in.
     authorization: Option<[u8; 32]>,
+    /// Digest of the token that may look.
+    monitor: Option<[u8; 32]>,
     tls: Option<TlsAcceptor>,
     work: answer::Work,
 }
@@ -218,6 +240,10 @@ impl Server {
         let tls = tls.map(|files| tls::server(&files.certificate, &files.key));
         let tls = tls.transpose()?.map(|tls| TlsAcceptor::from(Arc::new(tls)));
         Ok(Server {
+            monitor: config
+                .http_monitor_token
+                .as_ref()
+                .map(|t| digest(t.reveal())),
             authorization: config.webserver.as_ref().map(authorization),
             tls,
             work,

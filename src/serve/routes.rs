@@ -156,6 +156,9 @@ impl Routes {
             }
             Act::Hold => self.hold(site()?, &asked.body)?,
             Act::Release => self.release(site()?, &asked.body)?,
+            Act::Files => self.context.list_files()?,
+            Act::File => self.context.file(name)?,
+            Act::Log => self.context.log(&found.query)?,
             Act::Operate => self.context.operate(&asked.body)?,
             Act::NoteAlert => self.context.note_alert(&asked.body)?,
             Act::Acknowledge => holes::acknowledge(&self.context, site()?, &asked.body)?,
@@ -305,7 +308,7 @@ fn is_label(name: &str) -> bool {
 
 const TAR: &str = "/{site}/basebackup/{name}/tar";
 const SCRIPT: &str = "/{site}/restore-command";
-const QUERIED: [&str; 2] = [TAR, SCRIPT];
+const QUERIED: [&str; 3] = [TAR, SCRIPT, "/log"];
 
 fn meaning<'a>(path: &'a str, known: &dyn Fn(&str) -> bool) -> Result<Meaning<'a>, Answer> {
     let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
@@ -316,6 +319,9 @@ fn meaning<'a>(path: &'a str, known: &dyn Fn(&str) -> bool) -> Result<Meaning<'a
         ["status", ..] => return bad("Invalid status request".to_owned()),
         ["metrics"] => return of("/metrics", "", ""),
         ["metrics", ..] => return bad("Invalid request".to_owned()),
+        ["files"] => return of("/files", "", ""),
+        ["files", name] if !known("files") => return of("/files/{name}", "", name),
+        ["log"] => return of("/log", "", ""),
         ["handouts"] => return of("/handouts", "", ""),
         ["operator"] => return of("/operator", "", ""),
         ["alerts", "acknowledge"] => return of("/alerts/acknowledge", "", ""),

@@ -123,6 +123,9 @@ impl Api {
             metrics: Arc::clone(&metrics),
             reports: sender,
             desk: Arc::clone(&desk),
+            around: Around {
+                logs: Some(folder.path().join("log")),
+            },
         });
         Api {
             handle: handle.unwrap(),

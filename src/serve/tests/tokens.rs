@@ -116,3 +116,54 @@ fn a_handout_that_cannot_be_is_refused_when_it_is_asked_for() {
         "{\n    \"handouts\": []\n}"
     );
 }
+
+#[test]
+fn the_monitors_token_may_look_and_nothing_else() {
+    let token = "0123456789abcdef";
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state.json");
+    fs::write(&state, "{}").unwrap();
+    let api = secured(json!({ "http_monitor_token": token, "prometheus": {},
+        "json_state_file_path": state }));
+    fs::create_dir(api.path("log")).unwrap();
+    fs::write(Path::new(&api.path("log")).join("pghoard.log"), "a\nb\n").unwrap();
+    fs::write(Path::new(&api.path("spool")).join("wal_hole"), "gone\n").unwrap();
+    fs::write(Path::new(&api.path("spool")).join("events.redb"), "x").unwrap();
+    let bearer = format!("authorization: bearer {token}\r\n");
+    for (method, path, expect, words) in [
+        ("GET", "/status", 200, "{\"a\": 1}"),
+        ("GET", "/metrics", 200, "a 1"),
+        ("GET", "/files", 200, "\"name\": \"wal_hole\""),
+        ("GET", "/files/state.json", 200, "{}"),
+        ("GET", "/files/wal_hole", 200, "gone\n"),
+        ("GET", "/files/wal_conflict", 404, "there is no file"),
+        ("GET", "/files/events.redb", 404, "there is no file"),
+        ("GET", "/files/..", 404, "there is no file"),
+        ("GET", "/files/../spool/events.redb", 404, ""),
+        (
+            "GET",
+            "/files/%2e%2e%2fevents.redb",
+            404,
+            "there is no file",
+        ),
+        ("GET", "/log", 200, "a\nb\n"),
+        ("GET", "/log?lines=1", 200, "b\n"),
+        ("GET", "/log?lines=0", 400, "lines=1 to 10000"),
+        ("GET", "/log?lines=10001", 400, "lines=1 to 10000"),
+        ("GET", "/log?x=1", 400, "lines=1 to 10000"),
+        ("PUT", "/operator", 403, "this token may look"),
+        ("GET", "/handouts", 403, "this token may look"),
+        ("GET", "/main/basebackup", 403, "this token may look"),
+        ("GET", "/openapi.json", 403, "this token may look"),
+        ("PUT", "/main/basebackup", 403, "this token may look"),
+        ("PUT", "/main/handout", 403, "this token may look"),
+    ] {
+        let (status, _, body) = api.ask(method, path, &bearer);
+        assert_eq!(status, expect, "{method} {path}: {body}");
+        assert!(body.contains(words), "{method} {path}: {body}");
+    }
+    for path in ["/files", "/files/wal_hole", "/log"] {
+        assert_eq!(api.ask("GET", path, LOGIN).0, 200, "{path}");
+        assert_eq!(api.ask("GET", path, "").0, 401, "{path}");
+    }
+}
