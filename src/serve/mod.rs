@@ -10,6 +10,7 @@
 //! - [`access`]: who asks, and what he may.
 //! - [`answer`]: bodies, from a request to its answer.
 //! - [`routes`]: which path means what, from one table, and the answers that need no WAL.
+//! - [`appliance`]: power and updates, where the machine is one.
 //! - [`monitor`]: files and the log, for who watches.
 //! - [`operator`]: what people did, and alerts that they took note of.
 //! - [`fetch`]: WAL and history files for a recovering server.
@@ -21,6 +22,7 @@
 
 mod access;
 mod answer;
+mod appliance;
 pub mod archive;
 mod connection;
 mod fetch;
@@ -73,6 +75,10 @@ pub struct Context {
 pub struct Around {
     /// Folder of `pghoard.log` and the older ones.
     pub logs: Option<PathBuf>,
+    /// Socket of process 1.
+    pub control: Option<PathBuf>,
+    /// Folder of updates on their way in.
+    pub updates: Option<PathBuf>,
 }
 
 impl Around {
@@ -80,6 +86,8 @@ impl Around {
         let path = |name| env::var_os(name).map(PathBuf::from);
         Around {
             logs: path("PGHOARD_LOG_DIR"),
+            control: path("PGHOARD_CONTROL"),
+            updates: path("PGHOARD_UPDATES"),
         }
     }
 }

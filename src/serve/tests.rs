@@ -19,6 +19,7 @@ use crate::spool::{RealDisk, Spool};
 use crate::store::local::Local;
 use crate::store::{Body, Metadata, Put, Store};
 
+mod appliance;
 mod archiving;
 mod bodies;
 mod document;
@@ -125,6 +126,8 @@ impl Api {
             desk: Arc::clone(&desk),
             around: Around {
                 logs: Some(folder.path().join("log")),
+                control: Some(folder.path().join("control")),
+                updates: Some(folder.path().join("updates")),
             },
         });
         Api {

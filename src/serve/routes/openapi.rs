@@ -118,7 +118,7 @@ fn body(takes: Takes) -> Option<Value> {
                 "content": { "application/json": { "schema": schema } },
             }))
         }
-        Takes::File => Some(json!({
+        Takes::File | Takes::Bundle => Some(json!({
             "content": {
                 "application/octet-stream": { "schema": { "type": "string", "format": "binary" } }
             },

@@ -20,6 +20,8 @@ pub struct Route {
 pub enum Act {
     Status,
     SiteStatus,
+    Power,
+    Update,
     Files,
     File,
     Log,
@@ -65,6 +67,8 @@ pub enum Takes {
     Json(&'static [&'static str]),
     /// A file of `pg_wal`, or nothing.
     File,
+    /// An update of the appliance.
+    Bundle,
 }
 
 #[derive(Debug)]
@@ -179,6 +183,11 @@ const HELD: &[Reply] = &[
         "there is no such basebackup, or it is not held",
     ),
 ];
+const APPLIANCE: &[Reply] = &[
+    reply(200, Kind::Json, "what process 1 answers"),
+    reply(409, Kind::Text, "it refuses, and why"),
+    reply(501, Kind::Text, "this daemon does not run on an appliance"),
+];
 const SCRIPTED: &[Parameter] = &[
     query(
         "url",
@@ -290,6 +299,24 @@ pub const ROUTES: &[Route] = &[
             reply(200, Kind::Text, "whole lines, the oldest first"),
             reply(501, Kind::Text, "the log is not kept in files here"),
         ],
+    },
+    Route {
+        method: "PUT",
+        path: "/appliance/power",
+        act: Act::Power,
+        about: "reboot or poweroff, of the appliance",
+        takes: Takes::Json(&["how", "by?"]),
+        parameters: &[],
+        answers: APPLIANCE,
+    },
+    Route {
+        method: "PUT",
+        path: "/appliance/update",
+        act: Act::Update,
+        about: "an update of the appliance, as it was signed",
+        takes: Takes::Bundle,
+        parameters: &[header("x-pghoard-by", "who brings it")],
+        answers: APPLIANCE,
     },
     Route {
         method: "PUT",
