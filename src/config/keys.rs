@@ -153,6 +153,7 @@ const GLOBAL: &[Row] = &[
     key("webserver_username", "none", "basic authentication, with the password"),
     key("webserver_password", "none", "basic authentication, with the name"),
     key("http_allow_unauthenticated", "false", "true: no authentication beyond loopback either"),
+    key("http_monitor_token", "none", "token that may look: /status, /metrics, /files, /log"),
     key("http_tls_certificate", "none", "PEM file of the API's certificate and its chain"),
     key("http_tls_key", "none", "PEM file of the key to it; with both the API speaks only TLS"),
     key("log_level", "INFO", "DEBUG, INFO, WARNING, ERROR or CRITICAL"),

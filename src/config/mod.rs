@@ -52,6 +52,8 @@ pub struct Config {
     /// Basic authentication, when both halves are set.
     pub webserver: Option<Credentials>,
     pub http_anonymous: Anonymous,
+    /// May look, and nothing else.
+    pub http_monitor_token: Option<Secret>,
     /// The API speaks TLS and nothing else.
     pub http_tls: Option<Tls>,
     pub log_level: LogLevel,
@@ -277,6 +279,7 @@ fn global(value: &Value, notes: &Notes) -> Outcome<Config> {
             true => Anonymous::Anyone,
             false => Anonymous::Loopback,
         },
+        http_monitor_token: monitor_token(&global)?,
         http_tls: http_tls(&global)?,
         log_level: log_level(&global),
         syslog: syslog::parse(&global)?,
@@ -355,6 +358,17 @@ fn webserver(global: &Object<'_>) -> Outcome<Option<Credentials>> {
         username,
         password: Secret::new(password),
     }))
+}
+
+fn monitor_token(global: &Object<'_>) -> Outcome<Option<Secret>> {
+    let token = global.text("http_monitor_token")?.option();
+    let plain = |token: &String| token.bytes().all(|b| b.is_ascii_graphic());
+    match token.filter(|token| !token.is_empty()) {
+        Some(token) if token.len() < TOKEN_CHARS_MIN || !plain(&token) => {
+            Err(global.wrong("http_monitor_token", "16 or more letters and digits"))
+        }
+        token => Ok(token.map(Secret::new)),
+    }
 }
 
 fn http_tls(global: &Object<'_>) -> Outcome<Option<Tls>> {
@@ -458,6 +472,9 @@ fn python_name(error: &io::Error) -> &'static str {
 }
 
 const COUNT: &str = "a whole number of at least 0";
+
+/// Nobody guesses so many.
+const TOKEN_CHARS_MIN: usize = 16;
 
 /// PGHoard's own bound on threads by default.
 const THREADS_MAX: u32 = 20;

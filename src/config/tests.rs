@@ -457,6 +457,10 @@ fn wrong_places_for_metrics_are_errors_with_their_path() {
              a text",
         ),
         (
+            json!({"http_monitor_token": "short"}),
+            "http_monitor_token: expected 16 or more letters and digits, found a text",
+        ),
+        (
             json!({"statsd": {"format": "etsy"}}),
             "statsd.format: expected one of telegraf, datadog, found another text",
         ),

@@ -122,6 +122,7 @@ impl Daemon {
             metrics: front.metrics.exposition(),
             reports: sender.clone(),
             desk,
+            around: serve::Around::from_environment(),
         })?;
         let shared = (Arc::clone(&entries), identity);
         let mut world = RealWorld::new(config, sites, sender, shared, front);

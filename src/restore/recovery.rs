@@ -210,7 +210,8 @@ fn command(words: &[String]) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
-fn shell(word: &str) -> String {
+/// A word for the shell, as it is.
+pub fn shell(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=%@,+".contains(c);
     match !word.is_empty() && word.chars().all(plain) {
         true => word.to_owned(),

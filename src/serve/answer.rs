@@ -1,4 +1,4 @@
-//! From a request to its answer: the login, the body, the limits of both.
+//! From a request to its answer: the body, the limits of both.
 //!
 //! What touches a store or a disk runs on blocking threads. A body is read only after its sender
 //! was let in and its path takes one, so that a client that asks first (`Expect: 100-continue`)
@@ -24,10 +24,11 @@ use smol::future::FutureExt;
 use smol::io::AsyncReadExt;
 use smol::lock::SemaphoreGuardArc;
 
+use super::appliance::BUNDLE_BYTES_MAX;
 use super::connection::{STALL, Turn};
 use super::routes::table::Takes;
 use super::routes::{Asked, Found};
-use super::{Server, archive, fetch};
+use super::{Server, appliance, archive, fetch};
 use crate::failure::Failure;
 
 /// A hold with its reason is far smaller.
@@ -96,7 +97,7 @@ impl Answer {
         }
     }
 
-    fn unauthorized() -> Answer {
+    pub fn unauthorized() -> Answer {
         Answer {
             content_type: "text/html",
             headers: vec![(WWW_AUTHENTICATE.as_str(), "Basic realm=\"pghoard\"".into())],
@@ -128,10 +129,12 @@ impl Server {
             }
             (answer, None)
         };
-        if !self.allowed(parts.headers.get(AUTHORIZATION)) {
-            return refused(Answer::unauthorized(), body).await;
-        }
+        let caller = match self.caller(parts.headers.get(AUTHORIZATION)) {
+            Ok(caller) => caller,
+            Err(answer) => return refused(answer, body).await,
+        };
         let asked = Asked {
+            caller,
             method: parts.method,
             path: parts
                 .uri
@@ -140,17 +143,21 @@ impl Server {
             version: parts.version,
             host: parts.headers.get(HOST).cloned(),
             target: parts.headers.get(fetch::TARGET_HEADER).cloned(),
+            by: parts.headers.get(BY_HEADER).cloned(),
             bring: parts.headers.contains_key(fetch::BODY_HEADER),
             body: Vec::new(),
         };
-        let found = match self.routes.find(&asked) {
+        let found = self.routes.find(&asked);
+        let found = found.and_then(|found| asked.caller.may(&found, &asked).map(|()| found));
+        let found = match found {
             Ok(found) => found,
             Err(answer) => return refused(answer, body).await,
         };
-        let file = found.route.takes == Takes::File && !body.is_end_stream();
-        let length_max = match file {
-            true => FILE_BYTES_MAX,
-            false => u64::try_from(BODY_BYTES_MAX).unwrap_or(u64::MAX),
+        let file = !body.is_end_stream();
+        let (file, length_max) = match found.route.takes {
+            Takes::File if file => (true, FILE_BYTES_MAX),
+            Takes::Bundle if file => (true, BUNDLE_BYTES_MAX),
+            _ => (false, u64::try_from(BODY_BYTES_MAX).unwrap_or(u64::MAX)),
         };
         if body.size_hint().lower() > length_max {
             return refused(too_large(), body).await;
@@ -168,7 +175,7 @@ impl Server {
         };
         let answered = async {
             match file {
-                true => self.receive(found, body, wary).await,
+                true => self.receive(asked, found, body, wary).await,
                 false => self.small(asked, found, body).await,
             }
         };
@@ -195,9 +202,10 @@ impl Server {
     }
 
     /// A file that comes as the body: what has arrived is on disk, not in memory.
-    async fn receive(&self, found: Found, mut body: Incoming, wary: bool) -> Answer {
+    async fn receive(&self, asked: Asked, found: Found, mut body: Incoming, wary: bool) -> Answer {
         let routes = self.routes.clone();
-        let (file, mut intake) = match smol::unblock(move || routes.begin(&found)).await {
+        let takes = found.route.takes;
+        let mut arrival = match smol::unblock(move || routes.begin(&asked, &found)).await {
             Ok(begun) => begun,
             Err(answer) => {
                 if !wary {
@@ -220,22 +228,20 @@ impl Server {
                     return Answer::text(StatusCode::BAD_REQUEST, message);
                 }
             };
-            let written = smol::unblock(move || intake.write(&data).map(|()| intake)).await;
+            let written = smol::unblock(move || arrival.write(&data).map(|()| arrival)).await;
             match written {
-                Ok(back) => intake = back,
+                Ok(back) => arrival = back,
                 Err(failure) => {
                     drain(&mut body).await;
-                    return archive::answer(Err(failure));
+                    return match takes {
+                        Takes::Bundle => appliance::refused(&failure),
+                        _ => archive::answer(Err(failure)),
+                    };
                 }
             }
         }
         let routes = self.routes.clone();
-        smol::unblock(move || routes.finish(&file, intake)).await
-    }
-
-    fn allowed(&self, given: Option<&HeaderValue>) -> bool {
-        let given = given.map(|given| <[u8; 32]>::from(Sha256::digest(given.as_bytes())));
-        self.authorization.is_none() || self.authorization == given
+        smol::unblock(move || routes.finish(arrival)).await
     }
 }
 
@@ -363,6 +369,9 @@ const SERVER_NAME: &str = concat!("pghoard/", env!("CARGO_PKG_VERSION"));
 pub fn authorization(login: &str) -> [u8; 32] {
     Sha256::digest(format!("Basic {login}")).into()
 }
+
+/// Who sends a body that is no JSON.
+pub const BY_HEADER: &str = "x-pghoard-by";
 
 /// What may be under way at once.
 pub type Work = Arc<smol::lock::Semaphore>;

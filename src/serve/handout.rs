@@ -5,13 +5,15 @@
 //! `GET /SITE/restore-command` the program that they name, which is in the tar as well. A tar
 //! that fails on its way breaks the connection off before the last chunk, and lacks `pg_control`.
 //!
+//! - [`tokens`], `offer`: the same for a host that is given no login but a token.
+//!
 //! Budget: [`TARS_MAX`] tars, each with a thread and [`BLOCKS_MAX`] blocks on their way.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 
 use hyper::body::Bytes;
@@ -29,7 +31,11 @@ use crate::restore::choose::{self, Backup, Goal, Immediate, timeline};
 use crate::restore::recovery::{Action, Recovery, Role};
 use crate::restore::stream::{self, Script};
 
+mod offer;
 mod script;
+pub mod tokens;
+
+use tokens::Opening;
 
 /// Each decodes on a core of its own and may last for hours.
 const TARS_MAX: usize = 4;
@@ -76,28 +82,34 @@ impl Routes {
     }
 
     pub fn tar(&self, site: &config::Site, found: &Found, asked: &Asked) -> Answer {
-        if asked.version != Version::HTTP_11 {
-            let message = "a tar needs HTTP/1.1, where the last chunk tells its end from a break";
-            return Answer::text(StatusCode::HTTP_VERSION_NOT_SUPPORTED, message);
+        if let Some(answer) = unfit(asked) {
+            return answer;
         }
-        let Some(place) = Place::take(&self.tars) else {
-            let message = format!("{TARS_MAX} tars are on their way already, ask again");
-            return Answer::text(StatusCode::SERVICE_UNAVAILABLE, message);
-        };
         let order = Query::parse(&found.query, &TARRED).and_then(|query| {
             let origin = self.origin(&query, asked.host.as_ref())?;
-            Order::new(&site.name, &found.name, &query, origin)
+            Order::new(&site.name, &found.name, &query, &query.way(origin)?)
         });
-        let order = match order {
-            Ok(order) => order,
-            Err(failure) => return refusal((StatusCode::BAD_REQUEST, failure)),
+        match order {
+            Ok(order) => self.start(order, None),
+            Err(failure) => refusal((StatusCode::BAD_REQUEST, failure)),
+        }
+    }
+
+    /// Begins to send, or says why not; only then a token has opened its tar.
+    fn start(&self, order: Order, opening: Option<Opening>) -> Answer {
+        let Some(place) = Place::take(&self.tars) else {
+            if let Some(opening) = opening {
+                opening.back();
+            }
+            let message = format!("{TARS_MAX} tars are on their way already, ask again");
+            return Answer::text(StatusCode::SERVICE_UNAVAILABLE, message);
         };
         let config = Arc::clone(&self.context.config);
         let (tell, told) = std::sync::mpsc::sync_channel(1);
         let (blocks, stream) = smol::channel::bounded(BLOCKS_MAX);
         let run = move || {
             let _place = place;
-            send(&config, &order, &tell, &blocks);
+            send(&config, &order, opening, &tell, &blocks);
         };
         let thread = thread::Builder::new().name("tar".into()).spawn(run);
         if let Err(error) = thread {
@@ -109,6 +121,13 @@ impl Routes {
             Err(_) => Answer::failed(&Failure::new(Class::Internal, "the thread of a tar died")),
         }
     }
+}
+
+/// Over older versions of HTTP nobody could tell that a tar broke off.
+fn unfit(asked: &Asked) -> Option<Answer> {
+    let message = "a tar needs HTTP/1.1, where the last chunk tells its end from a break";
+    let old = asked.version != Version::HTTP_11;
+    old.then(|| Answer::text(StatusCode::HTTP_VERSION_NOT_SUPPORTED, message))
 }
 
 /// In what a person asked for the hint says what to do; of a failure of ours the log has it.
@@ -153,7 +172,7 @@ struct Order {
 }
 
 impl Order {
-    fn new(site: &str, name: &str, query: &Query, origin: String) -> Outcome<Order> {
+    fn new(site: &str, name: &str, query: &Query, way: &script::Way) -> Outcome<Order> {
         let wanted = |flag: &str| query.one(flag).filter(|text| *text != "0");
         let goal = choose::Wish {
             name: query.one("name"),
@@ -180,7 +199,7 @@ impl Order {
             tablespaces.insert(name.to_owned(), PathBuf::from(path));
         }
         let timeline = query.one("timeline").unwrap_or("latest").to_owned();
-        let content = script::render(site, &query.way(origin)?)?;
+        let content = script::render(site, way)?;
         Ok(Order {
             site: site.to_owned(),
             name: name.to_owned(),
@@ -210,19 +229,21 @@ impl Order {
 fn send(
     config: &Config,
     order: &Order,
+    opening: Option<Opening>,
     tell: &std::sync::mpsc::SyncSender<Result<(), Refused>>,
     blocks: &Sender<Piece>,
 ) {
-    let opened = match open(config, order) {
-        Ok(opened) => opened,
-        Err(failure) => {
-            let _nobody_waits = tell.send(Err(unable(failure)));
-            return;
-        }
+    let opened = open(config, order).map_err(unable);
+    let planned = match &opened {
+        Ok(opened) => plan(opened, order),
+        Err(refused) => Err(refused.clone()),
     };
-    let (plan, key) = match plan(&opened, order) {
+    let Planned { plan, key, .. } = match planned {
         Ok(planned) => planned,
         Err(refused) => {
+            if let Some(opening) = opening {
+                opening.back();
+            }
             let _nobody_waits = tell.send(Err(refused));
             return;
         }
@@ -234,10 +255,14 @@ fn send(
     let mut out = Blocks {
         blocks,
         block: Vec::with_capacity(BLOCK),
+        sent: opening.as_ref().map(|opening| Arc::clone(&opening.sent)),
     };
     match plan.write(&mut out) {
         Ok(()) => {
             let _gone = blocks.send_blocking(Piece::End);
+            if let Some(opening) = opening {
+                opening.done();
+            }
             log::info!("{key}: a tar of it was sent");
         }
         // Without an end, the connection breaks off.
@@ -263,10 +288,16 @@ fn when(class: Class, status: StatusCode) -> impl Fn(Failure) -> Refused {
     }
 }
 
-fn plan<'a>(
-    opened: &'a [Opened<'a>],
-    order: &Order,
-) -> Result<(stream::Plan<'a>, String), Refused> {
+/// A tar that nothing speaks against.
+struct Planned<'a> {
+    plan: stream::Plan<'a>,
+    /// Of the basebackup.
+    key: String,
+    /// About so many there will be; 0 where the backup does not say.
+    bytes: u64,
+}
+
+fn plan<'a>(opened: &'a [Opened<'a>], order: &Order) -> Result<Planned<'a>, Refused> {
     let mut all = Vec::new();
     for opened in opened {
         let found = choose::backups(opened.site, opened.store.as_ref()).map_err(unable)?;
@@ -302,7 +333,11 @@ fn plan<'a>(
     let holder = holder(opened, backup).ok_or_else(|| unable(lost()))?;
     let plan = stream::plan(backup, holder.source(), order.wish.clone());
     let plan = plan.map_err(when(Class::Config, conflict))?;
-    Ok((plan, backup.key().to_owned()))
+    Ok(Planned {
+        plan,
+        key: backup.key().to_owned(),
+        bytes: backup.plain_bytes(),
+    })
 }
 
 fn holder<'a>(opened: &'a [Opened<'a>], backup: &Backup<'_>) -> Option<&'a Opened<'a>> {
@@ -334,6 +369,8 @@ fn wanted(all: &[Backup<'_>], name: &str) -> Result<String, Refused> {
 struct Blocks<'a> {
     blocks: &'a Sender<Piece>,
     block: Vec<u8>,
+    /// For who looks on.
+    sent: Option<Arc<AtomicU64>>,
 }
 
 impl Write for Blocks<'_> {
@@ -347,7 +384,11 @@ impl Write for Blocks<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         let block = std::mem::replace(&mut self.block, Vec::with_capacity(BLOCK));
+        let bytes = u64::try_from(block.len()).unwrap_or(0);
         let sent = self.blocks.send_blocking(Piece::Block(Bytes::from(block)));
+        if let Some(total) = self.sent.as_ref().filter(|_| sent.is_ok()) {
+            total.fetch_add(bytes, Ordering::Relaxed);
+        }
         sent.map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "the client is gone"))
     }
 }
@@ -370,11 +411,11 @@ const TARRED: [&str; 12] = [
 
 /// The parameters of a request, decoded.
 #[derive(Debug)]
-struct Query(Vec<(String, String)>);
+pub struct Query(Vec<(String, String)>);
 
 impl Query {
     /// One that is not known is refused: a target that was misspelt would be passed over.
-    fn parse(text: &str, known: &[&str]) -> Outcome<Query> {
+    pub fn parse(text: &str, known: &[&str]) -> Outcome<Query> {
         let mut all = Vec::new();
         for part in text.split('&').filter(|part| !part.is_empty()) {
             let (name, value) = part.split_once('=').unwrap_or((part, ""));
@@ -401,7 +442,7 @@ impl Query {
         named.map(|(_, value)| value.as_str())
     }
 
-    fn one(&self, name: &str) -> Option<&str> {
+    pub fn one(&self, name: &str) -> Option<&str> {
         let found = self.0.iter().find(|(known, _)| known == name);
         found.map(|(_, value)| value.as_str())
     }
@@ -417,6 +458,7 @@ impl Query {
             url,
             netrc: file("netrc")?,
             cacert: file("cacert")?,
+            token: None,
         })
     }
 }
@@ -445,8 +487,10 @@ mod tests {
             ("role=x", "role: expected"),
             ("tablespace=a", "tablespace: expected"),
         ] {
-            let order = Query::parse(text, &TARRED)
-                .and_then(|query| Order::new("main", LATEST, &query, "http://h:1".into()));
+            let order = Query::parse(text, &TARRED).and_then(|query| {
+                let way = query.way("http://h:1".into())?;
+                Order::new("main", LATEST, &query, &way)
+            });
             let told = order.map_or_else(|failure| failure.message, |_| "ok".to_owned());
             assert!(told.starts_with(expected), "{text}: {told}");
         }

@@ -7,10 +7,11 @@
 //! certificate the API speaks TLS and nothing else.
 //!
 //! - [`connection`]: how many connections, and for how long.
-//! - [`answer`]: login and bodies, from a request to its answer.
+//! - [`access`]: who asks, and what he may.
+//! - [`answer`]: bodies, from a request to its answer.
 //! - [`routes`]: which path means what, from one table, and the answers that need no WAL.
-//! - [`hold`]: backups that must not go.
-//! - [`holes`]: a person takes note of what is lost.
+//! - [`appliance`]: power and updates, where the machine is one.
+//! - [`monitor`]: files and the log, for who watches.
 //! - [`operator`]: what people did, and alerts that they took note of.
 //! - [`fetch`]: WAL and history files for a recovering server.
 //! - [`archive`]: WAL and history files from one that archives.
@@ -19,24 +20,25 @@
 //! Budget: 512 connections of 16 KiB each, and as much again for TLS; 64 blocking threads at most,
 //! and one a tar.
 
+mod access;
 mod answer;
+mod appliance;
 pub mod archive;
 mod connection;
 mod fetch;
 mod handout;
-mod hold;
-pub mod holes;
-mod operator;
+mod monitor;
+pub mod operator;
 pub mod routes;
 #[cfg(test)]
 mod tests;
 
 use std::convert::Infallible;
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, ToSocketAddrs};
+use std::path::PathBuf;
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::{env, fmt, thread};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -52,6 +54,7 @@ use crate::journal::run::Report;
 use crate::publish::metrics::send::Exposition;
 use crate::tls;
 pub use fetch::{ABSENT_HEADER, BODY_HEADER};
+use handout::tokens::digest;
 
 /// What the API needs of the daemon.
 #[derive(Clone)]
@@ -64,6 +67,29 @@ pub struct Context {
     /// To the loop.
     pub reports: SyncSender<Report>,
     pub desk: Arc<archive::Desk>,
+    pub around: Around,
+}
+
+/// What the environment tells of the machine around; on the appliance, whoever starts the daemon.
+#[derive(Clone, Debug, Default)]
+pub struct Around {
+    /// Folder of `pghoard.log` and the older ones.
+    pub logs: Option<PathBuf>,
+    /// Socket of process 1.
+    pub control: Option<PathBuf>,
+    /// Folder of updates on their way in.
+    pub updates: Option<PathBuf>,
+}
+
+impl Around {
+    pub fn from_environment() -> Around {
+        let path = |name| env::var_os(name).map(PathBuf::from);
+        Around {
+            logs: path("PGHOARD_LOG_DIR"),
+            control: path("PGHOARD_CONTROL"),
+            updates: path("PGHOARD_UPDATES"),
+        }
+    }
 }
 
 impl Context {
@@ -209,6 +235,8 @@ pub struct Server {
     routes: routes::Routes,
     /// Digest of the one `Authorization` that is let in.
     authorization: Option<[u8; 32]>,
+    /// Digest of the token that may look.
+    monitor: Option<[u8; 32]>,
     tls: Option<TlsAcceptor>,
     work: answer::Work,
 }
@@ -220,6 +248,10 @@ impl Server {
         let tls = tls.map(|files| tls::server(&files.certificate, &files.key));
         let tls = tls.transpose()?.map(|tls| TlsAcceptor::from(Arc::new(tls)));
         Ok(Server {
+            monitor: config
+                .http_monitor_token
+                .as_ref()
+                .map(|t| digest(t.reveal())),
             authorization: config.webserver.as_ref().map(authorization),
             tls,
             work,

@@ -1,6 +1,9 @@
 //! What people do, with who and when: `PUT /operator` keeps it in the log, and
 //! `PUT /alerts/acknowledge` takes note of an alert.
 //!
+//! - `hold`: backups that must not go.
+//! - [`holes`]: a person takes note of what is lost.
+//!
 //! The answer is 201 once the event is committed. 400 for a body without meaning, 404 where no
 //! such alert stands, 503 while the log is not written: then it may be recorded all the same.
 
@@ -20,6 +23,9 @@ use crate::failure::{Failure, Outcome};
 use crate::journal::run::Report;
 use crate::publish::stats;
 use crate::publish::text::pretty;
+
+mod hold;
+pub mod holes;
 
 const NAME_CHARS_MAX: usize = 200;
 const TEXT_CHARS_MAX: usize = 2_000;

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hyper::header::HeaderValue;
@@ -15,8 +15,12 @@ use machine::event::Why;
 use machine::{Class, Event, Millis};
 use serde_json::{Value, json};
 
+use super::access::Caller;
 use super::answer::Answer;
-use super::{Context, archive, fetch, holes};
+use super::appliance::{self, Upload};
+use super::handout::tokens::Handouts;
+use super::operator::holes;
+use super::{Context, archive, fetch};
 use crate::config::{Activity, Site};
 use crate::failure::{Failure, Outcome};
 use crate::journal::run::Report;
@@ -33,12 +37,14 @@ pub mod table;
 
 /// What of a request is looked at.
 pub struct Asked {
+    pub caller: Caller,
     pub method: Method,
     /// With its query, which for PGHoard's paths is part of the last name.
     pub path: String,
     pub version: Version,
     pub host: Option<HeaderValue>,
     pub target: Option<HeaderValue>,
+    pub by: Option<HeaderValue>,
     /// The file is to come as the answer's body.
     pub bring: bool,
     /// Empty where it does not matter.
@@ -56,10 +62,20 @@ pub struct Found {
     pub query: String,
 }
 
-/// Which file a body is.
-pub struct Arrival {
-    site: machine::Site,
-    name: String,
+/// What comes as a body, and is not held in memory.
+pub enum Arrival {
+    /// A file of `pg_wal`: its site, its name.
+    Wal(machine::Site, String, Intake),
+    Update(Upload),
+}
+
+impl Arrival {
+    pub fn write(&mut self, bytes: &[u8]) -> Outcome<()> {
+        match self {
+            Arrival::Wal(_, _, intake) => intake.write(bytes),
+            Arrival::Update(upload) => upload.write(bytes),
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -73,6 +89,9 @@ pub struct Routes {
     pub ahead: Arc<BTreeMap<String, Ahead>>,
     /// Tars on their way.
     pub tars: Arc<AtomicUsize>,
+    pub handouts: Handouts,
+    /// An update is on its way.
+    pub updating: Arc<AtomicBool>,
 }
 
 /// What a path means: one of the table, and its names.
@@ -91,6 +110,8 @@ impl Routes {
             fetching: Arc::default(),
             outgoing: Arc::default(),
             tars: Arc::default(),
+            handouts: Handouts::default(),
+            updating: Arc::default(),
         }
     }
 
@@ -142,13 +163,32 @@ impl Routes {
             Act::Request => self.request(&found.site)?,
             Act::Tar => self.tar(site()?, found, asked),
             Act::Script => self.script(site()?, found, asked),
+            Act::Offer => self.offer(site()?, asked)?,
+            Act::HandOver => self.hand_over(asked),
+            Act::Handouts => {
+                let text = pretty(&self.handouts.list())?;
+                Answer::json(StatusCode::OK, &text)
+            }
             Act::Hold => self.hold(site()?, &asked.body)?,
             Act::Release => self.release(site()?, &asked.body)?,
+            Act::Files => self.context.list_files()?,
+            Act::File => self.context.file(name)?,
+            Act::Log => self.context.log(&found.query)?,
+            Act::Power => self.power(&asked.body)?,
+            // Whose body is there comes in another way.
+            Act::Update if self.context.around.control.is_none() => appliance::no_appliance(),
+            Act::Update => Answer::text(StatusCode::BAD_REQUEST, "the body is the update"),
             Act::Operate => self.context.operate(&asked.body)?,
             Act::NoteAlert => self.context.note_alert(&asked.body)?,
             Act::Acknowledge => holes::acknowledge(&self.context, site()?, &asked.body)?,
             Act::Fetch | Act::Find if is_label(name) => fetch::absent(name),
-            Act::Fetch if asked.bring => self.bring(site()?, name)?,
+            Act::Fetch if asked.bring => {
+                let answer = self.bring(site()?, name)?;
+                if let (Caller::Handout(ticket), StatusCode::OK) = (&asked.caller, answer.status) {
+                    self.handouts.fetched(&ticket.digest);
+                }
+                answer
+            }
             Act::Fetch => self.fetch(site()?, name, asked.target.as_ref())?,
             Act::Find if asked.target.is_some() => Answer::text(
                 StatusCode::BAD_REQUEST,
@@ -167,25 +207,32 @@ impl Routes {
     }
 
     /// A file that comes as the body of a request, if it may.
-    pub fn begin(&self, found: &Found) -> Result<(Arrival, Intake), Answer> {
-        let arrival = Arrival {
-            site: machine::Site(found.site.clone()),
-            name: found.name.clone(),
-        };
+    pub fn begin(&self, asked: &Asked, found: &Found) -> Result<Arrival, Answer> {
+        if found.route.act == Act::Update {
+            return self.begin_update(asked).map(Arrival::Update);
+        }
+        let (site, name) = (machine::Site(found.site.clone()), found.name.clone());
         if is_label(&found.name) {
             self.note_label(&found.site, &found.name);
             let message = "the label of a backup is not kept, nothing needs it";
             return Err(Answer::text(StatusCode::CREATED, message));
         }
-        let begun = self.context.desk.begin(&arrival.site, &arrival.name);
-        begun
-            .map(|intake| (arrival, intake))
-            .map_err(|failure| archive::answer(Err(failure)))
+        match self.context.desk.begin(&site, &name) {
+            Ok(intake) => Ok(Arrival::Wal(site, name, intake)),
+            Err(failure) => Err(archive::answer(Err(failure))),
+        }
     }
 
-    pub fn finish(&self, arrival: &Arrival, intake: Intake) -> Answer {
-        let Arrival { site, name } = arrival;
-        archive::answer(self.context.desk.finish(site, name, intake))
+    pub fn finish(&self, arrival: Arrival) -> Answer {
+        match arrival {
+            Arrival::Wal(site, name, intake) => {
+                archive::answer(self.context.desk.finish(&site, &name, intake))
+            }
+            Arrival::Update(upload) => self.update(upload).unwrap_or_else(|failure| {
+                log::warn!("update: {failure}");
+                Answer::failed(&failure)
+            }),
+        }
     }
 
     /// For the log alone: PostgreSQL is told that it may forget it in any case.
@@ -287,7 +334,7 @@ fn is_label(name: &str) -> bool {
 
 const TAR: &str = "/{site}/basebackup/{name}/tar";
 const SCRIPT: &str = "/{site}/restore-command";
-const QUERIED: [&str; 2] = [TAR, SCRIPT];
+const QUERIED: [&str; 3] = [TAR, SCRIPT, "/log"];
 
 fn meaning<'a>(path: &'a str, known: &dyn Fn(&str) -> bool) -> Result<Meaning<'a>, Answer> {
     let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
@@ -298,6 +345,12 @@ fn meaning<'a>(path: &'a str, known: &dyn Fn(&str) -> bool) -> Result<Meaning<'a
         ["status", ..] => return bad("Invalid status request".to_owned()),
         ["metrics"] => return of("/metrics", "", ""),
         ["metrics", ..] => return bad("Invalid request".to_owned()),
+        ["files"] => return of("/files", "", ""),
+        ["files", name] if !known("files") => return of("/files/{name}", "", name),
+        ["log"] => return of("/log", "", ""),
+        ["appliance", "power"] => return of("/appliance/power", "", ""),
+        ["appliance", "update"] => return of("/appliance/update", "", ""),
+        ["handouts"] => return of("/handouts", "", ""),
         ["operator"] => return of("/operator", "", ""),
         ["alerts", "acknowledge"] => return of("/alerts/acknowledge", "", ""),
         ["openapi.json"] => return of("/openapi.json", "", ""),
@@ -312,6 +365,8 @@ fn meaning<'a>(path: &'a str, known: &dyn Fn(&str) -> bool) -> Result<Meaning<'a
     match *parts {
         [_, "basebackup", name, "tar"] => of(TAR, site, name),
         [_, "basebackup", ..] => of("/{site}/basebackup", site, ""),
+        [_, "handout"] => of("/{site}/handout", site, ""),
+        [_, "handout", "tar"] => of("/{site}/handout/tar", site, ""),
         [_, "restore-command"] => of(SCRIPT, site, ""),
         [_, "holes", "acknowledge"] => of("/{site}/holes/acknowledge", site, ""),
         [_, "status", ..] => of("/{site}/status", site, ""),

@@ -19,11 +19,13 @@ use crate::spool::{RealDisk, Spool};
 use crate::store::local::Local;
 use crate::store::{Body, Metadata, Put, Store};
 
+mod appliance;
 mod archiving;
 mod bodies;
 mod document;
 mod fetching;
 mod people;
+mod tokens;
 
 const NAME: &str = "000000010000000000000003";
 
@@ -122,6 +124,11 @@ impl Api {
             metrics: Arc::clone(&metrics),
             reports: sender,
             desk: Arc::clone(&desk),
+            around: Around {
+                logs: Some(folder.path().join("log")),
+                control: Some(folder.path().join("control")),
+                updates: Some(folder.path().join("updates")),
+            },
         });
         Api {
             handle: handle.unwrap(),

@@ -21,7 +21,7 @@ use crate::failure::{Failure, Outcome};
 use crate::http::Peer;
 use crate::journal::log;
 use crate::publish::{holes, text};
-use crate::serve::holes::{Ask, size_of, store};
+use crate::serve::operator::holes::{Ask, size_of, store};
 use crate::work::marks;
 
 #[derive(Parser)]

@@ -16,11 +16,15 @@
 # That is ~/.netrc of the user the server runs as, unless another file is named here or in the
 # environment of the server (PGHOARD_NETRC; PGHOARD_URL, PGHOARD_CACERT and PGHOARD_WAITS, seconds
 # between tries, likewise). It should be readable by that user alone.
+#
+# The token of a hand-out, where there is one, takes their place until it expires; then this file
+# is the secret.
 
 url=@URL@
 site=@SITE@
 netrc=@NETRC@
 cacert=@CACERT@
+token=@TOKEN@
 
 url=${PGHOARD_URL:-$url}
 netrc=${PGHOARD_NETRC:-$netrc}
@@ -43,11 +47,20 @@ clean() {
     rm -f "$draft" "$head"
 }
 
+# For curl's standard input, so that the token is in no list of processes.
+authorization() {
+    if [ -n "$token" ]; then
+        printf 'header = "Authorization: Bearer %s"\n' "$token"
+    fi
+}
+
 # 0: the file is there; 1: it does not exist; 255: it cannot be known.
 fetch() {
     clean
     set -- -q -g -sS --connect-timeout 10 --speed-limit 1 --speed-time 90
-    if [ -n "$netrc" ]; then
+    if [ -n "$token" ]; then
+        :
+    elif [ -n "$netrc" ]; then
         set -- "$@" --netrc-file "$netrc"
     else
         set -- "$@" --netrc-optional
@@ -55,8 +68,8 @@ fetch() {
     if [ -n "$cacert" ]; then
         set -- "$@" --cacert "$cacert"
     fi
-    status=$(curl "$@" -H 'x-pghoard-body: 1' -D "$head" -o "$draft" -w '%{http_code}' \
-        "$url/$site/archive/$file") || return 255
+    set -- "$@" -K - -H 'x-pghoard-body: 1' -D "$head" -o "$draft" -w '%{http_code}'
+    status=$(authorization | curl "$@" "$url/$site/archive/$file") || return 255
     case $status in
     200)
         # Where sync takes no file, all is synced; where there is none, PostgreSQL asks again.

@@ -2,6 +2,7 @@
 
 use machine::Class;
 
+use crate::config::Secret;
 use crate::failure::{Failure, Outcome};
 
 /// Its name in a data directory.
@@ -13,6 +14,8 @@ pub struct Way {
     pub url: String,
     pub netrc: String,
     pub cacert: String,
+    /// Of a hand-out, instead of name and password.
+    pub token: Option<Secret>,
 }
 
 const TEXT: &str = include_str!("restore-command.sh");
@@ -20,11 +23,13 @@ const TEXT: &str = include_str!("restore-command.sh");
 /// Values are quoted for the shell; what cannot be is refused.
 pub fn render(site: &str, way: &Way) -> Outcome<String> {
     let mut text = TEXT.to_owned();
+    let token = way.token.as_ref().map_or("", Secret::reveal);
     for (mark, value) in [
         ("@URL@", &*way.url),
         ("@SITE@", site),
         ("@NETRC@", &way.netrc),
         ("@CACERT@", &way.cacert),
+        ("@TOKEN@", token),
     ] {
         if value.contains(|c: char| c.is_control()) {
             let message = format!("{value:?} does not fit into a script");

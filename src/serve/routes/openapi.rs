@@ -101,7 +101,9 @@ fn body(takes: Takes) -> Option<Value> {
             let required = fields.iter().filter(|field| !field.ends_with('?'));
             let properties = fields.iter().map(|field| {
                 let kind = match bare(field) {
-                    "all" => "boolean",
+                    "all" | "immediate" => "boolean",
+                    "minutes" => "integer",
+                    "tablespaces" => "object",
                     _ => "string",
                 };
                 (bare(field).to_owned(), json!({ "type": kind }))
@@ -116,7 +118,7 @@ fn body(takes: Takes) -> Option<Value> {
                 "content": { "application/json": { "schema": schema } },
             }))
         }
-        Takes::File => Some(json!({
+        Takes::File | Takes::Bundle => Some(json!({
             "content": {
                 "application/octet-stream": { "schema": { "type": "string", "format": "binary" } }
             },

@@ -20,12 +20,20 @@ pub struct Route {
 pub enum Act {
     Status,
     SiteStatus,
+    Power,
+    Update,
+    Files,
+    File,
+    Log,
     Metrics,
     Document,
     List,
     Request,
     Tar,
     Script,
+    Offer,
+    HandOver,
+    Handouts,
     Hold,
     Release,
     Acknowledge,
@@ -41,7 +49,12 @@ impl Act {
     pub fn is_light(self) -> bool {
         matches!(
             self,
-            Act::Status | Act::SiteStatus | Act::Metrics | Act::Document | Act::Script
+            Act::Status
+                | Act::SiteStatus
+                | Act::Metrics
+                | Act::Document
+                | Act::Script
+                | Act::Handouts
         )
     }
 }
@@ -54,6 +67,8 @@ pub enum Takes {
     Json(&'static [&'static str]),
     /// A file of `pg_wal`, or nothing.
     File,
+    /// An update of the appliance.
+    Bundle,
 }
 
 #[derive(Debug)]
@@ -135,8 +150,9 @@ pub const ALWAYS: &[Reply] = &[
     reply(
         401,
         Kind::Html,
-        "name and password are set, and these are not they",
+        "name and password are set, and these are not they; of a token as text",
     ),
+    reply(403, Kind::Text, "the token is for something else"),
     reply(404, Kind::Text, "there is no such site"),
     reply(
         413,
@@ -166,6 +182,11 @@ const HELD: &[Reply] = &[
         Kind::Text,
         "there is no such basebackup, or it is not held",
     ),
+];
+const APPLIANCE: &[Reply] = &[
+    reply(200, Kind::Json, "what process 1 answers"),
+    reply(409, Kind::Text, "it refuses, and why"),
+    reply(501, Kind::Text, "this daemon does not run on an appliance"),
 ];
 const SCRIPTED: &[Parameter] = &[
     query(
@@ -245,6 +266,57 @@ pub const ROUTES: &[Route] = &[
         takes: Takes::Nothing,
         parameters: &[],
         answers: &[reply(200, Kind::Json, "OpenAPI 3")],
+    },
+    Route {
+        method: "GET",
+        path: "/files",
+        act: Act::Files,
+        about: "the state file and the alert files that are there",
+        takes: Takes::Nothing,
+        parameters: &[],
+        answers: &[reply(200, Kind::Json, "names and sizes")],
+    },
+    Route {
+        method: "GET",
+        path: "/files/{name}",
+        act: Act::File,
+        about: "one of them as it is",
+        takes: Takes::Nothing,
+        parameters: &[],
+        answers: &[
+            reply(200, Kind::Bytes, "its content"),
+            reply(404, Kind::Text, "there is no such file"),
+        ],
+    },
+    Route {
+        method: "GET",
+        path: "/log",
+        act: Act::Log,
+        about: "the end of this machine's log",
+        takes: Takes::Nothing,
+        parameters: &[query("lines", "so many, 200 by default, at most 10000")],
+        answers: &[
+            reply(200, Kind::Text, "whole lines, the oldest first"),
+            reply(501, Kind::Text, "the log is not kept in files here"),
+        ],
+    },
+    Route {
+        method: "PUT",
+        path: "/appliance/power",
+        act: Act::Power,
+        about: "reboot or poweroff, of the appliance",
+        takes: Takes::Json(&["how", "by?"]),
+        parameters: &[],
+        answers: APPLIANCE,
+    },
+    Route {
+        method: "PUT",
+        path: "/appliance/update",
+        act: Act::Update,
+        about: "an update of the appliance, as it was signed",
+        takes: Takes::Bundle,
+        parameters: &[header("x-pghoard-by", "who brings it")],
+        answers: APPLIANCE,
     },
     Route {
         method: "PUT",
@@ -328,6 +400,66 @@ pub const ROUTES: &[Route] = &[
         takes: Takes::Nothing,
         parameters: SCRIPTED,
         answers: &[reply(200, Kind::Script, "the script")],
+    },
+    Route {
+        method: "PUT",
+        path: "/{site}/handout",
+        act: Act::Offer,
+        about: "a token, and a line for a shell, that opens one restore for a host without a login",
+        takes: Takes::Json(&[
+            "backup?",
+            "time?",
+            "lsn?",
+            "name?",
+            "xid?",
+            "immediate?",
+            "action?",
+            "timeline?",
+            "role?",
+            "tablespaces?",
+            "url?",
+            "cacert?",
+            "minutes?",
+            "by?",
+        ]),
+        parameters: &[],
+        answers: &[
+            reply(201, Kind::Json, "the token, what it opens and until when"),
+            reply(404, Kind::Text, "no basebackup fits"),
+            reply(
+                409,
+                Kind::Text,
+                "it cannot come to that target, or a tablespace has no place",
+            ),
+        ],
+    },
+    Route {
+        method: "GET",
+        path: "/{site}/handout/tar",
+        act: Act::HandOver,
+        about: "the data directory as one tar, once, for the token of a hand-out",
+        takes: Takes::Nothing,
+        parameters: &[],
+        answers: &[
+            reply(
+                200,
+                Kind::Tar,
+                "the tar; one that breaks off does not start",
+            ),
+            reply(404, Kind::Text, "the basebackup is gone"),
+            reply(409, Kind::Text, "it cannot come to that target any more"),
+            reply(410, Kind::Text, "the token has opened its tar before"),
+            reply(505, Kind::Text, "only HTTP/1.1 tells the end from a break"),
+        ],
+    },
+    Route {
+        method: "GET",
+        path: "/handouts",
+        act: Act::Handouts,
+        about: "the hand-outs that are live, and how far each came",
+        takes: Takes::Nothing,
+        parameters: &[],
+        answers: &[reply(200, Kind::Json, "bytes, WAL and states")],
     },
     Route {
         method: "PUT",

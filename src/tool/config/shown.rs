@@ -236,6 +236,7 @@ mod tests {
     fn secrets_are_hidden_wherever_they_are() {
         let raw = json!({
             "webserver_username": "u", "webserver_password": "hush",
+            "http_monitor_token": "hush-0123456789ab",
             "pushgateway": { "endpoint": "http://me:hush@gate:1/x" },
             "appliance": { "console_password": "hush" },
             "backup_sites": { "a": {

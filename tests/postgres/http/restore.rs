@@ -1,9 +1,10 @@
 //! A host that has only curl and tar gets a running server back.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Host, secured};
 use crate::support::daemon::{Daemon, SITE, node};
@@ -132,6 +133,66 @@ fn a_tar_leads_to_a_target() {
         let log = broken.up_and_down(PATIENCE);
         assert!(log.contains("could not find the database system"), "{log}");
     }
+    daemon.assert_alive();
+}
+
+/// The host is given no login: a token, a line to paste, and a point before a mistake.
+#[test]
+fn s50_a_token_alone_brings_a_server_back_once() {
+    let Some(install) = install(15) else { return };
+    let scratch = Scratch::new();
+    let certificates = Certificates::make(&scratch);
+    let mut server = Server::start(install, &Options::default());
+    let site = json!({ "nodes": [node(&server)], "active_backup_mode": "walreceiver" });
+    let mut daemon = Daemon::configured(secured(&certificates), json!({ SITE: site })).started();
+    daemon.wait_backups(1);
+    server.sql("create table rows as select generate_series(1, 10) as n");
+    server.sql("select pg_create_restore_point('before')");
+    server.sql("drop table rows");
+    daemon.wait_caught_up(&server);
+    server.kill9();
+
+    let host = Host::new(&certificates, &daemon);
+    let origin = format!("https://localhost:{}", daemon.port);
+    let wish = json!({ "name": "before", "action": "promote", "url": origin,
+        "cacert": host.authority, "by": "console ttyS0" });
+    let put = format!("$CURL -f -X PUT -d '{wish}' '{}'", host.url("handout"));
+    let made = host.shell(&put, host.scratch.path()).ok();
+    let made: Value = serde_json::from_str(&made).unwrap();
+    let (token, command) = (
+        made["token"].as_str().unwrap(),
+        made["command"].as_str().unwrap(),
+    );
+    let mut new = Server::empty(install);
+    let line = format!("mkdir -m 700 data && cd data && {command}");
+    host.shell(&line, new.home()).ok();
+    let script = new.data.join("pghoard_restore_command.sh");
+    let text = fs::read_to_string(&script).unwrap();
+    assert!(text.contains(token) && !text.contains("p w"), "{text}");
+    assert_eq!(
+        fs::metadata(&script).unwrap().permissions().mode() & 0o77,
+        0
+    );
+    new.move_in();
+    new.up();
+    new.wait_primary();
+    assert_eq!(new.one("select count(*) from rows"), "10");
+
+    let again = host.shell(command, &host.scratch.folder("again"));
+    assert!(again.stderr.contains("error: 410"), "{}", again.stderr);
+    let look = format!("$CURL -f '{origin}/handouts'");
+    let list = host.shell(&look, host.scratch.path()).ok();
+    let list: Value = serde_json::from_str(&list).unwrap();
+    let live = &list["handouts"][0];
+    assert_eq!((&live["state"], &live["id"]), (&json!("sent"), &made["id"]));
+    assert!(
+        live["bytes_sent"].as_u64() > live["bytes"].as_u64(),
+        "{live}"
+    );
+    assert!(live["wal_files"].as_u64() > Some(0), "{live}");
+    assert!(!list.to_string().contains(token));
+    let log = fs::read_to_string(daemon.log()).unwrap();
+    assert!(!log.contains(token), "{log}");
     daemon.assert_alive();
 }
 

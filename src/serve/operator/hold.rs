@@ -11,14 +11,14 @@ use machine::{BackupName, Class, Event};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::answer::Answer;
-use super::routes::Routes;
 use crate::clock;
 use crate::config::Site;
 use crate::failure::{Failure, Outcome};
 use crate::journal::run::Report;
 use crate::publish::text::pretty;
 use crate::restore::Opened;
+use crate::serve::answer::Answer;
+use crate::serve::routes::Routes;
 use crate::work::label;
 use crate::work::marks::holds::{self, Shelf};
 
@@ -27,7 +27,7 @@ use crate::work::marks::holds::{self, Shelf};
 struct Wanted {
     backup: String,
     reason: String,
-    #[serde(default = "super::operator::client")]
+    #[serde(default = "super::client")]
     by: String,
     #[serde(default)]
     until: Option<String>,

@@ -9,14 +9,14 @@ use machine::projection::marks::{Hole, Mark};
 use machine::{Class, Millis, SegmentSize};
 use serde_json::{Value, json};
 
-use super::Context;
-use super::answer::Answer;
 use crate::clock;
 use crate::config::Site;
 use crate::failure::{Failure, Outcome};
 use crate::journal::run::Report;
 use crate::publish::stats;
 use crate::publish::text::pretty;
+use crate::serve::Context;
+use crate::serve::answer::Answer;
 use crate::store::Store;
 use crate::store::choose::{self, Missing};
 use crate::work::marks;
