@@ -11,5 +11,9 @@ mod update;
 
 fn main() {
     let args: Vec<_> = std::env::args_os().collect();
+    let called = args.first().map(std::path::Path::new);
+    if called.and_then(std::path::Path::file_name) == Some("pghoard_console".as_ref()) {
+        std::process::exit(console::run());
+    }
     std::process::exit(pghoard::tool::run(args));
 }
