@@ -82,6 +82,15 @@ pub fn generate(bits: usize) -> Outcome<(Zeroizing<String>, String)> {
     ))
 }
 
+/// The public part of a private one, both as PEM.
+pub fn public_of(private_pem: &str) -> Outcome<String> {
+    let public = PrivateKey::from_pem(private_pem)?.0.to_public_key();
+    public.to_public_key_pem(LineEnding::LF).map_err(|error| {
+        let message = format!("writing a public key: {error}");
+        Failure::new(Class::Internal, message)
+    })
+}
+
 impl PublicKey {
     /// From SubjectPublicKeyInfo (`BEGIN PUBLIC KEY`) or PKCS#1 (`BEGIN RSA PUBLIC KEY`).
     pub fn from_pem(pem: &str) -> Outcome<PublicKey> {
@@ -299,6 +308,7 @@ mod tests {
         assert!(private.ends_with("-----END PRIVATE KEY-----\n"));
         assert!(public.starts_with("-----BEGIN PUBLIC KEY-----\n"));
         assert!(public.ends_with("-----END PUBLIC KEY-----\n"));
+        assert_eq!(public_of(&private).unwrap(), public);
         Keyring::default()
             .insert("new", Some(&public), Some(&private))
             .unwrap();

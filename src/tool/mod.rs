@@ -27,7 +27,7 @@ pub mod pghoard;
 pub mod postgres_command;
 pub mod restore;
 pub mod retention;
-mod screen;
+pub mod screen;
 pub mod status;
 pub mod verify;
 

@@ -297,17 +297,17 @@ fn render_backups(out: &mut String, site: &View<'_>) {
     }
 }
 
-const NEVER: &str = "never";
+pub const NEVER: &str = "never";
 
 /// A JSON object whose missing keys are empty: it may come from another version.
-struct View<'a>(&'a Value);
+pub struct View<'a>(pub &'a Value);
 
 impl<'a> View<'a> {
-    fn inner(&self, key: &str) -> View<'a> {
+    pub fn inner(&self, key: &str) -> View<'a> {
         View(self.0.get(key).unwrap_or(&Value::Null))
     }
 
-    fn text(&self, key: &str) -> String {
+    pub fn text(&self, key: &str) -> String {
         let text = self.0.get(key).and_then(Value::as_str).unwrap_or_default();
         // What a server said must not move the cursor.
         text.chars()
@@ -315,29 +315,29 @@ impl<'a> View<'a> {
             .collect()
     }
 
-    fn number(&self, key: &str) -> u64 {
+    pub fn number(&self, key: &str) -> u64 {
         self.0.get(key).and_then(Value::as_u64).unwrap_or_default()
     }
 
-    fn is(&self, key: &str) -> bool {
+    pub fn is(&self, key: &str) -> bool {
         self.0.get(key) == Some(&Value::Bool(true))
     }
 
-    fn list(&self, key: &str) -> &'a [Value] {
+    pub fn list(&self, key: &str) -> &'a [Value] {
         let list = self.0.get(key).and_then(Value::as_array);
         list.map(Vec::as_slice).unwrap_or_default()
     }
 
-    fn map(&self, key: &str) -> impl Iterator<Item = (&'a String, &'a Value)> + use<'a> {
+    pub fn map(&self, key: &str) -> impl Iterator<Item = (&'a String, &'a Value)> + use<'a> {
         let map = self.0.get(key).and_then(Value::as_object);
         map.into_iter().flatten()
     }
 
-    fn moment(&self, key: &str) -> Option<Millis> {
+    pub fn moment(&self, key: &str) -> Option<Millis> {
         stats::moment(self.0.get(key)?)
     }
 
-    fn time(&self, key: &str) -> String {
+    pub fn time(&self, key: &str) -> String {
         let at = self.moment(key);
         at.map_or_else(|| NEVER.to_owned(), crate::publish::text::utc)
     }

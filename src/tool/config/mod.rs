@@ -86,6 +86,11 @@ pub(super) fn holds_secrets(config: &config::Config, raw: &Value) -> bool {
         .contains(shown::HIDDEN)
 }
 
+/// The document as it stands, every secret hidden: for who shows or hands it on.
+pub fn without_secrets(raw: &Value) -> Value {
+    shown::blanked("", raw)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

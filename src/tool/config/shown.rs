@@ -9,7 +9,7 @@ use crate::config::{Config, Node, Site};
 use crate::daemon::site::conninfo;
 use crate::pg::conninfo::{Conninfo, Host, Place};
 
-pub(super) const HIDDEN: &str = "***";
+pub const HIDDEN: &str = "***";
 
 /// Parts of the names of keys whose values are nobody's business, in whatever store there will be.
 const SECRETS: [&str; 7] = [
@@ -103,6 +103,26 @@ fn without_login(value: &Value) -> Value {
     match url.and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?.1))) {
         Some((scheme, rest)) => json!(format!("{scheme}://{HIDDEN}@{rest}")),
         None => value.clone(),
+    }
+}
+
+/// Whatever is under `name`, however deep, without the values that are nobody's business: those of
+/// secret keys, passwords in URLs and connection strings, private keys wherever they are.
+pub(super) fn blanked(name: &str, value: &Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let inner = map.iter();
+            let inner = inner.map(|(name, value)| (name.clone(), blanked(name, value)));
+            Value::Object(inner.collect())
+        }
+        Value::Array(list) => list.iter().map(|value| blanked(name, value)).collect(),
+        Value::Null | Value::Bool(_) => value.clone(),
+        Value::Number(_) | Value::String(_) if is_secret(name) => json!(HIDDEN),
+        Value::String(text) if text.contains("PRIVATE KEY") || text.contains("password") => {
+            json!(HIDDEN)
+        }
+        Value::String(_) => without_login(value),
+        Value::Number(_) => value.clone(),
     }
 }
 
@@ -230,6 +250,33 @@ mod tests {
         ] {
             assert_eq!(shown.pointer(path), Some(&expect), "{path}");
         }
+    }
+
+    #[test]
+    fn nothing_else_of_a_raw_document_changes() {
+        let raw = json!({
+            "appliance": { "console_password": "hush", "hostname": "h",
+                "update": { "key": "public" } },
+            "backup_sites": { "a": {
+                "nodes": ["host=h password=hush", "postgres://u:hush@h/d",
+                    { "host": "h", "port": 1, "password": 5 }],
+                "encryption_keys": { "k": { "public": "pem", "private": "hush" } },
+                "unheard_of": [{ "x_secret": ["hush"] }, "-----BEGIN PRIVATE KEY-----hush"],
+            } },
+        });
+        assert_eq!(
+            blanked("", &raw),
+            json!({
+                "appliance": { "console_password": "***", "hostname": "h",
+                    "update": { "key": "***" } },
+                "backup_sites": { "a": {
+                    "nodes": ["***", "postgres://***@h/d",
+                        { "host": "h", "port": 1, "password": "***" }],
+                    "encryption_keys": { "k": { "public": "pem", "private": "***" } },
+                    "unheard_of": [{ "x_secret": ["***"] }, "***"],
+                } },
+            })
+        );
     }
 
     #[test]
