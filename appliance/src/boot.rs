@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::kmod::{ModuleInitFlags, finit_module};
 use nix::mount::{MsFlags, mount};
@@ -20,24 +20,22 @@ use pghoard::report::{self, Form};
 use pghoard::{Failure, Outcome, durable};
 
 use crate::diary::Diary;
-use crate::host::{DATA, Host, InForce};
+use crate::host::{DATA, HOSTNAME, Host, InForce};
 use crate::lines::{self, Attended};
-use crate::network::Network;
 use crate::power::{self, How};
 use crate::settings::store::{DAEMON, Store, give};
 use crate::supervise::Supervisor;
-use crate::time::Time;
 use crate::trial::Trial;
 use crate::watchdog::{FEED_EVERY, Watchdog};
-use crate::{children, control, disk};
+use crate::{children, control, disk, network, time};
 
 const MODULES: &str = "/lib/modules";
 const SEED: &str = "/data/settings/seed";
 const SEED_BYTES: usize = 512;
 /// Sockets, spool files and uploads of many sites.
 const FILES_MAX: u64 = 65_536;
-/// A clock that is right before the daemon looks at it is worth a short wait.
-const TIME_WITHIN: Duration = Duration::from_secs(5);
+/// Whether the clock is synchronised, for the daemon.
+const CLOCK: &str = "/run/pghoard/clock.json";
 
 /// PID 1. It never returns: where it would, the kernel panics and starts the machine anew.
 pub fn run() -> Outcome<()> {
@@ -57,12 +55,24 @@ pub fn run() -> Outcome<()> {
     let (power, orders) = channel();
     power::watch_buttons(&power);
     let supervisor = Supervisor::start(&children, environment(), copy(&diary)?)?;
+    let network = Arc::new(network::start(
+        network::Settings::default(),
+        HOSTNAME,
+        Path::new("/run/resolv.conf"),
+    )?);
+    let named = Arc::clone(&network);
+    let time = time::start(
+        time::Settings::default(),
+        Box::new(move || named.time_servers()),
+        Box::new(time::Kernel),
+        Path::new(CLOCK),
+    )?;
     let host = Arc::new(Host {
         children,
         diary,
         supervisor,
-        network: Network::start(),
-        time: Time::start(),
+        network,
+        time,
         trial: Trial::start(),
         power,
         started,
@@ -123,6 +133,8 @@ fn load_modules(folder: &Path) -> Outcome<()> {
         if let Err(error) = finit_module(&file, c"", ModuleInitFlags::empty()) {
             log::info!("module {name}: {error}");
         }
+        // The root is memory: what is loaded is there already.
+        let _it_stays = fs::remove_file(&path);
     }
     Ok(())
 }
@@ -191,7 +203,7 @@ fn stir_entropy() -> Outcome<()> {
 
 fn environment() -> Vec<(&'static str, String)> {
     vec![
-        ("PGHOARD_CLOCK_FILE", crate::time::FILE.to_owned()),
+        ("PGHOARD_CLOCK_FILE", CLOCK.to_owned()),
         ("PGHOARD_CONTROL", control::SOCKET.to_owned()),
         ("PGHOARD_LOG_DIR", "/data/log".to_owned()),
         ("PGHOARD_UPDATES", "/data/updates".to_owned()),

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use machine::Class;
 use nix::sys::statvfs::statvfs;
@@ -25,13 +25,15 @@ use crate::time::Time;
 use crate::trial::Trial;
 
 pub const DATA: &str = "/data";
-const HOSTNAME: &str = "pghoard";
+/// A clock that is right before the daemon looks at it is worth a short wait.
+const TIME_WITHIN: Duration = Duration::from_secs(5);
+pub const HOSTNAME: &str = "pghoard";
 
 pub struct Host {
     pub children: Arc<Children>,
     pub diary: Diary,
     pub supervisor: Supervisor,
-    pub network: Network,
+    pub network: Arc<Network>,
     pub time: Time,
     pub trial: Trial,
     pub power: Sender<(How, String)>,
@@ -121,6 +123,7 @@ impl Host {
         let effective = Path::new(EFFECTIVE);
         durable::write_own(effective, &settings::pretty(&settings.effective))?;
         give(effective, Some(DAEMON))?;
+        let first = inforce.settings.is_none();
         let restart = match &inforce.settings {
             Some(old) => needs_restart(&old.config, &settings)?,
             None => true,
@@ -128,18 +131,24 @@ impl Host {
         let hostname = settings.appliance.hostname.as_deref().unwrap_or(HOSTNAME);
         sethostname(hostname).map_err(|e| Failure::io(&e.into(), "hostname"))?;
         report::syslog::send_to(settings.config.syslog.as_ref());
-        self.network.apply(settings.appliance.network.clone());
-        self.time.apply(settings.appliance.time.clone());
+        let appliance = &settings.appliance;
+        self.network.apply(appliance.network.clone(), hostname);
+        self.time.apply(appliance.time.clone());
         for warning in &settings.warnings {
             log::warn!("settings: {warning}");
         }
+        let asked = !appliance.time.servers.is_empty();
         inforce.settings = Some(settings);
         source.clone_into(&mut inforce.source);
         drop(inforce);
+        if first && asked && !self.time.first_sync(TIME_WITHIN) {
+            log::warn!("no time server answered within {TIME_WITHIN:?}");
+        }
         if self.data.is_ok() {
-            self.supervisor.order(match restart {
-                true => Order::Restart,
-                false => Order::Reload,
+            self.supervisor.order(match (first, restart) {
+                (true, _) => Order::Run,
+                (false, true) => Order::Restart,
+                (false, false) => Order::Reload,
             });
         }
         Ok(restart)

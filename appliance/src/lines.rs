@@ -47,23 +47,26 @@ impl Attended {
 pub fn start(host: &Arc<Host>, attended: &Attended) {
     for name in LINES {
         let path = Path::new("/dev").join(name);
-        let Ok(line) = open(&path) else { continue };
+        let Ok(device) = open(&path) else { continue };
         // A serial port that is not there opens, and has no settings.
-        let Ok(fresh) = tcgetattr(&line) else {
+        let Ok(fresh) = tcgetattr(&device) else {
             continue;
         };
         let (host, attended) = (Arc::clone(host), attended.clone());
         let run = move || {
             let mut line = Line {
                 name,
-                device: line,
+                device,
                 host,
                 attended,
                 shown: None,
             };
             loop {
                 let _it_is_dirty = tcsetattr(&line.device, SetArg::TCSANOW, &fresh);
-                if let Err(failure) = line.turn() {
+                let turned = line.turn();
+                // The end of a session hangs its terminal up, for everybody who has it open.
+                let reopened = open(&path).map_err(|e| Failure::io(&e, name));
+                if let Err(failure) = turned.and(reopened.map(|device| line.device = device)) {
                     log::warn!("console {name}: {failure}");
                     thread::sleep(PRINT_AT_MOST);
                 }

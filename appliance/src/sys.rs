@@ -32,6 +32,8 @@ nix::ioctl_write_ptr_bad!(change_partition, BLKPG, PartitionRequest);
 nix::ioctl_write_ptr!(resize_file_system, b'f', 16, u64);
 // linux/watchdog.h: WDIOC_SETTIMEOUT, seconds
 nix::ioctl_readwrite!(set_watchdog, b'W', 6, c_int);
+// linux/fs.h: BLKZEROOUT, from and length in bytes
+nix::ioctl_write_ptr_bad!(zero_out, 0x127f, [u64; 2]);
 nix::ioctl_write_int_bad!(take_line, libc::TIOCSCTTY);
 
 /// Tells the kernel how long a partition of the disk is now, which may be in use.
@@ -50,6 +52,14 @@ pub fn resize_partition(disk: &File, number: c_int, start: i64, length: i64) -> 
     };
     // SAFETY: the request and what it points to live until the call returns.
     unsafe { change_partition(disk.as_raw_fd(), &raw const request) }?;
+    Ok(())
+}
+
+/// A stretch of a disk reads as zeros afterwards; in bytes, whole sectors.
+pub fn clear(disk: &File, from: u64, length: u64) -> io::Result<()> {
+    let stretch = [from, length];
+    // SAFETY: the numbers live until the call returns.
+    unsafe { zero_out(disk.as_raw_fd(), &raw const stretch) }?;
     Ok(())
 }
 

@@ -5,7 +5,7 @@
 //! holds what the guest had written.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -214,12 +214,13 @@ impl Machine {
     }
 
     pub fn press_power(&self) {
-        let mut monitor = UnixStream::connect(&self.monitor).unwrap();
-        let ask = "{\"execute\":\"qmp_capabilities\"}\n{\"execute\":\"system_powerdown\"}\n";
-        monitor.write_all(ask.as_bytes()).unwrap();
-        let mut answer = [0; 1_024];
-        let _greeting = monitor.read(&mut answer).unwrap();
-        let _done = monitor.read(&mut answer).unwrap();
+        let monitor = UnixStream::connect(&self.monitor).unwrap();
+        let mut answers = BufReader::new(&monitor).lines();
+        let _greeting = answers.next().unwrap().unwrap();
+        for ask in ["qmp_capabilities", "system_powerdown"] {
+            writeln!(&monitor, "{{\"execute\":\"{ask}\"}}").unwrap();
+            let _done = answers.next().unwrap().unwrap();
+        }
     }
 
     /// Until QEMU has ended by itself, by a power-off or (`-no-reboot`) a restart.

@@ -11,18 +11,20 @@ use std::path::Path;
 use pghoard::{Failure, Outcome};
 
 use super::trouble;
+use crate::sys;
 
 const IMAGE: &str = "/lib/data.ext4.zst";
 /// File systems and volume managers have their signatures below this.
-const LOOKED_AT: usize = 1 << 20;
-const CHUNK: usize = 64 << 10;
+const LOOKED_AT: u64 = 1 << 20;
+const BLOCK: usize = 4_096;
+/// Where the kernel cannot clear a stretch of the disk, it is written in pieces of so many blocks.
+const CLEARED: usize = 256;
 const UNDER_WAY: &[u8] = b"pghoard-appliance: formatting";
 
 pub fn is_blank(device: &mut (impl Read + Seek)) -> io::Result<bool> {
     device.seek(SeekFrom::Start(0))?;
-    let mut head = Vec::with_capacity(LOOKED_AT);
-    let limit = u64::try_from(LOOKED_AT).map_err(io::Error::other)?;
-    device.by_ref().take(limit).read_to_end(&mut head)?;
+    let mut head = Vec::new();
+    device.by_ref().take(LOOKED_AT).read_to_end(&mut head)?;
     Ok(head.starts_with(UNDER_WAY) || head.iter().all(|byte| *byte == 0))
 }
 
@@ -38,14 +40,11 @@ pub fn format(node: &Path, bytes: u64) -> Outcome<()> {
     fill(&device, bytes, image)
 }
 
-/// Writes what is not zero; the device may hold half an earlier format, so zeros are written over
-/// what is there.
+/// The image is the length of the file system and then, for each block that is not zero, its
+/// number and its bytes; numbers are 64 bits, little endian.
 fn fill(device: &File, bytes: u64, mut image: impl Read) -> Outcome<()> {
     let about = |e: io::Error| Failure::io(&e, "format");
-    let mut first = vec![0; CHUNK];
-    image.read_exact(&mut first).map_err(about)?;
-    let needed = blocks(first.get(1_024..).unwrap_or_default())
-        .saturating_mul(block_bytes(first.get(1_024..).unwrap_or_default()));
+    let needed = number(&mut image).map_err(about)?.unwrap_or_default();
     if bytes < needed {
         let message = format!(
             "the data partition has {} MiB, an empty one takes {}",
@@ -56,40 +55,49 @@ fn fill(device: &File, bytes: u64, mut image: impl Read) -> Outcome<()> {
     }
     device.write_all_at(UNDER_WAY, 0).map_err(about)?;
     device.sync_all().map_err(about)?;
-    let mut at = u64::try_from(CHUNK).unwrap_or_default();
-    let (mut chunk, mut there) = (vec![0; CHUNK], vec![0; CHUNK]);
-    loop {
-        let length = read_full(&mut image, &mut chunk).map_err(about)?;
-        let (Some(chunk), Some(there)) = (chunk.get(..length), there.get_mut(..length)) else {
-            break;
-        };
-        if length == 0 {
-            break;
+    clear(device, at(1), needed).map_err(about)?;
+    let mut first = None;
+    let mut block = vec![0; BLOCK];
+    while let Some(number) = number(&mut image).map_err(about)? {
+        image.read_exact(&mut block).map_err(about)?;
+        match number {
+            0 => first = Some(block.clone()),
+            number => device.write_all_at(&block, at(number)).map_err(about)?,
         }
-        device.read_exact_at(there, at).map_err(about)?;
-        if chunk != there {
-            device.write_all_at(chunk, at).map_err(about)?;
-        }
-        at += u64::try_from(length).unwrap_or_default();
     }
     device.sync_all().map_err(about)?;
-    // Behind the block that says so much, then that one.
-    let (head, rest) = first.split_at(4_096);
-    device.write_all_at(rest, 4_096).map_err(about)?;
-    device.sync_all().map_err(about)?;
-    device.write_all_at(head, 0).map_err(about)?;
+    let first = first.ok_or_else(|| trouble("the image's empty file system has no beginning"))?;
+    device.write_all_at(&first, 0).map_err(about)?;
     device.sync_all().map_err(about)
 }
 
-fn read_full(from: &mut impl Read, chunk: &mut [u8]) -> io::Result<usize> {
-    let mut length = 0;
-    while let Some(rest) = chunk.get_mut(length..).filter(|rest| !rest.is_empty()) {
-        match from.read(rest)? {
-            0 => break,
-            read => length += read,
-        }
+fn at(number: u64) -> u64 {
+    number.saturating_mul(4_096)
+}
+
+fn number(image: &mut impl Read) -> io::Result<Option<u64>> {
+    let mut bytes = [0; 8];
+    match image.read_exact(&mut bytes) {
+        Ok(()) => Ok(Some(u64::from_le_bytes(bytes))),
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+        Err(e) => Err(e),
     }
-    Ok(length)
+}
+
+/// What an earlier owner left must not show through where the image says nothing.
+fn clear(device: &File, from: u64, to: u64) -> io::Result<()> {
+    if sys::clear(device, from, to.saturating_sub(from)).is_ok() {
+        return Ok(());
+    }
+    let zeros = vec![0; BLOCK * CLEARED];
+    let mut at = from;
+    while at < to {
+        let rest = usize::try_from(to - at).unwrap_or(usize::MAX);
+        let piece = zeros.get(..rest.min(zeros.len())).unwrap_or_default();
+        device.write_all_at(piece, at)?;
+        at = at.saturating_add(u64::try_from(piece.len()).map_err(io::Error::other)?);
+    }
+    Ok(())
 }
 
 /// Of a superblock (kernel documentation, `ext4/super.rst`): `s_log_block_size`.
@@ -111,14 +119,13 @@ fn word(bytes: &[u8], at: usize) -> u32 {
 mod tests {
     use super::*;
 
-    /// 1 MiB of blocks of 4 KiB that say it, and something in the middle.
+    /// 1 MiB with a first block and one in the middle.
     fn image() -> Vec<u8> {
-        let mut image = vec![0; 1 << 20];
-        image[1_024 + 4] = 0;
-        image[1_024 + 5] = 1;
-        image[1_024 + 24] = 2;
-        image[1_024 + 56..1_024 + 58].copy_from_slice(&super::super::MAGIC);
-        image[300_000] = 7;
+        let mut image = Vec::from((1_u64 << 20).to_le_bytes());
+        for (number, byte) in [(0_u64, 1), (70, 7)] {
+            image.extend(number.to_le_bytes());
+            image.extend([byte; BLOCK]);
+        }
         image
     }
 
@@ -145,14 +152,17 @@ mod tests {
         fill(&disk, 2 << 20, &image()[..]).unwrap();
         let mut written = vec![0; 1 << 20];
         disk.read_exact_at(&mut written, 0).unwrap();
-        assert!(written == image());
+        let mut wanted = vec![0; 1 << 20];
+        wanted[..BLOCK].fill(1);
+        wanted[70 * BLOCK..71 * BLOCK].fill(7);
+        assert!(written == wanted);
     }
 
     #[test]
     fn a_partition_that_is_too_small_is_left_blank() {
         let mut disk = disk(512 << 10);
         let failure = fill(&disk, 512 << 10, &image()[..]).unwrap_err();
-        assert!(failure.to_string().contains("makes") || failure.to_string().contains("takes 1"));
+        assert!(failure.to_string().contains("takes 1"), "{failure}");
         assert!(is_blank(&mut disk).unwrap());
     }
 }

@@ -6,8 +6,6 @@
 //!
 //! IPv6 out of router advertisements is the kernel's work; name servers in them are not heeded.
 
-#![allow(dead_code, reason = "PID 1 begins to use it next")]
-
 mod dhcp;
 mod lease;
 mod link;

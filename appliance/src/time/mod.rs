@@ -5,8 +5,6 @@
 //!
 //! Whoever asks about the clock from elsewhere reads a file: `{"synchronised": bool, "why": text}`.
 
-#![allow(dead_code, unused_imports, reason = "PID 1 begins to use it next")]
-
 mod ask;
 mod clock;
 mod course;
