@@ -119,10 +119,9 @@ pub fn blank_file_system() -> Outcome<Vec<u8>> {
     if !told.status.success() {
         return Err(about(&String::from_utf8_lossy(&told.stderr).trim()));
     }
-    let image = std::fs::File::open(&path).map_err(|error| about(&error))?;
-    // It is nearly all zeros: a higher level buys nothing.
-    zstd::encode_all(std::io::BufReader::with_capacity(1 << 20, image), 3)
-        .map_err(|error| about(&error))
+    let mut image = std::fs::File::open(&path).map_err(|error| about(&error))?;
+    let blocks = blocks(&mut image).map_err(|error| about(&error))?;
+    zstd::encode_all(blocks.as_slice(), 19).map_err(|error| about(&error))
 }
 
 /// Its length, and the blocks that are not zero, each after its number: what PID 1 writes to a
