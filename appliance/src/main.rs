@@ -31,6 +31,7 @@ mod supervise;
 mod sys;
 mod time;
 mod trial;
+#[cfg_attr(not(test), expect(dead_code, reason = "`trial` is to call it"))]
 mod update;
 mod watchdog;
 
