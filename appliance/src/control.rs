@@ -171,8 +171,8 @@ fn act(host: &Arc<Host>, request: Request) -> Outcome<Value> {
             let _it_listens = host.power.send((how, who));
             Ok(json!({}))
         }
-        Request::Update { path, who } => host.trial.install(&path, &who),
-        Request::UpdateFromDrive { who } => host.trial.install_from_drive(&who),
+        Request::Update { path, who } => host.trial.install(host, &path, &who),
+        Request::UpdateFromDrive { who } => host.trial.install_from_drive(host, &who),
         Request::Slots => host.trial.slots(),
         Request::SlotBack { who } => host.trial.back(&who),
         Request::TimeSync => {

@@ -12,7 +12,6 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
-use machine::Class;
 use nix::unistd::{dup2_stderr, pipe2};
 use pghoard::{Failure, Outcome};
 
@@ -169,31 +168,15 @@ fn turn_over(folder: &Path) -> io::Result<()> {
     fs::rename(folder.join(NAME), old(1))
 }
 
-/// The last lines, oldest first.
-pub fn tail(folder: &Path, lines: usize) -> Outcome<String> {
-    let mut last: VecDeque<String> = VecDeque::new();
-    for number in (0..=1).rev() {
-        let name = match number {
-            0 => NAME.to_owned(),
-            number => format!("{NAME}.{number}"),
-        };
-        let text = fs::read(folder.join(name)).unwrap_or_default();
-        for line in String::from_utf8_lossy(&text).lines() {
-            if last.len() == lines {
-                last.pop_front();
-            }
-            last.push_back(line.to_owned());
-        }
-    }
-    match last.is_empty() {
-        true => Err(Failure::new(Class::NotFound, "nothing was logged yet")),
-        false => Ok(last.into_iter().map(|line| line + "\n").collect()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// All of the two newest files.
+    fn told(folder: &Path) -> String {
+        let read = |name: &str| fs::read_to_string(folder.join(name)).unwrap_or_default();
+        read(&format!("{NAME}.1")) + &read(NAME)
+    }
 
     fn written(jobs: Vec<Job>) {
         let (send, waiting) = sync_channel_of(jobs);
@@ -218,8 +201,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let place = Job::Folder(folder.path().to_owned());
         written(vec![line("early"), place, line("late")]);
-        assert_eq!(tail(folder.path(), 10).unwrap(), "early\nlate\n");
-        assert_eq!(tail(folder.path(), 1).unwrap(), "late\n");
+        assert_eq!(told(folder.path()), "early\nlate\n");
 
         let long = "x".repeat(1 << 20);
         let mut jobs = vec![Job::Folder(folder.path().to_owned())];
@@ -247,7 +229,9 @@ mod tests {
         }
         fs::create_dir(&missing).unwrap();
         writer.take(b"kept\n".to_vec());
-        let told = tail(&missing, 10).unwrap();
-        assert_eq!(told, "1 lines were lost here: there was no room\nkept\n");
+        assert_eq!(
+            told(&missing),
+            "1 lines were lost here: there was no room\nkept\n"
+        );
     }
 }

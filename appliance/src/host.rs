@@ -196,7 +196,7 @@ impl Host {
             "hostname": hostname.map(|name| name.to_string_lossy().into_owned()),
             "version": env!("CARGO_PKG_VERSION"),
             "slot": self.trial.slot(),
-            "trial": self.trial.told(),
+            "trial": self.trial.told(self),
             "uptime_seconds": self.started.elapsed().as_secs(),
             "configured": configured,
             "daemon": {
