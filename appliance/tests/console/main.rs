@@ -286,7 +286,8 @@ fn a_document_is_pasted_whole_and_hidden_secrets_stay() {
             "is *** and nothing",
         ),
         (
-            "{\"webserver_username\": \"u\",\n\"webserver_password\": \"***\",\n\"http_port\": 17000}",
+            "{\"webserver_username\": \"u\",\n\"webserver_password\": \"***\",\n\
+             \"http_port\": 17000}",
             "the settings are in force",
         ),
     ] {
