@@ -190,10 +190,10 @@ impl Machine {
 
     /// From the status page to the prompt.
     pub fn log_in(&mut self, password: Option<&str>) {
-        self.expect("press Enter");
+        self.expect("Press Enter");
         self.send("\r");
         if let Some(password) = password {
-            self.expect("password: ");
+            self.expect("Password: ");
             self.send(&format!("{password}\r"));
         }
         self.expect(PROMPT);

@@ -12,6 +12,7 @@
 mod cuts;
 mod drive;
 mod image;
+mod life;
 mod machine;
 mod site;
 mod start;
