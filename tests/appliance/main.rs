@@ -16,6 +16,7 @@ mod life;
 mod machine;
 mod site;
 mod start;
+mod update;
 
 #[path = "../support/mod.rs"]
 mod support;
