@@ -15,6 +15,7 @@ use nix::kmod::{ModuleInitFlags, finit_module};
 use nix::mount::{MsFlags, mount};
 use nix::sys::reboot::set_cad_enabled;
 use nix::sys::resource::{Resource, setrlimit};
+use nix::unistd::sethostname;
 use pghoard::config::LogLevel;
 use pghoard::report::{self, Form};
 use pghoard::{Failure, Outcome, durable};
@@ -42,7 +43,8 @@ pub fn run() -> Outcome<()> {
     let started = Instant::now();
     mount_kernel()?;
     let diary = Diary::start()?;
-    report::start(Form::Journal, LogLevel::Info);
+    report::start(Form::Full, LogLevel::Info);
+    said(sethostname(HOSTNAME).map_err(|e| Failure::io(&e.into(), "hostname")));
     log::info!("PGHoard appliance {}", env!("CARGO_PKG_VERSION"));
     said(load_modules(Path::new(MODULES)));
     said(set_cad_enabled(false).map_err(|e| Failure::io(&e.into(), "Ctrl-Alt-Del")));
@@ -131,7 +133,7 @@ fn load_modules(folder: &Path) -> Outcome<()> {
         let path = folder.join(format!("{name}.ko"));
         let file = File::open(&path).map_err(|e| Failure::io(&e, path.display()))?;
         if let Err(error) = finit_module(&file, c"", ModuleInitFlags::empty()) {
-            log::info!("module {name}: {error}");
+            log::debug!("module {name}: {error}");
         }
         // The root is memory: what is loaded is there already.
         let _it_stays = fs::remove_file(&path);

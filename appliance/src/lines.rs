@@ -29,10 +29,10 @@ use crate::settings::EFFECTIVE;
 /// Serial, virtio, and the screen.
 const LINES: [&str; 4] = ["ttyS0", "ttyAMA0", "hvc0", "tty1"];
 const PROGRAM: &str = "/bin/pghoard";
-const LOOK_EVERY: u16 = 2_000;
+const LOOK_EVERY: u16 = 1_000;
 const PRINT_AT_LEAST: Duration = Duration::from_secs(300);
 /// What flaps must not fill the line.
-const PRINT_AT_MOST: Duration = Duration::from_secs(10);
+const PRINT_AT_MOST: Duration = Duration::from_secs(3);
 
 /// How many people are logged in.
 #[derive(Clone, Default)]

@@ -25,7 +25,7 @@ fn introduce(machine: &mut Machine, server: &Server) {
         ("Password of that user", ""),
         ("TLS:", "disable"),
         ("Replication slot", ""),
-        ("Store", "local"),
+        ("Where to keep backups", "local"),
         ("Directory", ""),
         ("Encryption key", "create"),
         ("Name of the key", ""),

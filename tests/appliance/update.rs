@@ -8,7 +8,7 @@ use crate::drive;
 use crate::image::{Bench, VERSION, bench, replace};
 use crate::machine::{Machine, PATIENCE};
 use crate::site::{LOGIN, PASSWORD, Site, settings};
-use crate::support::{scale, wait_for, wait_until};
+use crate::support::{scale, wait_until};
 
 /// Gives the bundle to the API; what it answers.
 fn upload(site: &Site, bundle: &[u8]) -> (u16, String) {
