@@ -4,6 +4,7 @@
 //! probe for an address that somebody else uses (the server's task, mostly done), INFORM, RELEASE
 //! (a machine that is off does not mind its address), and a lease that outlives a reboot.
 
+use std::hash::{BuildHasher, RandomState};
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
@@ -313,9 +314,11 @@ fn backoff(tries: u32) -> Duration {
     whole + SECOND * (random() % 1000) / 2000
 }
 
-fn random() -> u32 {
-    // Without randomness, which no kernel of ours lacks, two machines may take the same moment.
-    getrandom::u32().unwrap_or(1)
+/// Good enough for numbers and moments that should differ from a neighbour's, and it never waits:
+/// early at boot the kernel's own random numbers may not have begun, for minutes.
+pub fn random() -> u32 {
+    let number = RandomState::new().hash_one(0);
+    u32::try_from(number >> 32).unwrap_or(0)
 }
 
 const SECOND: Duration = Duration::from_secs(1);

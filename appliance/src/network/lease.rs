@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use dhcproto::v4::{DhcpOption, Flags, Message, MessageType, Opcode, OptionCode};
 use dhcproto::{Decodable, Decoder, Encodable, Encoder};
+use machine::Class;
 use pghoard::{Failure, Outcome};
 
 use super::link::{Address, is_host};
@@ -86,7 +87,10 @@ impl Question<'_> {
             Ask::Again { ip } => (MessageType::Request, none, Some(ip), None),
             Ask::Extend { ip } => (MessageType::Request, ip, None, None),
         };
-        let mut message = Message::new_with_id(self.xid, ours, none, none, none, &self.mac.0);
+        let mut message = blank()?;
+        message.set_xid(self.xid);
+        message.set_chaddr(&self.mac.0);
+        message.set_ciaddr(ours);
         message.set_secs(self.seconds);
         if ours.is_unspecified() {
             // Without an address nothing else would reach this socket.
@@ -111,12 +115,7 @@ impl Question<'_> {
         let mut bytes = Vec::new();
         message
             .encode(&mut Encoder::new(&mut bytes))
-            .map_err(|error| {
-                Failure::new(
-                    machine::Class::Internal,
-                    format!("a DHCP question: {error}"),
-                )
-            })?;
+            .map_err(|error| Failure::new(Class::Internal, format!("a DHCP question: {error}")))?;
         // Some servers and relays drop what is shorter than BOOTP's message (RFC 1542, 2.1).
         if bytes.len() < BOOTP_BYTES {
             bytes.resize(BOOTP_BYTES, 0);
@@ -125,7 +124,23 @@ impl Question<'_> {
     }
 }
 
+/// `Message::new` would wait for the kernel's random numbers, which early at boot may not be there.
+fn blank() -> Outcome<Message> {
+    let mut bytes = [0; 240];
+    let head = bytes.iter_mut().zip([BOOT_REQUEST, ETHERNET]);
+    head.for_each(|(byte, value)| *byte = value);
+    let magic = bytes.iter_mut().skip(236).zip(MAGIC);
+    magic.for_each(|(byte, value)| *byte = value);
+    Message::decode(&mut Decoder::new(&bytes)).map_err(|error| {
+        let message = format!("a DHCP question: {error}");
+        Failure::new(Class::Internal, message)
+    })
+}
+
+const BOOT_REQUEST: u8 = 1;
 const ETHERNET: u8 = 1;
+/// RFC 2131 section 3.
+const MAGIC: [u8; 4] = [99, 130, 83, 99];
 const BOOTP_BYTES: usize = 300;
 const MESSAGE_BYTES: u16 = 1472;
 /// RFC 3442: routes before routers, and both in one list.
@@ -150,8 +165,8 @@ pub enum Answer {
 
 /// The answer to the question `xid` of `mac`, if it is one that makes sense.
 pub fn read(bytes: &[u8], xid: u32, mac: Mac) -> Option<Answer> {
-    // RFC 2131 section 3, and a hardware address as long as ours.
-    if bytes.get(236..240) != Some(&[99, 130, 83, 99]) || bytes.get(2) != Some(&6) {
+    // A hardware address as long as ours, or the decoder's own would be out of bounds.
+    if bytes.get(236..240) != Some(&MAGIC) || bytes.get(2) != Some(&6) {
         return None;
     }
     // The decoder asserts on what it takes for granted of some options.

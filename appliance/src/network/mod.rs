@@ -35,6 +35,7 @@ use lease::Lease;
 use link::Facts;
 use turn::{Ends, Order, Turner};
 
+pub use dhcp::random;
 pub use settings::Settings;
 
 /// The running network. Its thread ends when this is dropped; addresses stay.

@@ -28,6 +28,8 @@ use serde_json::json;
 use course::{Act, Course, When};
 use settings::Server;
 
+use crate::network::random;
+
 pub use clock::{Clock, Kernel};
 pub use settings::Settings;
 
@@ -202,12 +204,10 @@ impl Keeper {
             why: "it does not want to be asked".to_owned(),
             rest: true,
         }));
-        // Without randomness this machine only asks at the same time as its brothers.
-        let jitter = getrandom::u32().unwrap_or(0);
         let shared = Arc::clone(&self.shared);
         // Held until the clock is right: who waits for that must not go on before.
         let mut course = shared.course();
-        let act = course.heard(&samples, &refusals, now, jitter);
+        let act = course.heard(&samples, &refusals, now, random());
         if let Err(failure) = self.put_right(act) {
             course.failed(failure.to_string());
         }

@@ -48,6 +48,7 @@ endef
 define PGHOARD_E2FSCK
 	$(TARGET_MAKE_ENV) $(MAKE1) -C $(@D)/e2fsck e2fsck.static
 	$(INSTALL) -D -m 0755 $(@D)/e2fsck/e2fsck.static $(PGHOARD_INPUTS_DIR)/e2fsck
+	$(STRIPCMD) $(PGHOARD_INPUTS_DIR)/e2fsck
 endef
 
 # What the image is made of beside the crates, which firmware-image lists itself.
