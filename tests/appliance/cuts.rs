@@ -8,10 +8,9 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::image::image;
-use crate::machine::PATIENCE;
 use crate::site::{SITE, Site};
 use crate::support::postgres::{Server, lsn};
-use crate::support::{scale, wait_until};
+use crate::support::scale;
 
 /// What PostgreSQL believes to be safe on the appliance.
 fn acknowledged(server: &Server) -> u64 {
@@ -49,7 +48,7 @@ fn s70_power_may_go_at_any_moment_of_its_life() {
     }
     let promised = acknowledged(&site.server);
     let machine = site.place.boot();
-    wait_until("a basebackup", PATIENCE, || site.backups() > 0);
+    site.wait_backups(1);
     site.write();
     site.wait_caught_up();
     let holes = site.fact(&format!("/sites/{SITE}/holes")).unwrap();

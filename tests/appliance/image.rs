@@ -1,48 +1,123 @@
-//! The image under test: built once, by the builder itself.
+//! Images and updates under test, made by the builder's own library.
 
 use std::env;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
 use firmware_image::compose::{Built, Format, Order};
+use firmware_image::program::Program;
+use firmware_image::sign::{self, SecureBoot};
 
 use crate::support::skip;
 
-fn target() -> PathBuf {
-    let program = env::current_exe().unwrap();
-    // target/debug/deps/appliance-...
-    program.ancestors().nth(3).unwrap().to_owned()
+/// Of the image that machines begin with.
+pub const VERSION: &str = "1.0.0";
+
+/// Where images lie, and how this machine makes them.
+pub struct Bench {
+    pub folder: PathBuf,
+    pub image: PathBuf,
+    program: PathBuf,
 }
 
-/// The disk image, or `None` where this machine has no QEMU, which was said aloud.
+/// `None` where this machine has no QEMU, which was said aloud.
+pub fn bench() -> Option<&'static Bench> {
+    static BENCH: OnceLock<Option<Bench>> = OnceLock::new();
+    BENCH.get_or_init(make).as_ref()
+}
+
+/// The disk image of [`VERSION`].
 pub fn image() -> Option<&'static Path> {
-    static IMAGE: OnceLock<Option<PathBuf>> = OnceLock::new();
-    IMAGE.get_or_init(build).as_deref()
+    Some(&bench()?.image)
 }
 
-fn build() -> Option<PathBuf> {
-    let there = |program: &str| {
-        let found = Command::new(program).arg("--version").output();
-        found.is_ok_and(|answer| answer.status.success())
-    };
-    let firmware = Path::new("/usr/share/OVMF/OVMF_CODE_4M.fd").exists();
-    if !there("qemu-system-x86_64") || !firmware {
+fn make() -> Option<Bench> {
+    let there = Command::new("qemu-system-x86_64").arg("--version").output();
+    let there = there.is_ok_and(|answer| answer.status.success());
+    if !there || !Path::new("/usr/share/OVMF/OVMF_CODE_4M.fd").exists() {
         skip("appliance", "no QEMU with UEFI: run tests/support/install");
         return None;
     }
-    let folder = target().join("appliance");
-    std::fs::create_dir_all(&folder).unwrap();
-    let out = folder.join("pghoard.raw");
-    let order = Order {
-        inputs: None,
-        program: None,
-        image_version: env!("CARGO_PKG_VERSION").into(),
-        update_key: None,
+    let program = env::current_exe().unwrap();
+    // target/debug/deps/appliance-...
+    let folder = program.ancestors().nth(3).unwrap().join("appliance");
+    fs::create_dir_all(&folder).unwrap();
+    let key = folder.join("update.key");
+    if !key.exists() {
+        sign::make_key(&key).unwrap_or_else(|failure| panic!("{failure}"));
+    }
+    let program = Program::build().unwrap_or_else(|failure| panic!("{failure}"));
+    let mut bench = Bench {
+        image: folder.join("pghoard.raw"),
+        folder,
+        program,
     };
-    let built = Built::of(&order).unwrap_or_else(|failure| panic!("{failure}"));
+    let built = bench.built(VERSION, &bench.program);
     built
-        .disk(&out, Format::Raw)
+        .disk(&bench.image, Format::Raw)
         .unwrap_or_else(|failure| panic!("{failure}"));
-    Some(out)
+    bench.image = bench.folder.join("pghoard.raw");
+    Some(bench)
+}
+
+impl Bench {
+    fn built(&self, version: &str, program: &Path) -> Built {
+        let order = Order {
+            inputs: None,
+            program: Some(program.to_owned()),
+            image_version: version.parse().unwrap(),
+            update_key: Some(self.folder.join("update.key.pub")),
+            secure_boot: SecureBoot::default(),
+        };
+        Built::of(&order).unwrap_or_else(|failure| panic!("{failure}"))
+    }
+
+    /// A bundle of a version, signed by whom the image trusts; `change` makes its program another.
+    pub fn bundle(&self, version: &str, change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+        self.bundle_by(&self.folder.join("update.key"), version, change)
+    }
+
+    pub fn bundle_by(
+        &self,
+        key: &Path,
+        version: &str,
+        change: impl FnOnce(&mut Vec<u8>),
+    ) -> Vec<u8> {
+        let scratch = tempfile::tempdir().unwrap();
+        let mut bytes = fs::read(&self.program).unwrap();
+        change(&mut bytes);
+        let program = scratch.path().join("program");
+        fs::write(&program, bytes).unwrap();
+        let out = scratch.path().join("update.bundle");
+        let told = self.built(version, &program).bundle(&out);
+        told.and_then(|()| sign::bundle(&out, key))
+            .unwrap_or_else(|failure| panic!("{failure}"));
+        fs::read(&out).unwrap()
+    }
+
+    /// A key that no image knows.
+    pub fn strangers_key(&self) -> PathBuf {
+        let key = self.folder.join("stranger.key");
+        if !key.exists() {
+            sign::make_key(&key).unwrap_or_else(|failure| panic!("{failure}"));
+        }
+        key
+    }
+}
+
+/// Another text of the same length, wherever the program has it.
+pub fn replace(program: &mut [u8], from: &str, to: &str) {
+    assert_eq!(from.len(), to.len());
+    let mut found = 0;
+    let mut at = 0;
+    while at + from.len() <= program.len() {
+        if program[at..].starts_with(from.as_bytes()) {
+            program[at..at + to.len()].copy_from_slice(to.as_bytes());
+            found += 1;
+        }
+        at += 1;
+    }
+    assert!(found > 0, "the program has no '{from}'");
 }

@@ -145,6 +145,18 @@ impl Machine {
         self.expect_one(&[text]).1
     }
 
+    /// As `expect`; nothing if the machine went off before.
+    pub fn expect_or_off(&mut self, text: &str) -> Option<String> {
+        wait_for("the machine to say it or to go off", PATIENCE, || {
+            let heard =
+                String::from_utf8_lossy(&self.heard.lock().unwrap()[self.seen..]).into_owned();
+            if let Some((before, _)) = heard.split_once(text) {
+                return Some(Some(before.to_owned()));
+            }
+            self.child.try_wait().unwrap().map(|_| None)
+        })
+    }
+
     /// As `expect`, of several: which one it was.
     pub fn expect_one(&mut self, texts: &[&str]) -> (usize, String) {
         let began = Instant::now();
@@ -190,10 +202,10 @@ impl Machine {
 
     /// From the status page to the prompt.
     pub fn log_in(&mut self, password: Option<&str>) {
-        self.expect("press Enter");
+        self.expect("Press Enter");
         self.send("\r");
         if let Some(password) = password {
-            self.expect("password: ");
+            self.expect("Password: ");
             self.send(&format!("{password}\r"));
         }
         self.expect(PROMPT);

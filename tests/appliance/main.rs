@@ -12,9 +12,11 @@
 mod cuts;
 mod drive;
 mod image;
+mod life;
 mod machine;
 mod site;
 mod start;
+mod update;
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -11,10 +11,10 @@ use crate::machine::{HOST, PATIENCE, Place};
 use crate::support::daemon::Daemon;
 use crate::support::postgres::{Options, Server, install};
 use crate::support::process::hand_over;
-use crate::support::{self, wait_for};
+use crate::support::{self, wait_for, wait_until};
 
 pub const SITE: &str = "main";
-const LOGIN: &str = "pghoard:correct-horse";
+pub const LOGIN: &str = "pghoard:correct-horse";
 pub const PASSWORD: &str = "battery-staple";
 
 pub struct Site {
@@ -95,6 +95,10 @@ impl Site {
         let backups = backups.and_then(|all| all.as_array().cloned());
         let whole = |backup: &Value| backup.get("phase").is_some_and(|phase| phase == "complete");
         backups.map_or(0, |all| all.iter().filter(|backup| whole(backup)).count())
+    }
+
+    pub fn wait_backups(&self, count: usize) {
+        wait_until("a basebackup", PATIENCE, || self.backups() >= count);
     }
 
     /// Until the machine has what was written by now.

@@ -1,11 +1,11 @@
 //! PGHoard's own tools as children: the same program by another name, as the user the daemon runs
 //! as, so that what they write is the daemon's. Ctrl-C ends them and not the session.
 
+use std::fs;
 use std::io::{self, BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, Stdio};
-use std::{env, fs};
 
 use machine::Class;
 use nix::unistd::geteuid;
@@ -24,6 +24,9 @@ pub fn owner(places: &Places) -> Option<(u32, u32)> {
     geteuid().is_root().then_some(owner)
 }
 
+/// This program, wherever it lies and whoever may look there.
+const SELF: &str = "/proc/self/exe";
+
 /// Runs `pghoard_NAME` and shows what it says. Gives its exit code.
 pub fn run(places: &Places, name: &str, words: &[String]) -> Outcome<i32> {
     watch(places, name, words, &mut |line| say(line))
@@ -39,7 +42,7 @@ pub fn watch(
     let told = |e: io::Error| Failure::io(&e, format!("pghoard_{name}"));
     // One pipe for both, so that they stay in order, and no terminal to draw on.
     let (reader, writer) = io::pipe().map_err(told)?;
-    let mut command = Command::new(env::current_exe().map_err(told)?);
+    let mut command = Command::new(SELF);
     command
         .arg0(format!("pghoard_{name}"))
         .args(words)

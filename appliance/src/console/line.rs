@@ -4,11 +4,10 @@
 //! `expect` get plain lines and never an escape code. Ctrl-C breaks off what is asked or runs, not
 //! the session.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::process;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::Duration;
@@ -48,7 +47,8 @@ pub enum Heard {
 
 pub struct Terminal {
     editor: Option<Editor<Words, MemHistory>>,
-    interrupted: Arc<AtomicBool>,
+    /// Where a signal handler writes: unlike a flag, it ends a poll that has just begun.
+    interrupts: UnixStream,
     /// As it was found; none where the input is no terminal.
     found: Option<Termios>,
     /// Read and not yet taken.
@@ -80,10 +80,11 @@ pub fn plain(text: &str) -> String {
 
 impl Terminal {
     pub fn open() -> Outcome<Terminal> {
-        let interrupted = Arc::new(AtomicBool::new(false));
+        let told = |e: io::Error| Failure::io(&e, "watching for Ctrl-C");
+        let (interrupts, handler) = UnixStream::pair().map_err(told)?;
+        interrupts.set_nonblocking(true).map_err(told)?;
         // A handler, not an ignored signal: what runs from here starts with the default again.
-        signal_hook::flag::register(SIGINT, Arc::clone(&interrupted))
-            .map_err(|e| Failure::io(&e, "watching for Ctrl-C"))?;
+        signal_hook::low_level::pipe::register(SIGINT, handler).map_err(told)?;
         let found = tcgetattr(io::stdin()).ok();
         if let Some(found) = &found {
             set(&calm(found))?;
@@ -91,7 +92,7 @@ impl Terminal {
         let able = found.is_some() && io::stdout().is_terminal() && !is_dumb();
         Ok(Terminal {
             editor: able.then(editor).transpose()?,
-            interrupted,
+            interrupts,
             found,
             ahead: Vec::new(),
         })
@@ -116,7 +117,7 @@ impl Terminal {
     /// An answer to a question.
     pub fn line(&mut self, prompt: &str) -> Heard {
         let _patience = self.patience();
-        self.interrupted.store(false, Ordering::Relaxed);
+        let _before = self.broken();
         match &mut self.editor {
             Some(editor) => match editor.readline(prompt) {
                 Ok(line) => Heard::Line(line),
@@ -133,9 +134,10 @@ impl Terminal {
     /// An answer that nobody behind the person sees.
     pub fn secret(&mut self, prompt: &str) -> Option<Zeroizing<String>> {
         let _patience = self.patience();
-        self.interrupted.store(false, Ordering::Relaxed);
-        say(prompt);
+        let _before = self.broken();
+        // Before it asks: an answer may come at once.
         let quiet = Quiet::begin();
+        say(prompt);
         let heard = self.read();
         drop(quiet);
         say("\n");
@@ -146,9 +148,14 @@ impl Terminal {
     }
 
     /// Lines up to the one that `last` knows, which is among them. None if it was broken off.
-    pub fn paste(&mut self, last: impl Fn(&str) -> bool) -> Option<Zeroizing<String>> {
+    pub fn paste(
+        &mut self,
+        request: &str,
+        last: impl Fn(&str) -> bool,
+    ) -> Option<Zeroizing<String>> {
         let _patience = self.patience();
-        self.interrupted.store(false, Ordering::Relaxed);
+        let _before = self.broken();
+        say(request);
         let mut text = Zeroizing::new(String::new());
         loop {
             let Heard::Line(line) = self.read() else {
@@ -179,7 +186,12 @@ impl Terminal {
 
     /// Whether Ctrl-C was pressed since it was last asked.
     pub fn broken(&self) -> bool {
-        self.interrupted.swap(false, Ordering::Relaxed)
+        let mut block = [0; 64];
+        let mut any = false;
+        while matches!((&self.interrupts).read(&mut block), Ok(1..)) {
+            any = true;
+        }
+        any
     }
 
     /// What was typed while nobody listened is no answer.
@@ -215,9 +227,13 @@ impl Terminal {
     fn more(&mut self) -> nix::Result<usize> {
         // Not by the library's own buffer, which would hide from the poll what is there.
         let input = io::stdin();
-        let mut ready = [PollFd::new(input.as_fd(), PollFlags::POLLIN)];
-        // Unlike a read it comes back from a signal.
+        let wanted = [input.as_fd(), self.interrupts.as_fd()];
+        let mut ready = wanted.map(|fd| PollFd::new(fd, PollFlags::POLLIN));
         poll(&mut ready, PollTimeout::NONE)?;
+        let interrupted = ready.last().and_then(PollFd::any).unwrap_or(false);
+        if interrupted {
+            return Err(Errno::EINTR);
+        }
         let mut block = [0; 4 << 10];
         let count = nix::unistd::read(input.as_fd(), &mut block)?;
         self.ahead.extend(block.iter().take(count));

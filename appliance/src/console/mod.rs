@@ -7,7 +7,7 @@
 //! - [`page`]: the status page. [`word`]: what may be said. [`command`]: what it does.
 //! - [`line`]: reading and saying, with [`complete`]. [`login`]: who may in. [`first`]: the
 //!   questions of a machine without settings.
-//! - [`ask`]: PID 1's control socket. [`daemon`]: the daemon's HTTP API. [`child`]: PGHoard's tools.
+//! - [`ask`]: PID 1's control socket. [`daemon`]: the daemon's API. [`child`]: PGHoard's tools.
 //! - [`record`]: what was changed becomes an event. [`secret`]: what nobody is shown.
 //! - [`place`]: where things are.
 

@@ -290,8 +290,8 @@ fn alerts(out: &mut String, own: &View<'_>) {
 fn next(status: &View<'_>) -> &'static str {
     match status.inner("daemon").text("state").as_str() {
         "not configured" => {
-            "This appliance has no settings yet. Press Enter: it asks for them, one by one. A drive \
-             labelled PGHOARD_CFG with pghoard.json on it does as well."
+            "This appliance has no settings yet. Press Enter: it asks for them, one by one. A \
+             drive labelled PGHOARD_CFG with pghoard.json on it does as well."
         }
         _ if !status.inner("settings").text("problem").is_empty() => {
             "Press Enter to log in, then 'config show' and 'config set' put the settings right."
@@ -392,7 +392,7 @@ Press Enter to log in.
             "alerts": { "basebackup_overdue": {
                 "acknowledged": true, "since": "2026-11-22T08:00:00Z",
                 "entries": [{ "what": "no basebackup for 3 d\u{1b}[2J",
-                    "todo": "look at the messages below \"failing\" of pghoard status, all of them" }],
+                    "todo": "look at what is failing in the list of each site, all of it" }],
             } },
             "sites": {
                 "main": {
@@ -434,7 +434,7 @@ spool        2.0 KiB wait for the store; room for 2 h 0 min more
 ALERTS
   basebackup_overdue, since 2026-11-22 08:00:00 UTC, acknowledged
     no basebackup for 3 d [2J
-    to do: look at the messages below \"failing\" of pghoard status, all of them
+    to do: look at what is failing in the list of each site, all of it
 
 Press Enter to log in, then 'config show' and 'config set' put the settings
 right.

@@ -216,7 +216,7 @@ pub struct Key {
     /// The site; may be left out where there is only one
     #[arg(long)]
     pub site: Option<String>,
-    /// Its name; the site's current one, or for a new one today's date
+    /// Its name; the current one, for a new one the date
     #[arg(long)]
     pub key_id: Option<String>,
 }
@@ -248,7 +248,7 @@ pub enum Update {
     Status,
     /// Write a bundle into the other slot, to be tried
     Try {
-        /// A name in updates as 'update' shows it, or 'drive' for the labelled drive
+        /// As 'update' shows it, or 'drive' for the labelled drive
         name: String,
     },
 }
@@ -282,13 +282,13 @@ pub struct Restore {
     /// Become a standby, not a primary, at the end
     #[arg(long)]
     pub standby: bool,
-    /// Into a new directory below restore on the data partition
+    /// Into a new directory below restore on disk
     #[arg(long, value_name = "NAME", conflicts_with = "serve")]
     pub to: Option<String>,
-    /// Hand it out: show the command that fetches it with curl and tar
+    /// Hand it out, for curl and tar to fetch
     #[arg(long)]
     pub serve: bool,
-    /// How the database host reaches the daemon: http://HOST:PORT
+    /// Of the daemon for that host: http://HOST:PORT
     #[arg(long, requires = "serve")]
     pub url: Option<String>,
     /// How long the token of --serve holds

@@ -213,10 +213,7 @@ mod tests {
                 "appliance",
             ),
             (json!({ "http_port": "many" }), "http_port"),
-            (
-                json!({ "backup_sites": { "a": { "object_storage": {} } } }),
-                "storage",
-            ),
+            (json!({ "backup_sites": [] }), "backup_sites"),
         ] {
             let failure = Settings::parse(document).unwrap_err().to_string();
             assert!(failure.contains(why), "{failure}");

@@ -1,5 +1,5 @@
-//! The HTTP API as clients meet it: over TLS, from a host with nothing but curl and tar, and from
-//! those who mean no good.
+//! The HTTP API as clients meet it: over TLS, from a host with nothing but curl and tar, from
+//! people and their tools, and from those who mean no good.
 
 use std::path::Path;
 
@@ -10,6 +10,7 @@ use crate::support::process::{Answer, Scratch, command, run};
 use crate::support::tls::Certificates;
 
 mod hostile;
+mod people;
 mod restore;
 mod secure;
 

@@ -115,10 +115,11 @@ fn complete(settings: &mut Value, site: &str, id: &str, pasted: &Value) -> Outco
 
 /// A pair, or its public half alone, from what a person pastes.
 pub fn pasted_pair(session: &mut Session, id: &str) -> Outcome<Value> {
-    say("Paste the key, from -----BEGIN to the end of the line -----END. Ctrl-C breaks off.\n");
+    const REQUEST: &str = "Paste the key, from -----BEGIN to the end of the line -----END. Ctrl-C \
+                           breaks off.\n";
     let pem = session
         .terminal
-        .paste(|line| line.starts_with("-----END"))
+        .paste(REQUEST, |line| line.starts_with("-----END"))
         .ok_or_else(|| Failure::new(Class::Interrupted, "nothing was changed"))?;
     let begin = pem.find("-----BEGIN").unwrap_or_default();
     let pem = pem.get(begin..).unwrap_or_default();

@@ -155,11 +155,10 @@ const END: &str = ".";
 
 fn edit(session: &mut Session) -> Outcome<()> {
     let current = session.places.settings()?.unwrap_or_else(|| json!({}));
-    say(
-        "Paste the whole document, then a line with a single dot. Ctrl-C breaks off.\n\
-         Where it says *** the secret that is there now stays.\n",
-    );
-    let Some(text) = session.terminal.paste(|line| line.trim() == END) else {
+    const REQUEST: &str = "Paste the whole document, then a line with a single dot. Ctrl-C breaks \
+                           off.\nWhere it says *** the secret that is there now stays.\n";
+    let pasted = session.terminal.paste(REQUEST, |line| line.trim() == END);
+    let Some(text) = pasted else {
         say("nothing was changed\n");
         return Ok(());
     };

@@ -65,7 +65,7 @@ struct Found {
 
 /// Those of the round before are the defaults of the next.
 #[derive(Default)]
-pub struct Answers(BTreeMap<&'static str, String>);
+pub struct Answers(BTreeMap<String, String>);
 
 type Judge<'a> = &'a dyn Fn(&str) -> Result<(), String>;
 
@@ -74,7 +74,7 @@ impl Answers {
     pub fn text(
         &mut self,
         session: &mut Session,
-        (name, question, default): (&'static str, &str, &str),
+        (name, question, default): (&str, &str, &str),
         judge: Judge<'_>,
     ) -> Outcome<String> {
         let default = self.0.get(name).map_or(default, String::as_str).to_owned();
@@ -92,7 +92,7 @@ impl Answers {
             };
             match judge(text) {
                 Ok(()) => {
-                    self.0.insert(name, text.to_owned());
+                    self.0.insert(name.to_owned(), text.to_owned());
                     return Ok(text.to_owned());
                 }
                 Err(why) => say(&format!("{why}\n")),

@@ -159,7 +159,9 @@ pub fn ask_for(session: &mut Session, answers: &mut Answers) -> Outcome<Value> {
         let text = match question.form {
             Form::Secret => secret(session, question.text)?.to_string(),
             form => {
-                let asked = (question.key, question.text, question.default);
+                // The server has a host and a port as well.
+                let name = format!("{kind} {}", question.key);
+                let asked = (name.as_str(), question.text, question.default);
                 answers.text(session, asked, &|text| judge(form, text))?
             }
         };

@@ -1,0 +1,120 @@
+//! The whole life of a site, as a person at the serial console leads it.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::image::image;
+use crate::machine::{HOST, Machine, PROMPT, Place};
+use crate::site::{LOGIN, PASSWORD, SITE, Site};
+use crate::support::postgres::{Options, Server, install};
+use crate::support::process::{command, hand_over};
+
+/// The first questions, in their order; an empty answer takes what is in brackets.
+fn introduce(machine: &mut Machine, server: &Server) {
+    let port = server.port.to_string();
+    let password = LOGIN.split_once(':').unwrap().1;
+    for (question, answer) in [
+        ("Hostname", "vault"),
+        ("Network", ""),
+        ("Time server", ""),
+        ("Name of the site", SITE),
+        ("Host of the PostgreSQL", HOST),
+        ("Its port", port.as_str()),
+        ("User with the right", "postgres"),
+        ("Password of that user", ""),
+        ("TLS:", "disable"),
+        ("Replication slot", ""),
+        ("Store", "local"),
+        ("Directory", ""),
+        ("Encryption key", "create"),
+        ("Name of the key", ""),
+        ("Password for the HTTP API", password),
+        ("Password of this console", PASSWORD),
+        ("Once more", PASSWORD),
+        ("Put these settings in force?", "yes"),
+    ] {
+        machine.expect(question);
+        machine.expect(": ");
+        machine.send(&format!("{answer}\r"));
+    }
+    machine.expect(PROMPT);
+}
+
+#[test]
+fn a_site_is_told_backed_up_and_brought_back_to_a_point_in_time_at_the_console() {
+    let Some(image) = image() else { return };
+    let Some(install) = install(15) else { return };
+    let server = Server::start(install, &Options::default());
+    server.sql("create table rows (id serial primary key, at timestamptz default now())");
+    let site = Site {
+        server,
+        place: Place::new(image, 4),
+    };
+    let mut machine = site.place.boot();
+    machine.expect("Press Enter");
+    let console = (machine.started.elapsed(), machine.cpu_seconds());
+    machine.send("\r");
+    introduce(&mut machine, &site.server);
+    site.wait_backups(1);
+    site.write();
+    site.wait_caught_up();
+    let protected = machine.started.elapsed();
+    let (rows, then) = (site.rows(), site.server.one("select now()"));
+    site.server.sql("delete from rows");
+    site.write();
+    site.wait_caught_up();
+
+    let listed = machine.command("list-basebackups");
+    assert!(listed.contains(&format!("{SITE}/basebackup")) || listed.contains("Basebackup"));
+    let url = format!("http://127.0.0.1:{}", site.place.api);
+    machine.send(&format!(
+        "restore --serve --url {url} --target-time '{then}'\r"
+    ));
+    let told = machine.expect("Waiting until it is fetched");
+    let fetch = told
+        .lines()
+        .map(str::trim)
+        .find(|line| line.contains("curl"))
+        .unwrap();
+    let mut restored = Server::empty(install);
+    fs::create_dir(&restored.data).unwrap();
+    hand_over(&restored.data);
+    let mut shell = command("sh", restored.home());
+    shell.args(["-c", fetch]).current_dir(&restored.data);
+    crate::support::process::run(shell).ok();
+    Command::new("chmod")
+        .arg("700")
+        .arg(&restored.data)
+        .status()
+        .unwrap();
+    machine.expect(PROMPT);
+    restored.move_in();
+    restored.up();
+    restored.wait_primary();
+    assert_eq!(restored.one("select count(*) from rows"), rows.to_string());
+
+    let events = machine.command("events -n 60");
+    assert!(events.contains("console ttyS0"), "{events}");
+    let verified = machine.command("events --verify");
+    assert!(!verified.contains("error"), "{verified}");
+    machine.send("poweroff\r");
+    machine.expect("?");
+    machine.send("yes\r");
+    machine.wait_off();
+    let image = compressed(image);
+    eprintln!(
+        "image {image} bytes compressed, console after {:?} ({:.1} s of the \
+         processor), first byte protected after {protected:?}",
+        console.0, console.1
+    );
+}
+
+/// In bytes, as one would send it.
+fn compressed(image: &Path) -> u64 {
+    let packed = Command::new("zstd")
+        .args(["-q", "-3", "-c"])
+        .arg(image)
+        .output();
+    packed.unwrap().stdout.len() as u64
+}
