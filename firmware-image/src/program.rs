@@ -48,9 +48,9 @@ impl Machine {
         }
     }
 
-    /// Screen, virtio and serial consoles; the last one is `/dev/console`. `gpt` has the kernel look
-    /// at the second partition table where the first is broken. A kernel that panics starts again,
-    /// and the boot loader counts its tries.
+    /// Screen, virtio and serial consoles; the last one is `/dev/console`. `gpt` has the kernel
+    /// look at the second partition table where the first is broken. A kernel that panics starts
+    /// again, and the boot loader counts its tries.
     pub fn command_line(self) -> &'static str {
         match self {
             Machine::X86_64 => "console=tty0 console=hvc0 console=ttyS0,115200 gpt panic=5 quiet\0",

@@ -172,6 +172,27 @@ fn the_disk_holds_what_the_firmware_looks_for_and_is_twice_the_same() {
         b"loader"
     );
     assert!(in_esp(&path, partitions[0], "EFI/Linux/pghoard-1.efi") == program);
+    // Firmware renames only what has a date.
+    let esp = esp(&path, partitions[0]);
+    let system = fatfs::FileSystem::new(std::io::Cursor::new(esp.clone()), fatfs::FsOptions::new());
+    let system = system.unwrap();
+    let programs = system.root_dir().open_dir("EFI/Linux").unwrap();
+    let names: Vec<(String, u16)> = programs
+        .iter()
+        .map(|entry| entry.unwrap())
+        .map(|entry| (entry.file_name(), entry.modified().date.day))
+        .collect();
+    let named = |name: &str| (name.to_owned(), 1);
+    assert_eq!(names, [".", "..", "pghoard-1.efi"].map(named));
+    let alone = folder.path().join("esp");
+    fs::write(&alone, esp).unwrap();
+    if let Ok(told) = std::process::Command::new("/sbin/fsck.fat")
+        .arg("-n")
+        .arg(&alone)
+        .output()
+    {
+        assert!(told.status.success(), "{told:?}");
+    }
 }
 
 /// What the guest sees, by the tables of the file.
@@ -432,10 +453,14 @@ fn a_virtual_machine_is_told_what_it_was_asked_for() {
     assert!(line.contains("property=secure,value=on"), "{line}");
 }
 
-fn in_esp(path: &Path, esp: &gpt::partition::Partition, name: &str) -> Vec<u8> {
+fn esp(path: &Path, esp: &gpt::partition::Partition) -> Vec<u8> {
     let bytes = fs::read(path).unwrap();
     let at = |lba: u64| usize::try_from(lba * 512).unwrap();
-    let esp = bytes[at(esp.first_lba)..at(esp.last_lba + 1)].to_vec();
+    bytes[at(esp.first_lba)..at(esp.last_lba + 1)].to_vec()
+}
+
+fn in_esp(path: &Path, partition: &gpt::partition::Partition, name: &str) -> Vec<u8> {
+    let esp = esp(path, partition);
     let system = fatfs::FileSystem::new(std::io::Cursor::new(esp), fatfs::FsOptions::new());
     let system = system.unwrap();
     let mut file = system.root_dir().open_file(name).unwrap();

@@ -15,13 +15,16 @@
 //! A kernel that panics is started anew and uses up its tries; a machine whose daemon does not come
 //! to work is given up by PID 1 ([`verdict`]). Either way the other version returns by itself.
 //!
+//! The running version is told by `/etc/os-release`, not by the variables that the loader sets: it
+//! is the same text as the one in the slot's file, and no two slots have the same version.
+//!
 //! Power may go at any moment. FAT has no journal, and a rename that is cut can leave a file under
 //! both names. So a new program is written under its own name from the start, all of it but its
 //! first sector ([`esp`]): what does not begin as an EFI program is passed over by the loader, and
 //! that sector, written last, is what makes it one. Nothing is renamed but to count tries, and no
 //! second name of a version that is kept is ever removed.
 //!
-//! - [`slots`]: names, counters, the loader's order. [`esp`]: changes of the partition, each synced.
+//! - [`slots`]: names, counters, the loader's order. [`esp`]: changes of the partition, synced.
 //! - [`change`]: install, confirm, give up, go back. [`verdict`]: when to do which.
 //!
 //! All of this works on a folder, where the partition is mounted, and starts no thread.

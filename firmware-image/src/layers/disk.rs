@@ -113,6 +113,9 @@ fn partition(name: &str, kind: Type, guid: &str, from: u64, length: u64) -> Outc
     })
 }
 
+/// The folders of the ESP, and in which cluster of an empty one each begins.
+const FOLDERS: [(&str, usize); 4] = [("EFI", 3), ("EFI/BOOT", 4), ("EFI/Linux", 5), ("loader", 6)];
+
 fn esp(contents: &Contents<'_>) -> Outcome<Vec<u8>> {
     let wrong = |error: std::io::Error| failure(format!("EFI system partition: {error}"));
     let size = usize::try_from(ESP_MIB * MIB).map_err(|error| failure(error.to_string()))?;
@@ -122,12 +125,16 @@ fn esp(contents: &Contents<'_>) -> Outcome<Vec<u8>> {
         .volume_id(VOLUME_ID)
         .volume_label(*b"PGHOARD_ESP");
     fatfs::format_volume(Cursor::new(&mut bytes), format).map_err(wrong)?;
-    {
-        let system = FileSystem::new(Cursor::new(&mut bytes), FsOptions::new()).map_err(wrong)?;
-        let root = system.root_dir();
-        for folder in ["EFI", "EFI/BOOT", "EFI/Linux", "loader"] {
+    fill(&mut bytes, |root| {
+        for (folder, _) in FOLDERS {
             root.create_dir(folder).map_err(wrong)?;
         }
+        Ok(())
+    })?;
+    for (folder, cluster) in FOLDERS {
+        mend(&mut bytes, cluster, !folder.contains('/'))?;
+    }
+    fill(&mut bytes, |root| {
         let put = |name: &str, content: &[u8]| -> Result<(), Failure> {
             let about = |error| failure(format!("EFI system partition: '{name}': {error}"));
             let mut file = root.create_file(name).map_err(about)?;
@@ -141,8 +148,92 @@ fn esp(contents: &Contents<'_>) -> Outcome<Vec<u8>> {
         for (name, program) in contents.programs {
             put(&format!("EFI/Linux/{name}"), program)?;
         }
-        drop(root);
-        system.unmount().map_err(wrong)?;
-    }
+        Ok(())
+    })?;
     Ok(bytes)
+}
+
+type Root<'a, 'b> = fatfs::Dir<'a, Cursor<&'b mut Vec<u8>>>;
+
+fn fill(bytes: &mut Vec<u8>, with: impl FnOnce(&Root<'_, '_>) -> Outcome<()>) -> Outcome<()> {
+    let wrong = |error: std::io::Error| failure(format!("EFI system partition: {error}"));
+    let options = FsOptions::new().time_provider(&TIME);
+    let system = FileSystem::new(Cursor::new(bytes), options).map_err(wrong)?;
+    let root = system.root_dir();
+    with(&root)?;
+    drop(root);
+    system.unmount().map_err(wrong)
+}
+
+/// A folder begins with the entries `.` and `..`. The crate gives them long names, too, which no
+/// other system does, and has `..` of the first level lead to the root's cluster instead of 0
+/// (Microsoft's FAT specification, section 6.5); `fsck.fat` would "repair" both.
+fn mend(bytes: &mut [u8], cluster: usize, first_level: bool) -> Outcome<()> {
+    const ENTRY: usize = 32;
+    let wrong = || failure("EFI system partition: a folder is not where it was expected");
+    let field = |at: usize, length: usize| {
+        let field = bytes.get(at..at + length)?;
+        Some(
+            field
+                .iter()
+                .rev()
+                .fold(0, |n, byte| n << 8 | usize::from(*byte)),
+        )
+    };
+    let start = || {
+        let (sector, tables) = (field(11, 2)?, field(16, 1)? * field(36, 4)?);
+        let ahead = field(14, 2)? + tables + (cluster - 2) * field(13, 1)?;
+        Some(ahead * sector)
+    };
+    let start = start().ok_or_else(wrong)?;
+    let entries = bytes.get_mut(start..start + 4 * ENTRY).ok_or_else(wrong)?;
+    let (_, rest) = entries.split_at_mut(ENTRY);
+    let (dot, rest) = rest.split_at_mut(ENTRY);
+    let (_, dots) = rest.split_at_mut(ENTRY);
+    if !dot.starts_with(b".  ") || !dots.starts_with(b".. ") {
+        return Err(wrong());
+    }
+    if first_level {
+        for (from, to) in [(20, 22), (26, 28)] {
+            dots.get_mut(from..to).ok_or_else(wrong)?.fill(0);
+        }
+    }
+    let kept = [&*dot, &*dots].concat();
+    entries.fill(0);
+    let place = entries.get_mut(..kept.len()).ok_or_else(wrong)?;
+    place.copy_from_slice(&kept);
+    // Free, with more behind it.
+    for free in [2 * ENTRY, 3 * ENTRY] {
+        *entries.get_mut(free).ok_or_else(wrong)? = 0xe5;
+    }
+    Ok(())
+}
+
+/// The first day that FAT knows: firmware refuses to rename a file without a date, and a boot
+/// loader that cannot rename counts no tries.
+#[derive(Debug)]
+struct Time;
+
+static TIME: Time = Time;
+
+impl fatfs::TimeProvider for Time {
+    fn get_current_date(&self) -> fatfs::Date {
+        fatfs::Date {
+            year: 1980,
+            month: 1,
+            day: 1,
+        }
+    }
+
+    fn get_current_date_time(&self) -> fatfs::DateTime {
+        fatfs::DateTime {
+            date: self.get_current_date(),
+            time: fatfs::Time {
+                hour: 0,
+                min: 0,
+                sec: 0,
+                millis: 0,
+            },
+        }
+    }
 }
