@@ -47,13 +47,16 @@ fn s60_a_held_backup_survives_retention_and_goes_when_released() {
             (names(&daemon) == [first.clone(), newest]).then_some(())
         });
     }
-    let plan = tool(&["retention", "--site", SITE, "--dry-run", "--json"]).ok();
-    let plan: Value = serde_json::from_str(&plan).unwrap();
+    // Its object is there a moment before the log says so.
+    let plan = wait_for("the log to know the newest", PATIENCE, || {
+        let plan = tool(&["retention", "--site", SITE, "--dry-run", "--json"]).ok();
+        let plan: Value = serde_json::from_str(&plan).unwrap();
+        (plan["backups"][1]["rules"] == json!(["newest", "count"])).then_some(plan)
+    });
     assert_eq!(plan["backups"][0]["name"], first, "{plan}");
     assert_eq!(plan["backups"][0]["goes"], false);
     let rule = plan["backups"][0]["rules"][0].as_str().unwrap();
     assert!(rule.starts_with("held by"), "{plan}");
-    assert_eq!(plan["backups"][1]["rules"], json!(["newest", "count"]));
     tool(&["release", "--site", SITE, "--backup", &first]).ok();
     wait_for("the released basebackup to go", PATIENCE, || {
         (!names(&daemon).contains(&first)).then_some(())
