@@ -26,7 +26,7 @@ use crate::lines::{self, Attended};
 use crate::power::{self, How};
 use crate::settings::store::{DAEMON, Store, give};
 use crate::supervise::Supervisor;
-use crate::trial::Trial;
+use crate::update::trial::Trial;
 use crate::watchdog::{FEED_EVERY, Watchdog};
 use crate::{children, control, disk, network, time};
 

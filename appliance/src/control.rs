@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use crate::host::Host;
 use crate::power::How;
 use crate::settings::Settings;
-use crate::settings::store::{DAEMON, give};
+use crate::settings::store::{DAEMON, Past, give};
 use crate::supervise::Order;
 
 pub const SOCKET: &str = "/run/control";
@@ -148,7 +148,7 @@ fn parse(line: &str, uid: u32) -> Outcome<Request> {
 }
 
 fn act(host: &Arc<Host>, request: Request) -> Outcome<Value> {
-    let applied = |(past, restart): (crate::settings::store::Past, bool)| json!({ "digest": past.digest, "name": past.name, "restart": restart });
+    let applied = |(past, restart): (Past, bool)| json!({ "digest": past.digest, "name": past.name, "restart": restart });
     match request {
         Request::Status => Ok(host.status()),
         Request::Apply { settings, who } => {

@@ -22,7 +22,7 @@ use crate::settings::store::{DAEMON, Past, Store, give};
 use crate::settings::{self, EFFECTIVE, Settings, source};
 use crate::supervise::{Order, Supervisor};
 use crate::time::Time;
-use crate::trial::Trial;
+use crate::update::trial::Trial;
 
 pub const DATA: &str = "/data";
 /// A clock that is right before the daemon looks at it is worth a short wait.
@@ -238,5 +238,21 @@ fn memory() -> Value {
         let number = line.trim_start_matches(':').trim().split(' ').next()?;
         number.parse::<u64>().ok().map(|kib| kib * 1_024)
     };
-    json!({ "total_bytes": bytes("MemTotal"), "available_bytes": bytes("MemAvailable") })
+    json!({
+        "total_bytes": bytes("MemTotal"),
+        "available_bytes": bytes("MemAvailable"),
+        "processes": processes(),
+    })
+}
+
+/// All but the kernel's own, which have no command line.
+fn processes() -> usize {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let is_one = |path: &Path| fs::read(path.join("cmdline")).is_ok_and(|line| !line.is_empty());
+    let numbered = |path: &Path| {
+        let name = path.file_name().and_then(|name| name.to_str());
+        name.is_some_and(|name| name.parse::<u32>().is_ok())
+    };
+    let paths = entries.map(|entry| entry.path());
+    paths.filter(|path| numbered(path) && is_one(path)).count()
 }

@@ -9,8 +9,8 @@
 //! - [`disk`], [`diary`]: the data partition and the log on it.
 //! - [`settings`]: what it is to do, and where that comes from.
 //! - [`network`]: links, addresses, routes, names. [`time`]: the clock, and whether it is right.
-//! - [`update`]: the two slots of the boot loader, and bundles that fill one. [`trial`]: keeping it.
-//! - [`lines`]: the status page on each console. [`console`]: what a person types, after login.
+//! - [`update`]: the two slots of the boot loader, bundles that fill one, and keeping it.
+//! - [`lines`]: the status page on each console. [`console`]: what a person types there.
 //! - [`sys`]: the only unsafe code.
 //!
 //! PID 1 knows no events and opens no log: it hears from the daemon by sd_notify(3), and looks at
@@ -32,7 +32,6 @@ mod sys;
 #[cfg(test)]
 mod testing;
 mod time;
-mod trial;
 mod update;
 mod watchdog;
 

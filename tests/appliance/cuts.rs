@@ -2,15 +2,15 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use crate::image::image;
+use crate::machine::PATIENCE;
 use crate::site::{SITE, Site};
 use crate::support::postgres::{Server, lsn};
-use crate::support::scale;
+use crate::support::{scale, wait_until};
 
 /// What PostgreSQL believes to be safe on the appliance.
 fn acknowledged(server: &Server) -> u64 {
@@ -20,10 +20,10 @@ fn acknowledged(server: &Server) -> u64 {
 
 /// While the machine lives or does not, rows come in. Until then.
 fn busy_until(site: &Site, moment: Instant) {
-    while Instant::now() < moment {
+    wait_until("the moment", PATIENCE, || {
         site.write();
-        thread::sleep(Duration::from_millis(50));
-    }
+        Instant::now() >= moment
+    });
 }
 
 #[test]

@@ -60,6 +60,7 @@ fn a_site_is_told_backed_up_and_brought_back_to_a_point_in_time_at_the_console()
     site.write();
     site.wait_caught_up();
     let protected = machine.started.elapsed();
+    let memory = idle(&mut machine);
     let (rows, then) = (site.rows(), site.server.one("select now()"));
     site.server.sql("delete from rows");
     site.write();
@@ -104,10 +105,21 @@ fn a_site_is_told_backed_up_and_brought_back_to_a_point_in_time_at_the_console()
     machine.wait_off();
     let image = compressed(image);
     eprintln!(
-        "image {image} bytes compressed, console after {:?} ({:.1} s of the \
+        "image {image} bytes compressed, {memory}, console after {:?} ({:.1} s of the \
          processor), first byte protected after {protected:?}",
         console.0, console.1
     );
+}
+
+/// The line of the status page about memory while nobody is logged in.
+fn idle(machine: &mut Machine) -> String {
+    machine.command("status");
+    machine.send("logout\r");
+    machine.expect("memory ");
+    let line = machine.expect("daemon ").trim().to_owned();
+    assert!(line.contains("by 2 processes"), "{line}");
+    machine.log_in(Some(PASSWORD));
+    line
 }
 
 /// In bytes, as one would send it.

@@ -20,7 +20,7 @@ use crate::support::process::Scratch;
 use crate::support::{wait_for, wait_until};
 
 /// An emulated machine beside other tests is slow.
-pub const PATIENCE: Duration = Duration::from_secs(300);
+pub const PATIENCE: Duration = Duration::from_secs(240);
 pub const PROMPT: &str = "pghoard> ";
 /// The host, as the guest's network sees it.
 pub const HOST: &str = "10.0.2.2";
@@ -159,31 +159,35 @@ impl Machine {
 
     /// As `expect`, of several: which one it was.
     pub fn expect_one(&mut self, texts: &[&str]) -> (usize, String) {
-        let began = Instant::now();
-        loop {
-            {
-                let heard = self.heard.lock().unwrap();
-                let rest = &heard[self.seen..];
-                let found = texts.iter().enumerate().filter_map(|(number, text)| {
-                    let at = rest
-                        .windows(text.len())
-                        .position(|window| window == text.as_bytes())?;
-                    Some((at, number, text.len()))
-                });
-                if let Some((at, number, length)) = found.min() {
-                    let before = String::from_utf8_lossy(&rest[..at]).into_owned();
-                    self.seen += at + length;
-                    return (number, before);
-                }
+        let found = wait_for(&format!("{texts:?} at the console"), PATIENCE, || {
+            if let Some(found) = self.find(texts) {
+                return Some(found);
             }
             let over = self.child.try_wait().unwrap();
             assert!(
-                began.elapsed() < PATIENCE && over.is_none(),
-                "waited for {texts:?}; QEMU {over:?}; the console said:\n{}",
+                over.is_none(),
+                "QEMU ended; the console said:\n{}",
                 self.heard()
             );
-            thread::sleep(Duration::from_millis(20));
-        }
+            None
+        });
+        let (number, before, end) = found;
+        self.seen = end;
+        (number, before)
+    }
+
+    /// Which of them comes first, what comes before it, and where it ends.
+    fn find(&self, texts: &[&str]) -> Option<(usize, String, usize)> {
+        let heard = self.heard.lock().unwrap();
+        let rest = &heard[self.seen..];
+        let all = texts.iter().enumerate().filter_map(|(number, text)| {
+            let mut windows = rest.windows(text.len());
+            let at = windows.position(|window| window == text.as_bytes())?;
+            Some((at, number, text.len()))
+        });
+        let (at, number, length) = all.min()?;
+        let before = String::from_utf8_lossy(&rest[..at]).into_owned();
+        Some((number, before, self.seen + at + length))
     }
 
     pub fn send(&mut self, text: &str) {
@@ -246,6 +250,9 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("the console said:\n{}", self.heard());
+        }
         let _gone = self.child.kill();
         let _reaped = self.child.wait();
     }

@@ -31,7 +31,7 @@ pub fn settings(server: &Server) -> Value {
         "backup_sites": { SITE: {
             "active_backup_mode": "walreceiver",
             "basebackup_count": 20,
-            "nodes": [{ "host": HOST, "port": server.port, "user": "postgres", "dbname": "postgres" }],
+            "nodes": [{ "host": HOST, "port": server.port, "user": "postgres" }],
             "object_storage": { "storage_type": "local", "directory": "/data/store" },
         } },
         "appliance": {

@@ -58,6 +58,7 @@ fn machine(out: &mut String, status: &View<'_>, now: Millis) {
     row(out, "time", &time(&status.inner("time"), now));
     row(out, "slot", &slot(status));
     row(out, "disk", &disk(&status.inner("disk")));
+    memory(out, &status.inner("memory"));
     row(out, "daemon", &daemon(&status.inner("daemon")));
     let settings = status.inner("settings");
     let problem = settings.text("problem");
@@ -147,6 +148,21 @@ fn disk(disk: &View<'_>) -> String {
         (false, true) => format!("PROBLEM: {problem}"),
         (false, false) => format!("PROBLEM: {problem}; {room}"),
     }
+}
+
+fn memory(out: &mut String, memory: &View<'_>) {
+    let total = memory.number("total_bytes");
+    if total == 0 {
+        return;
+    }
+    let used = total.saturating_sub(memory.number("available_bytes"));
+    let processes = memory.number("processes");
+    let line = format!(
+        "{} of {} in use by {processes} processes and the kernel",
+        size(used),
+        size(total)
+    );
+    row(out, "memory", &line);
 }
 
 fn daemon(daemon: &View<'_>) -> String {
@@ -352,8 +368,12 @@ mod tests {
                 "spool": { "bytes": 0 },
             } },
         } });
+        let mut status = status();
+        status["memory"] = json!({
+            "total_bytes": 512_u64 << 20, "available_bytes": 420_u64 << 20, "processes": 2,
+        });
         check(
-            &status(),
+            &status,
             Some(&state),
             "\
 PGHoard appliance: backup1                                         version 0.1.0
@@ -363,6 +383,7 @@ eth1         NO CABLE
 time         2026-11-22 09:33:20 UTC, synchronised with 10.0.2.2
 slot         0.1.0
 disk         3.0 GiB free of 8.0 GiB
+memory       92.0 MiB of 512.0 MiB in use by 2 processes and the kernel
 daemon       runs for 2 h 10 min
 settings     from the data partition
 

@@ -27,11 +27,14 @@
 //! - [`slots`]: names, counters, the loader's order. [`esp`]: changes of the partition, synced.
 //! - [`change`]: install, confirm, give up, go back. [`verdict`]: when to do which.
 //!
-//! All of this works on a folder, where the partition is mounted, and starts no thread.
+//! - [`trial`]: all of it on the machine that runs.
+//!
+//! All but the last works on a folder, where the partition is mounted, and nothing starts a thread.
 
 pub mod change;
 pub mod esp;
 pub mod slots;
+pub mod trial;
 pub mod verdict;
 
 #[cfg(test)]

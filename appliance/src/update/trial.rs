@@ -13,16 +13,16 @@ use nix::mount::{MsFlags, mount, umount};
 use pghoard::{Failure, Outcome, durable};
 use serde_json::{Value, json};
 
+use super::esp::Esp;
+use super::slots::{self, Tries};
+use super::verdict::{self, Back, Limits, Seen, Verdict, Work};
+use super::{change, keys};
 use crate::disk;
 use crate::host::Host;
 use crate::lines;
 use crate::power::How;
 use crate::settings::source;
 use crate::supervise::State;
-use crate::update::change;
-use crate::update::esp::Esp;
-use crate::update::slots::{self, Tries};
-use crate::update::verdict::{self, Back, Limits, Seen, Verdict, Work};
 
 const RELEASE: &str = "/etc/os-release";
 const KEY: &str = "/etc/update.pub";
@@ -149,7 +149,7 @@ impl Trial {
             let settings = inforce.settings.as_ref();
             settings.and_then(|settings| settings.appliance.update.key.clone())
         };
-        let keys = crate::update::keys(Path::new(KEY), set.as_deref())?;
+        let keys = keys(Path::new(KEY), set.as_deref())?;
         let _alone = self.known();
         let version = self.with_esp(|esp, running| change::install(esp, path, &keys, running))?;
         log::info!("{who} installed version {version}; the next start tries it");
