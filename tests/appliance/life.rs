@@ -35,7 +35,7 @@ fn introduce(machine: &mut Machine, server: &Server) {
         ("Put these settings in force?", "yes"),
     ] {
         machine.expect(question);
-        machine.expect(": ");
+        machine.expect_one(&[": ", "[yes/no] "]);
         machine.send(&format!("{answer}\r"));
     }
     machine.expect(PROMPT);

@@ -20,7 +20,7 @@ use crate::support::process::Scratch;
 use crate::support::{wait_for, wait_until};
 
 /// An emulated machine beside other tests is slow.
-pub const PATIENCE: Duration = Duration::from_secs(240);
+pub const PATIENCE: Duration = Duration::from_secs(150);
 pub const PROMPT: &str = "pghoard> ";
 /// The host, as the guest's network sees it.
 pub const HOST: &str = "10.0.2.2";
