@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use bundle::reader::Bundle;
 use bundle::release::Release;
@@ -16,6 +17,9 @@ use crate::layers::uki::{self, Section};
 use crate::program::Machine;
 use crate::run::{self, Virtual, beside};
 use crate::sign::{self, SecureBoot};
+
+#[path = "../../tests/support/skip.rs"]
+mod skip;
 
 fn module(name: &str) -> Module {
     Module {
@@ -186,7 +190,7 @@ fn the_disk_holds_what_the_firmware_looks_for_and_is_twice_the_same() {
     assert_eq!(names, [".", "..", "pghoard-1.efi"].map(named));
     let alone = folder.path().join("esp");
     fs::write(&alone, esp).unwrap();
-    if let Ok(told) = std::process::Command::new("/sbin/fsck.fat")
+    if let Ok(told) = Command::new("/sbin/fsck.fat")
         .arg("-n")
         .arg(&alone)
         .output()
@@ -249,7 +253,7 @@ fn a_qcow2_file_holds_what_is_not_empty_and_is_the_disk() {
         let file = fs::read(&out).unwrap();
         assert_eq!(file.len(), clusters * cluster, "{name}");
         assert!(through_qcow2(&file) == disk, "{name}");
-        let mut check = std::process::Command::new("qemu-img");
+        let mut check = Command::new("qemu-img");
         if let Ok(told) = check.arg("check").arg(&out).output() {
             assert!(told.status.success(), "{name}: {told:?}");
         }
@@ -417,6 +421,56 @@ fn a_signed_bundle_holds_the_program_that_the_image_would() {
     assert!(program == built.unified);
     let release = Release::of(&mut std::io::Cursor::new(&program)).unwrap();
     assert_eq!((release.version, release.log), (order.image_version, 49));
+}
+
+/// By the tool that a firmware's maker would ask.
+#[test]
+fn programs_are_signed_for_secure_boot() {
+    let run = |program: &str, arguments: &[&str]| {
+        let told = Command::new(program).args(arguments).output();
+        told.is_ok_and(|told| told.status.success())
+    };
+    if !run("sbsign", &["--help"]) || !run("openssl", &["version"]) {
+        skip::skip(
+            "secure-boot",
+            "no sbsign or no openssl: run tests/support/install",
+        );
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    inputs(folder.path());
+    fs::write(folder.path().join("systemd-bootx64.efi"), stub()).unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    for who in ["ours", "other"] {
+        let (key, cert) = (at(&format!("{who}.key")), at(&format!("{who}.pem")));
+        let new = [
+            "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=x",
+        ];
+        assert!(run(
+            "openssl",
+            &[&new[..], &["-keyout", &key, "-out", &cert]].concat()
+        ));
+    }
+    let mut order = order(folder.path());
+    order.secure_boot = SecureBoot {
+        secure_boot_key: Some(at("ours.key").into()),
+        secure_boot_cert: Some(at("ours.pem").into()),
+    };
+    let built = Built::of(&order).unwrap();
+    for (name, program) in [("unified", &built.unified), ("loader", &built.loader)] {
+        fs::write(at(name), program).unwrap();
+        assert!(
+            run("sbverify", &["--cert", &at("ours.pem"), &at(name)]),
+            "{name}"
+        );
+        assert!(
+            !run("sbverify", &["--cert", &at("other.pem"), &at(name)]),
+            "{name}"
+        );
+    }
+    order.secure_boot.secure_boot_key = Some(at("other.pem").into());
+    let refused = Built::of(&order).map(drop).unwrap_err().to_string();
+    assert!(refused.contains("sbsign: "), "{refused}");
 }
 
 #[test]
