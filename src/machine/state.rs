@@ -69,11 +69,18 @@ pub struct SiteState {
 
 impl State {
     /// Whether something was stored, or a store listed, since this start of the daemon: a proof
-    /// that it can do its work.
+    /// that it can do its work. At rest the marks are listed every five minutes.
     pub fn proved(&self) -> bool {
         let since = |at: Option<Millis>| at.is_some_and(|at| at > self.started_at);
-        let mut ledgers = self.sites.values().map(|site| &site.ledger);
-        ledgers.any(|ledger| since(ledger.last_stored_at) || since(ledger.reconciled_at))
+        self.sites.values().any(|site| {
+            let ledger = &site.ledger;
+            let all = [
+                ledger.last_stored_at,
+                ledger.reconciled_at,
+                site.marks.read_at,
+            ];
+            all.into_iter().any(since)
+        })
     }
 
     pub fn apply(&mut self, envelope: &Envelope) {

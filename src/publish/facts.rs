@@ -478,6 +478,9 @@ mod tests {
         let mut begun = state("main");
         begun.started_at = NOW;
         assert!(!begun.proved());
+        let known = begun.sites.values_mut().next().unwrap();
+        known.marks.read_at = Some(NOW.plus(1));
+        assert!(begun.proved());
     }
 
     #[test]
