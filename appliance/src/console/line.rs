@@ -15,7 +15,8 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::termios::{
-    FlushArg, LocalFlags, SetArg, SpecialCharacterIndices, Termios, tcflush, tcgetattr, tcsetattr,
+    FlushArg, InputFlags, LocalFlags, OutputFlags, SetArg, SpecialCharacterIndices, Termios,
+    tcflush, tcgetattr, tcsetattr,
 };
 use pghoard::{Failure, Outcome};
 use rustyline::config::{BellStyle, ColorMode, CompletionType, Config};
@@ -291,10 +292,14 @@ fn set(termios: &Termios) -> Outcome<()> {
         .map_err(|e| Failure::io(&e.into(), "setting up the terminal"))
 }
 
-/// Lines, echo, Ctrl-C; but no key that kills or stops the session.
+/// Lines, echo, Ctrl-C, however the line was left; but no key that kills or stops the session.
 fn calm(found: &Termios) -> Termios {
     const DISABLED: u8 = 0;
     let mut calm = found.clone();
+    calm.input_flags |= InputFlags::ICRNL;
+    calm.input_flags
+        .remove(InputFlags::INLCR | InputFlags::IGNCR);
+    calm.output_flags |= OutputFlags::OPOST | OutputFlags::ONLCR;
     calm.local_flags |=
         LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ECHOE | LocalFlags::ISIG;
     for key in [

@@ -13,6 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::pty::openpty;
+use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 use pghoard::clock;
 use pghoard::journal::log::Log;
 use serde_json::{Value, json};
@@ -190,6 +191,10 @@ impl Bench {
             symlink(env!("CARGO_BIN_EXE_pghoard-appliance"), &link).unwrap();
         }
         let pty = openpty(None, None).unwrap();
+        // As whoever used the line before may have left it.
+        let mut raw = tcgetattr(&pty.slave).unwrap();
+        cfmakeraw(&mut raw);
+        tcsetattr(&pty.slave, SetArg::TCSANOW, &raw).unwrap();
         let tty = || Stdio::from(pty.slave.try_clone().unwrap());
         let child = Command::new("setsid")
             .args(["--ctty", "--wait"])

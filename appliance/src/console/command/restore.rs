@@ -94,21 +94,8 @@ fn ask(session: &mut Session, site: &str, windows: &Windows, wish: &mut Restore)
         )?;
         wish.backup = Some(name);
     }
-    let targeted = [
-        &wish.target_time,
-        &wish.target_lsn,
-        &wish.target_name,
-        &wish.target_xid,
-    ];
-    if targeted.iter().all(|target| target.is_none()) && !wish.immediate {
-        let question = "Target time in UTC, or empty for all there is: ";
-        wish.target_time = answer(session, question, |text| match text {
-            "" => Ok(None),
-            text => match windows.judge(text)? {
-                None => Ok(Some(text.to_owned())),
-                Some(doubt) => Err(doubt),
-            },
-        })?;
+    if !targeted(wish) {
+        wish.target_time = ask_time(session, windows)?;
     }
     let question = "Name of a new directory on the data partition, or 'serve' to hand it out: ";
     let places = session.places.clone();
@@ -126,6 +113,26 @@ fn ask(session: &mut Session, site: &str, windows: &Windows, wish: &mut Restore)
     Ok(session
         .terminal
         .yes(&format!("Restore site '{site}' up to {upto}, {whereto}?")))
+}
+
+/// What the daemon does not know of yet may be in the store all the same.
+fn ask_time(session: &mut Session, windows: &Windows) -> Outcome<Option<String>> {
+    loop {
+        let question = "Target time in UTC, or empty for all there is: ";
+        let (text, doubt) = answer(session, question, |text| match text {
+            "" => Ok((None, None)),
+            text => Ok((Some(text.to_owned()), windows.judge(text)?)),
+        })?;
+        let Some(doubt) = doubt else {
+            return Ok(text);
+        };
+        if session
+            .terminal
+            .yes(&format!("{doubt}. Try it all the same?"))
+        {
+            return Ok(text);
+        }
+    }
 }
 
 const SERVE: &str = "serve";

@@ -31,7 +31,7 @@ pub fn run(session: &mut Session, site: &str, wish: &Restore) -> Outcome<()> {
         bytes => format!(", about {}", size(bytes)),
     };
     say(&format!(
-        "Basebackup {}{bytes}. In an empty directory, as the user PostgreSQL runs as:\n\n{}\n\n\
+        "Basebackup {}{bytes}.\nIn an empty directory, as the user PostgreSQL runs as:\n\n{}\n\n\
          The token in it holds once, and for the WAL until {}.\n",
         made.text("backup"),
         made.text("command"),
