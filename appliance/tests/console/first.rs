@@ -4,14 +4,21 @@ use serde_json::json;
 
 use crate::bench::Bench;
 
-/// Each question as it is asked, and the answer.
+/// Each question as it is asked, after what was said before it, and the answer: what is typed
+/// before a question may be seen.
 const ANSWERS: &[(&str, &str)] = &[
     ("Hostname [pghoard]: ", "not a name"),
-    ("expected letters, digits, hyphens and dots", ""),
+    (
+        "expected letters, digits, hyphens and dots ... Hostname",
+        "",
+    ),
     ("Network, dhcp or static [dhcp]: ", "static"),
     ("Interface (eth0) [eth0]: ", ""),
     ("Address with its prefix, as 10.0.0.5/24: ", "10.0.0.5"),
-    ("expected an address and a prefix", "10.0.0.5/24"),
+    (
+        "expected an address and a prefix ... Address",
+        "10.0.0.5/24",
+    ),
     ("Gateway, or empty for none: ", "10.0.0.1"),
     (
         "Name servers, with commas between them, or empty: ",
@@ -23,7 +30,7 @@ const ANSWERS: &[(&str, &str)] = &[
     ),
     ("Name of the site, one a database cluster [main]: ", ""),
     ("Host of the PostgreSQL server: ", ""),
-    ("expected one word", "db.example"),
+    ("expected one word ... Host of", "db.example"),
     ("Its port [5432]: ", "5433"),
     ("User with the right to replicate [pghoard]: ", ""),
     ("Password of that user, or empty for none: ", "sentinel-pg"),
@@ -45,9 +52,15 @@ const ANSWERS: &[(&str, &str)] = &[
     ("or none [create]: ", "none"),
     ("empty for no other host: ", "sentinel-http"),
     ("Password of this console, or empty for none: ", "short"),
-    ("at least 8 characters", "sentinel-console"),
+    (
+        "at least 8 characters ... Password of this console, or empty for none: ",
+        "sentinel-console",
+    ),
     ("Once more: ", "sentinel-consolf"),
-    ("the two differ", "sentinel-console"),
+    (
+        "the two differ ... Password of this console, or empty for none: ",
+        "sentinel-console",
+    ),
     ("Once more: ", "sentinel-console"),
 ];
 
@@ -57,7 +70,9 @@ fn a_machine_without_settings_asks_for_them() {
     let mut session = bench.session("dumb");
     session.expect("this console has no password");
     for (question, answer) in ANSWERS {
-        session.expect(question);
+        question
+            .split(" ... ")
+            .for_each(|part| session.expect(part));
         session.send(answer);
     }
     session.expect("\"password\": \"***\"");
