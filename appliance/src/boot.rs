@@ -6,10 +6,10 @@
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::path::Path;
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::kmod::{ModuleInitFlags, finit_module};
 use nix::mount::{MsFlags, mount};
@@ -21,27 +21,30 @@ use pghoard::report::{self, Form};
 use pghoard::{Failure, Outcome, durable};
 
 use crate::diary::Diary;
-use crate::host::{DATA, HOSTNAME, Host, InForce};
+use crate::host::{CLOCK, DATA, HOSTNAME, Host, InForce};
 use crate::lines::{self, Attended};
 use crate::power::{self, How};
 use crate::settings::store::{DAEMON, Store, give};
 use crate::supervise::Supervisor;
 use crate::update::trial::Trial;
 use crate::watchdog::{FEED_EVERY, Watchdog};
-use crate::{children, control, disk, network, time};
+use crate::{children, console, control, disk, network, time};
 
 const MODULES: &str = "/lib/modules";
 const SEED: &str = "/data/settings/seed";
 const SEED_BYTES: usize = 512;
+/// The daemon stores what it holds meanwhile, for as long as its settings let it.
+const END_WITHIN: Duration = Duration::from_secs(1_200);
+const ASKED_TWICE: Duration = Duration::from_secs(10);
+const END_TURN: Duration = Duration::from_secs(1);
 /// Sockets, spool files and uploads of many sites.
 const FILES_MAX: u64 = 65_536;
-/// Whether the clock is synchronised, for the daemon.
-const CLOCK: &str = "/run/pghoard/clock.json";
 
 /// PID 1. It never returns: where it would, the kernel panics and starts the machine anew.
 pub fn run() -> Outcome<()> {
     let started = Instant::now();
     mount_kernel()?;
+    panic_aloud();
     let diary = Diary::start()?;
     report::start(Form::Full, LogLevel::Info);
     said(sethostname(HOSTNAME).map_err(|e| Failure::io(&e.into(), "hostname")));
@@ -80,6 +83,7 @@ pub fn run() -> Outcome<()> {
         started,
         data,
         store,
+        change: Mutex::new(()),
         inforce: Mutex::new(InForce::default()),
     });
     said(control::serve(&host));
@@ -88,8 +92,70 @@ pub fn run() -> Outcome<()> {
     let attended = Attended::default();
     lines::start(&host, &attended);
     log::info!("ready after {:?}", started.elapsed());
-    let (how, who) = live(&host, &attended, &orders);
-    end(&host, how, &who)
+    let (watchdog, how, who) = live(&host, &attended, &orders);
+    let (down, hears) = channel();
+    let spawned = thread::Builder::new()
+        .name("last-resort".into())
+        .spawn(move || last_resort(watchdog, how, &orders, &hears));
+    said(
+        spawned
+            .map(drop)
+            .map_err(|e| Failure::io(&e, "last resort")),
+    );
+    end(&host, how, &who, &down)
+}
+
+/// What people did while the daemon did not answer is told to it now.
+fn deliver_unsaid() {
+    let deliver = || match console::deliver_unsaid() {
+        Ok(0) => {}
+        Ok(told) => log::info!("told the daemon of {told} changes made meanwhile"),
+        Err(failure) => log::warn!("{failure}"),
+    };
+    let spawned = thread::Builder::new().name("unsaid".into()).spawn(deliver);
+    said(spawned.map(drop).map_err(|e| Failure::io(&e, "unsaid")));
+}
+
+/// An end that hangs is cut off after a while, or when a second one asks for it; what was
+/// acknowledged is stored, and file system and log are made for it.
+fn last_resort(
+    mut watchdog: Watchdog,
+    how: How,
+    orders: &Receiver<(How, String)>,
+    down: &Receiver<()>,
+) {
+    let began = Instant::now();
+    while began.elapsed() < END_WITHIN {
+        watchdog.feed();
+        if down.try_recv().is_ok() {
+            return watchdog.disarm();
+        }
+        // The button that asked for it may say so twice.
+        match orders.recv_timeout(END_TURN) {
+            Ok(_) if began.elapsed() > ASKED_TWICE => break,
+            Ok(_) | Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => thread::sleep(END_TURN),
+        }
+    }
+    log::error!("the end hangs: it is cut off");
+    nix::unistd::sync();
+    said(power::turn(how));
+}
+
+/// A thread that panics takes the machine with it, which starts anew: half a PID 1 is worse. Standard
+/// error is the log by then, so the console hears why.
+fn panic_aloud() {
+    std::panic::set_hook(Box::new(|panic| {
+        last_words(&panic.to_string());
+        std::process::abort();
+    }));
+}
+
+/// To the kernel's console, as nobody may come to write the log.
+pub fn last_words(message: &str) {
+    if let Ok(mut console) = File::options().write(true).open("/dev/console") {
+        let _unseen = write!(console, "\r\nPID 1: {message}\r\n");
+    }
 }
 
 fn said(outcome: Outcome<()>) {
@@ -163,7 +229,9 @@ type Data = (Result<disk::Device, String>, Option<Store>);
 
 fn open_data(children: &children::Children, diary: &Diary) -> Data {
     let place = Path::new(DATA);
-    let opened = disk::open(place, children).and_then(|device| {
+    let opened = disk::open(place, children);
+    let mounted = opened.is_ok();
+    let opened = opened.and_then(|device| {
         let store = Store::open(&place.join("settings"))?;
         for folder in ["pghoard", "store", "log", "updates", "restore", "support"] {
             let folder = place.join(folder);
@@ -178,6 +246,9 @@ fn open_data(children: &children::Children, diary: &Diary) -> Data {
         Ok((device, store)) => (Ok(device), Some(store)),
         Err(failure) => {
             log::error!("{failure}");
+            if mounted {
+                power::unmount(place);
+            }
             (Err(failure.to_string()), None)
         }
     }
@@ -221,30 +292,31 @@ fn copy(diary: &Diary) -> Outcome<std::os::fd::OwnedFd> {
 fn live(
     host: &Arc<Host>,
     attended: &Attended,
-    orders: &std::sync::mpsc::Receiver<(How, String)>,
-) -> (How, String) {
+    orders: &Receiver<(How, String)>,
+) -> (Watchdog, How, String) {
     let mut watchdog = Watchdog::open();
+    let mut ready = None;
     loop {
         let told = host.supervisor.told();
+        if told.healthy_since != ready {
+            ready = told.healthy_since;
+            deliver_unsaid();
+        }
         if let Some(left) = watchdog.look(&told, attended.now()) {
             log::warn!("the daemon is not well; the machine starts anew in {left:?}");
         }
-        if let Some(how) = host.trial.look(host) {
-            watchdog.disarm();
-            return how;
+        if let Some((how, who)) = host.trial.look(host) {
+            return (watchdog, how, who);
         }
         match orders.recv_timeout(FEED_EVERY) {
-            Ok(order) => {
-                watchdog.disarm();
-                return order;
-            }
+            Ok((how, who)) => return (watchdog, how, who),
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
         }
     }
 }
 
 /// The daemon first, in its own order: it stores what it holds while WAL still comes in.
-fn end(host: &Arc<Host>, how: How, who: &str) -> Outcome<()> {
+fn end(host: &Arc<Host>, how: How, who: &str, down: &Sender<()>) -> Outcome<()> {
     log::info!("{how:?}, by {who}");
     lines::announce(&format!(
         "{how:?}, by {who}: the daemon stores what it holds"
@@ -256,6 +328,7 @@ fn end(host: &Arc<Host>, how: How, who: &str) -> Outcome<()> {
     if host.data.is_ok() {
         power::unmount(Path::new(DATA));
     }
+    let _nobody_waits = down.send(());
     power::turn(how)
 }
 

@@ -24,6 +24,9 @@ pub struct Ended {
     pub text: String,
 }
 
+/// Of what a short command says, so much is kept.
+const SAID_MAX: u64 = 64 << 10;
+
 type Tell = Box<dyn FnOnce(Ended) + Send>;
 
 #[derive(Default)]
@@ -39,10 +42,10 @@ impl Children {
         command: &mut Command,
         tell: impl FnOnce(Ended) + Send + 'static,
     ) -> Outcome<Pid> {
-        self.spawn(command, Box::new(tell)).map(|(pid, _)| pid)
+        self.spawn(command, Box::new(tell))
     }
 
-    fn spawn(&self, command: &mut Command, tell: Tell) -> Outcome<(Pid, std::process::Child)> {
+    fn spawn(&self, command: &mut Command, tell: Tell) -> Outcome<Pid> {
         let name = command_name(command);
         let about = |e: &io::Error| Failure::io(e, &name);
         let mut waiting = self.lock();
@@ -50,29 +53,33 @@ impl Children {
         let pid = i32::try_from(child.id()).map_err(|e| about(&io::Error::other(e)))?;
         waiting.insert(Pid::from_raw(pid), tell);
         self.started.notify_all();
-        Ok((Pid::from_raw(pid), child))
+        Ok(Pid::from_raw(pid))
     }
 
     /// Runs a short command to its end: its exit code, and all it said.
     pub fn output(&self, command: &mut Command) -> Outcome<(Option<i32>, String)> {
+        let about = |e: io::Error| Failure::io(&e, "a pipe");
+        let (mut pipe, end) = io::pipe().map_err(about)?;
         command
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+            .stdout(end.try_clone().map_err(about)?)
+            .stderr(end);
         let (tell, told) = sync_channel(1);
         let tell = Box::new(move |ended| {
             let _nobody_waits = tell.send(ended);
         });
-        let (_, child) = self.spawn(command, tell)?;
-        let mut said = String::new();
-        for stream in [
-            child.stdout.map(std::os::fd::OwnedFd::from),
-            child.stderr.map(std::os::fd::OwnedFd::from),
-        ] {
-            let Some(stream) = stream else { continue };
-            let limited = std::fs::File::from(stream).take(64 << 10);
-            let _as_far_as_it_goes = { limited }.read_to_string(&mut said);
+        self.spawn(command, tell)?;
+        // Our copies of its ends, or we would wait for ourselves.
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        // To the end: a pipe that nobody reads would end a repair in its middle.
+        let mut said = Vec::new();
+        let mut head = (&mut pipe).take(SAID_MAX);
+        let read = head.read_to_end(&mut said);
+        let drained = read.and_then(|_| io::copy(&mut pipe, &mut io::sink()));
+        if let Err(error) = drained {
+            log::warn!("{}: {error}", command_name(command));
         }
+        let said = String::from_utf8_lossy(&said);
         let ended: Result<Ended, _> = told.recv();
         Ok((
             ended.ok().and_then(|ended| ended.code),

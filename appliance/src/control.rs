@@ -52,12 +52,9 @@ enum Request {
         how: How,
         who: String,
     },
+    /// `drive` is the bundle on the configuration drive.
     Update {
         path: PathBuf,
-        who: String,
-    },
-    /// A bundle on the configuration drive.
-    UpdateFromDrive {
         who: String,
     },
     Slots,
@@ -100,18 +97,18 @@ pub fn serve(host: &Arc<Host>) -> Outcome<()> {
     let accept = move || {
         let open = Arc::new(AtomicUsize::new(0));
         for stream in listener.incoming().flatten() {
-            if open.fetch_add(1, Ordering::SeqCst) >= AT_ONCE_MAX {
-                open.fetch_sub(1, Ordering::SeqCst);
+            let place = Place::take(&open);
+            if open.load(Ordering::SeqCst) > AT_ONCE_MAX {
                 continue;
             }
-            let (host, open) = (Arc::clone(&host), Arc::clone(&open));
+            let host = Arc::clone(&host);
             let spawned = thread::Builder::new()
                 .name("control".into())
                 .spawn(move || {
+                    let _place = place;
                     if let Err(error) = answer(&host, stream) {
                         log::debug!("{SOCKET}: {error}");
                     }
-                    open.fetch_sub(1, Ordering::SeqCst);
                 });
             if let Err(error) = spawned {
                 log::warn!("{SOCKET}: {error}");
@@ -122,8 +119,25 @@ pub fn serve(host: &Arc<Host>) -> Outcome<()> {
     spawned.map(drop).map_err(about)
 }
 
+/// One of those who ask at once.
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn take(all: &Arc<AtomicUsize>) -> Place {
+        all.fetch_add(1, Ordering::SeqCst);
+        Place(Arc::clone(all))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 fn answer(host: &Arc<Host>, mut stream: UnixStream) -> io::Result<()> {
     stream.set_read_timeout(Some(ASKS_WITHIN))?;
+    stream.set_write_timeout(Some(ASKS_WITHIN))?;
     let uid = getsockopt(&stream, PeerCredentials)?.uid();
     let mut line = String::new();
     BufReader::new((&stream).take(LINE_MAX)).read_line(&mut line)?;
@@ -171,8 +185,10 @@ fn act(host: &Arc<Host>, request: Request) -> Outcome<Value> {
             let _it_listens = host.power.send((how, who));
             Ok(json!({}))
         }
+        Request::Update { path, who } if path == Path::new("drive") => {
+            host.trial.install_from_drive(host, &who)
+        }
         Request::Update { path, who } => host.trial.install(host, &path, &who),
-        Request::UpdateFromDrive { who } => host.trial.install_from_drive(host, &who),
         Request::Slots => host.trial.slots(),
         Request::SlotBack { who } => host.trial.back(&who),
         Request::TimeSync => {

@@ -8,7 +8,9 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::thread;
 use std::time::Duration;
 
@@ -21,6 +23,8 @@ const OLD_FILES: u32 = 7;
 const NAME: &str = "pghoard.log";
 /// Before the data partition is mounted.
 const EARLY_LINES_MAX: usize = 2_000;
+/// Waiting for a disk that is slow; what comes beyond it is lost.
+const WAITING_MAX: usize = 4_096;
 /// A longer one is cut: a program that never ends its line must not fill the memory.
 const LINE_MAX: u64 = 8_192;
 const CLOSE_WITHIN: Duration = Duration::from_secs(2);
@@ -33,7 +37,7 @@ enum Job {
 }
 
 pub struct Diary {
-    jobs: Sender<Job>,
+    jobs: SyncSender<Job>,
     /// What children are given as their standard error.
     pub pipe: OwnedFd,
 }
@@ -44,17 +48,19 @@ impl Diary {
         let about = |e: io::Error| Failure::io(&e, "log");
         let (read, write) = pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|e| about(e.into()))?;
         dup2_stderr(write.as_fd()).map_err(|e| about(e.into()))?;
-        let (jobs, waiting) = channel();
-        let lines = jobs.clone();
+        let (jobs, waiting) = sync_channel(WAITING_MAX);
+        let lost = Arc::new(AtomicU64::new(0));
+        let (lines, unheard) = (jobs.clone(), Arc::clone(&lost));
         let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
             let thread = thread::Builder::new().name(name.into()).spawn(run);
             thread.map(drop).map_err(about)
         };
-        spawn("log-read", Box::new(move || listen(read, &lines)))?;
-        spawn(
-            "log-write",
-            Box::new(move || Writer::default().run(&waiting)),
-        )?;
+        spawn("log-read", Box::new(move || listen(read, &lines, &unheard)))?;
+        let writer = Writer {
+            unheard: lost,
+            ..Writer::default()
+        };
+        spawn("log-write", Box::new(move || writer.run(&waiting)))?;
         Ok(Diary { jobs, pipe: write })
     }
 
@@ -71,7 +77,7 @@ impl Diary {
     }
 }
 
-fn listen(pipe: OwnedFd, jobs: &Sender<Job>) {
+fn listen(pipe: OwnedFd, jobs: &SyncSender<Job>, lost: &AtomicU64) {
     let mut reader = BufReader::new(File::from(pipe));
     loop {
         let mut line = Vec::new();
@@ -81,8 +87,8 @@ fn listen(pipe: OwnedFd, jobs: &Sender<Job>) {
             Ok(_) if line.ends_with(b"\n") => {}
             Ok(_) => line.push(b'\n'),
         }
-        if jobs.send(Job::Line(line)).is_err() {
-            return;
+        if jobs.try_send(Job::Line(line)).is_err() {
+            lost.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
@@ -93,6 +99,8 @@ struct Writer {
     file: Option<File>,
     written: u64,
     early: VecDeque<Vec<u8>>,
+    /// That found no room before they came here.
+    unheard: Arc<AtomicU64>,
     lost: u64,
 }
 
@@ -125,6 +133,7 @@ impl Writer {
             }
             return self.early.push_back(line);
         };
+        self.lost += self.unheard.swap(0, Ordering::Relaxed);
         if self.lost > 0 {
             let told = format!("{} lines were lost here: there was no room\n", self.lost);
             if self.write(&folder, told.as_bytes()).is_ok() {

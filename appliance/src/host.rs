@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use machine::Class;
-use nix::sys::statvfs::statvfs;
+use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::sethostname;
 use pghoard::config::{self, reload};
 use pghoard::{Failure, Outcome, durable, report};
@@ -25,6 +25,8 @@ use crate::time::Time;
 use crate::update::trial::Trial;
 
 pub const DATA: &str = "/data";
+/// Whether the clock is synchronised, for the daemon.
+pub const CLOCK: &str = "/run/pghoard/clock.json";
 /// A clock that is right before the daemon looks at it is worth a short wait.
 const TIME_WITHIN: Duration = Duration::from_secs(5);
 pub const HOSTNAME: &str = "pghoard";
@@ -41,7 +43,8 @@ pub struct Host {
     /// The data partition, or why there is none.
     pub data: Result<Device, String>,
     pub store: Option<Store>,
-    /// One change at a time.
+    /// Held by who changes the settings.
+    pub change: Mutex<()>,
     pub inforce: Mutex<InForce>,
 }
 
@@ -77,11 +80,12 @@ impl Host {
             && let Some(read) = source::news(found, store)
         {
             let taken = read.and_then(|settings| {
-                source::take(found, store)?;
-                self.apply(settings, found.source)
+                source::put_files(found, store)?;
+                self.apply(settings, found.source)?;
+                source::note_taken(found, store)
             });
             match taken {
-                Ok(_) => return,
+                Ok(()) => return,
                 Err(failure) => {
                     log::error!("settings of the {}: {failure}", found.source);
                     self.inforce().problem = Some(format!("{}: {failure}", found.source));
@@ -90,7 +94,11 @@ impl Host {
         }
         // Without a data partition the drive's own settings still bring up network and console.
         let last = match (&self.store, found) {
-            (Some(store), _) => store.current(),
+            (Some(store), _) => store.current().or_else(|failure| {
+                log::error!("the settings that are kept: {failure}");
+                self.inforce().problem.get_or_insert(failure.to_string());
+                Ok(store.last_good())
+            }),
             (None, Some(found)) => Settings::read(&found.bytes, Path::new(found.source)).map(Some),
             (None, None) => Ok(None),
         };
@@ -111,6 +119,7 @@ impl Host {
 
     /// Keeps them and goes by them. `who` is a person, or the source.
     pub fn apply(&self, settings: Settings, who: &str) -> Outcome<(Past, bool)> {
+        let _alone = self.change.lock();
         let past = self.store()?.adopt(&settings, who)?;
         let restart = self.put_in_force(settings, who)?;
         self.inforce().problem = None;
@@ -119,14 +128,12 @@ impl Host {
 
     /// Whether the daemon has to start anew for it.
     fn put_in_force(&self, settings: Settings, source: &str) -> Outcome<bool> {
-        let mut inforce = self.inforce();
         let effective = Path::new(EFFECTIVE);
         durable::write_own(effective, &settings::pretty(&settings.effective))?;
         give(effective, Some(DAEMON))?;
-        let first = inforce.settings.is_none();
-        let restart = match &inforce.settings {
-            Some(old) => needs_restart(&old.config, &settings)?,
-            None => true,
+        let (first, restart) = match &self.inforce().settings {
+            Some(old) => (false, needs_restart(&old.config, &settings)?),
+            None => (true, true),
         };
         let hostname = settings.appliance.hostname.as_deref().unwrap_or(HOSTNAME);
         sethostname(hostname).map_err(|e| Failure::io(&e.into(), "hostname"))?;
@@ -138,6 +145,7 @@ impl Host {
             log::warn!("settings: {warning}");
         }
         let asked = !appliance.time.servers.is_empty();
+        let mut inforce = self.inforce();
         inforce.settings = Some(settings);
         source.clone_into(&mut inforce.source);
         drop(inforce);
@@ -170,7 +178,8 @@ impl Host {
             return Err(Failure::new(Class::NotFound, message));
         };
         let settings = Settings::read(&found.bytes, Path::new(found.source))?;
-        source::take(&found, self.store()?)?;
+        source::put_files(&found, self.store()?)?;
+        source::note_taken(&found, self.store()?)?;
         Ok(settings.document)
     }
 
@@ -216,10 +225,12 @@ impl Host {
 
     fn disk(&self) -> Value {
         let room = statvfs(DATA).ok().filter(|_| self.data.is_ok());
+        let broken = room.is_some_and(|room| room.flags().contains(FsFlags::ST_RDONLY));
+        let broken = broken.then_some("it had an error and takes no writes; a restart checks it");
         let bytes = |blocks: u64| room.map(|room| blocks.saturating_mul(room.fragment_size()));
         json!({
             "device": self.data.as_ref().ok().map(|device| device.node()),
-            "problem": self.data.as_ref().err(),
+            "problem": self.data.as_ref().err().map(String::as_str).or(broken),
             "total_bytes": room.and_then(|room| bytes(room.blocks())),
             "free_bytes": room.and_then(|room| bytes(room.blocks_available())),
         })

@@ -17,19 +17,21 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::termios::{FlushArg, SetArg, tcflush, tcgetattr, tcsetattr};
+use nix::sys::termios::{
+    ControlFlags, FlushArg, InputFlags, SetArg, tcflush, tcgetattr, tcsetattr,
+};
 use pghoard::{Failure, Outcome};
 use serde_json::Value;
 
 use crate::children;
 use crate::console::page;
-use crate::host::Host;
-use crate::settings::EFFECTIVE;
+use crate::host::{CLOCK, Host};
+use crate::settings::{EFFECTIVE, STATE};
 
 /// Serial, virtio, and the screen.
 const LINES: [&str; 4] = ["ttyS0", "ttyAMA0", "hvc0", "tty1"];
 const PROGRAM: &str = "/bin/pghoard";
-const LOOK_EVERY: u16 = 1_000;
+const LOOK_EVERY: u16 = 2_000;
 const PRINT_AT_LEAST: Duration = Duration::from_secs(300);
 /// What flaps must not fill the line.
 const PRINT_AT_MOST: Duration = Duration::from_secs(3);
@@ -49,9 +51,15 @@ pub fn start(host: &Arc<Host>, attended: &Attended) {
         let path = Path::new("/dev").join(name);
         let Ok(device) = open(&path) else { continue };
         // A serial port that is not there opens, and has no settings.
-        let Ok(fresh) = tcgetattr(&device) else {
+        let Ok(mut fresh) = tcgetattr(&device) else {
             continue;
         };
+        // Noise on the line, or a Ctrl-S, must not hold up who writes to it.
+        fresh
+            .input_flags
+            .remove(InputFlags::IXON | InputFlags::IXOFF);
+        fresh.control_flags.insert(ControlFlags::CLOCAL);
+        fresh.control_flags.remove(ControlFlags::CRTSCTS);
         let (host, attended) = (Arc::clone(host), attended.clone());
         let run = move || {
             let mut line = Line {
@@ -90,9 +98,14 @@ fn open(path: &Path) -> std::io::Result<File> {
 /// One line to everybody who looks.
 pub fn announce(message: &str) {
     for name in LINES {
-        if let Ok(mut line) = open(&Path::new("/dev").join(name)) {
-            let _unseen = write!(line, "\r\n{message}\r\n");
-        }
+        let told = format!("\r\n{message}\r\n");
+        let tell = move || {
+            if let Ok(mut line) = open(&Path::new("/dev").join(name)) {
+                let _unseen = line.write_all(told.as_bytes());
+            }
+        };
+        // A line that takes nothing holds up nobody else.
+        let _unsaid = thread::Builder::new().name(name.into()).spawn(tell);
     }
 }
 
@@ -164,6 +177,7 @@ impl Line {
             .env("PATH", "/bin")
             .env("HOME", "/root")
             .env("PGHOARD_CONFIG", EFFECTIVE)
+            .env("PGHOARD_CLOCK_FILE", CLOCK)
             .env("PGHOARD_CONSOLE_TTY", self.name)
             .current_dir("/")
             .stdin(end()?)
@@ -182,7 +196,7 @@ impl Line {
 
 /// The daemon's own word on its state.
 pub fn state() -> Option<Value> {
-    let inside = fs::read("/run/pghoard/state.json").ok()?;
+    let inside = fs::read(STATE).ok()?;
     serde_json::from_slice(&inside).ok()
 }
 

@@ -40,9 +40,10 @@ use std::path::Path;
 fn main() {
     let args: Vec<_> = std::env::args_os().collect();
     if std::process::id() == 1 {
-        let failure = boot::run().err();
         // The kernel panics now, and starts the machine anew.
-        eprintln!("PID 1 ends: {failure:?}");
+        if let Err(failure) = boot::run() {
+            boot::last_words(&failure.to_string());
+        }
         return;
     }
     let called = args.first().map(Path::new).and_then(Path::file_name);

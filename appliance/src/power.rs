@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use machine::Class;
+use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::signal::{Signal, kill};
@@ -73,14 +74,23 @@ pub fn end_everybody(children: &Children) {
         thread::sleep(LOOK_EVERY);
     }
     let _nobody_there = kill(all, Signal::SIGKILL);
+    let began = Instant::now();
+    while children.running() > 0 && began.elapsed() < GOODBYE {
+        thread::sleep(LOOK_EVERY);
+    }
 }
 
 /// Whatever happens, the file system is whole afterwards: at worst its journal is replayed.
 pub fn unmount(place: &Path) {
     sync();
-    if let Err(error) = umount2(place, MntFlags::empty()) {
-        log::warn!("umount {}: {error}", place.display());
-        let _best_effort = umount2(place, MntFlags::MNT_DETACH);
+    let began = Instant::now();
+    while umount2(place, MntFlags::empty()) == Err(Errno::EBUSY) {
+        // A thread of ours may be at work there.
+        if began.elapsed() > GOODBYE {
+            let _best_effort = umount2(place, MntFlags::MNT_DETACH);
+            break;
+        }
+        thread::sleep(LOOK_EVERY);
     }
     sync();
 }

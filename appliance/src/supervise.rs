@@ -24,7 +24,7 @@ use crate::settings::store::{DAEMON, give};
 const NOTIFY: &str = "/run/pghoard/notify";
 const PROGRAM: &str = "/bin/pghoard";
 /// Without a sign of life for so long the daemon hangs.
-const SILENT_MAX: Duration = Duration::from_secs(60);
+pub const SILENT_MAX: Duration = Duration::from_secs(60);
 /// Opening a log of years is work that says nothing meanwhile.
 const START_MAX: Duration = Duration::from_secs(600);
 const BACKOFF_FIRST: Duration = Duration::from_secs(1);
@@ -121,6 +121,7 @@ impl Supervisor {
             told: Arc::clone(&told),
             wanted: false,
             finished: None,
+            over: false,
             child: None,
             started: now,
             deadline: None,
@@ -158,7 +159,11 @@ fn lock(told: &Mutex<Told>) -> std::sync::MutexGuard<'_, Told> {
 
 fn listen(socket: &UnixDatagram, heard: &Sender<Heard>) {
     let mut buffer = [0; 4_096];
-    while let Ok(length) = socket.recv(&mut buffer) {
+    loop {
+        let Ok(length) = socket.recv(&mut buffer) else {
+            thread::sleep(TURN);
+            continue;
+        };
         let text = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default());
         for line in text.lines() {
             if heard.send(Heard::Said(line.to_owned())).is_err() {
@@ -176,6 +181,7 @@ struct Keeper {
     told: Arc<Mutex<Told>>,
     wanted: bool,
     finished: Option<Sender<()>>,
+    over: bool,
     child: Option<Pid>,
     started: Instant,
     /// When what is going on has taken too long: a start, a stop, a pause.
@@ -199,10 +205,15 @@ impl Keeper {
     }
 
     fn obey(&mut self, order: Order) {
+        // The end has begun: nothing starts any more.
+        if self.over && !matches!(order, Order::Finish(_)) {
+            return;
+        }
         match order {
             Order::Run => self.wanted = true,
             Order::Reload => match self.child {
                 Some(child) => self.children.signal(child, Signal::SIGHUP),
+                None if self.state() == State::Stopped => {}
                 None => self.wanted = true,
             },
             Order::Restart => {
@@ -222,6 +233,7 @@ impl Keeper {
             }
             Order::Finish(done) => {
                 self.wanted = false;
+                self.over = true;
                 match self.child {
                     Some(_) => {
                         self.finished = Some(done);
@@ -235,8 +247,9 @@ impl Keeper {
         }
     }
 
+    /// Once: a second signal would have the daemon end in haste.
     fn stop(&mut self) {
-        if let Some(child) = self.child {
+        if let Some(child) = self.child.filter(|_| self.state() != State::Stopping) {
             self.children.signal(child, Signal::SIGTERM);
             self.deadline = Some(Instant::now() + STOP_WITHIN);
             self.say(State::Stopping, "storing what it holds");
@@ -303,7 +316,8 @@ impl Keeper {
             }
             (Some(child), State::Running) => {
                 let alive = lock(&self.told).alive;
-                if alive.is_none_or(|at| at.elapsed() > SILENT_MAX) {
+                let silent = alive.is_none_or(|at| at.elapsed() > SILENT_MAX);
+                if silent && (self.deadline.is_none() || late) {
                     log::error!("the daemon gave no sign of life for {SILENT_MAX:?}");
                     self.end(child);
                 }
@@ -317,7 +331,6 @@ impl Keeper {
     fn end(&mut self, child: Pid) {
         self.children.signal(child, Signal::SIGKILL);
         self.deadline = Some(Instant::now() + KILL_WITHIN);
-        lock(&self.told).alive = Some(Instant::now());
     }
 
     fn begin(&mut self) {

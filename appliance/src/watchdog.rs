@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use crate::supervise::{State, Told};
+use crate::supervise::{SILENT_MAX, State, Told};
 use crate::sys;
 
 const DEVICE: &str = "/dev/watchdog";
@@ -42,6 +42,14 @@ impl Watchdog {
         }
     }
 
+    pub fn feed(&mut self) {
+        if let Some(device) = &mut self.device
+            && let Err(error) = device.write_all(b"1")
+        {
+            log::warn!("{DEVICE}: {error}");
+        }
+    }
+
     /// Every [`FEED_EVERY`]. Gives how long is left where the machine will start anew.
     pub fn look(&mut self, told: &Told, attended: bool) -> Option<Duration> {
         let now = Instant::now();
@@ -49,13 +57,11 @@ impl Watchdog {
             self.last_well = now;
         }
         let starved = now.duration_since(self.last_well);
-        if starved < PATIENCE
-            && let Some(device) = &mut self.device
-            && let Err(error) = device.write_all(b"1")
-        {
-            log::warn!("{DEVICE}: {error}");
+        if starved < PATIENCE {
+            self.feed();
         }
-        let well = starved < FEED_EVERY;
+        // Soon enough for a person to come.
+        let well = starved < PATIENCE / 2;
         (!well && self.device.is_some()).then(|| PATIENCE.saturating_sub(starved))
     }
 
@@ -69,8 +75,10 @@ impl Watchdog {
 
 fn well(told: &Told, now: Instant) -> bool {
     let turns = now.saturating_duration_since(told.turned) < HANGS_AFTER;
+    let alive = |at: Instant| now.saturating_duration_since(at) < SILENT_MAX * 2;
     let daemon = match told.state {
-        State::Running | State::NotConfigured | State::Stopped | State::Stopping => true,
+        State::Running => told.alive.is_some_and(alive),
+        State::NotConfigured | State::Stopped | State::Stopping => true,
         State::Starting | State::Failed => false,
     };
     turns && daemon
@@ -82,23 +90,26 @@ mod tests {
 
     #[test]
     fn it_is_fed_while_the_daemon_is_well_or_not_wanted() {
-        let now = Instant::now() + Duration::from_secs(100);
-        for (state, turned_ago, expect) in [
-            (State::Running, 1, true),
-            (State::Running, 30, false),
-            (State::NotConfigured, 1, true),
-            (State::Stopped, 1, true),
-            (State::Stopping, 1, true),
-            (State::Starting, 1, false),
-            (State::Failed, 1, false),
+        let now = Instant::now() + Duration::from_secs(200);
+        let ago = |seconds| now.checked_sub(Duration::from_secs(seconds)).unwrap();
+        for (state, turned_ago, alive_ago, expect) in [
+            (State::Running, 1, Some(50), true),
+            (State::Running, 30, Some(1), false),
+            (State::Running, 1, Some(150), false),
+            (State::Running, 1, None, false),
+            (State::NotConfigured, 1, None, true),
+            (State::Stopped, 1, None, true),
+            (State::Stopping, 1, None, true),
+            (State::Starting, 1, None, false),
+            (State::Failed, 1, None, false),
         ] {
             let told = Told {
                 state,
                 since: now,
                 restarts: 0,
                 status: String::new(),
-                alive: None,
-                turned: now.checked_sub(Duration::from_secs(turned_ago)).unwrap(),
+                alive: alive_ago.map(ago),
+                turned: ago(turned_ago),
                 healthy_since: None,
             };
             assert_eq!(well(&told, now), expect, "{state:?} {turned_ago}");

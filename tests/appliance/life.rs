@@ -1,14 +1,13 @@
 //! The whole life of a site, as a person at the serial console leads it.
 
-use std::fs;
 use std::path::Path;
 use std::process::Command;
 
 use crate::image::image;
 use crate::machine::{HOST, Machine, PROMPT, Place};
+use crate::restored::fetch;
 use crate::site::{LOGIN, PASSWORD, SITE, Site};
 use crate::support::postgres::{Options, Server, install};
-use crate::support::process::{command, hand_over};
 
 /// The first questions, in their order; an empty answer takes what is in brackets.
 fn introduce(machine: &mut Machine, server: &Server) {
@@ -73,24 +72,14 @@ fn a_site_is_told_backed_up_and_brought_back_to_a_point_in_time_at_the_console()
         "restore --serve --url {url} --target-time '{then}'\r"
     ));
     let told = machine.expect("Waiting until it is fetched");
-    let fetch = told
+    let fetch_line = told
         .lines()
         .map(str::trim)
         .find(|line| line.contains("curl"))
         .unwrap();
     let mut restored = Server::empty(install);
-    fs::create_dir(&restored.data).unwrap();
-    hand_over(&restored.data);
-    let mut shell = command("sh", restored.home());
-    shell.args(["-c", fetch]).current_dir(&restored.data);
-    crate::support::process::run(shell).ok();
-    Command::new("chmod")
-        .arg("700")
-        .arg(&restored.data)
-        .status()
-        .unwrap();
+    fetch(&mut restored, fetch_line);
     machine.expect(PROMPT);
-    restored.move_in();
     restored.up();
     restored.wait_primary();
     assert_eq!(restored.one("select count(*) from rows"), rows.to_string());

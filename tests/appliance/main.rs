@@ -14,6 +14,8 @@ mod drive;
 mod image;
 mod life;
 mod machine;
+mod rebirth;
+mod restored;
 mod site;
 mod start;
 mod update;

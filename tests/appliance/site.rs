@@ -31,7 +31,9 @@ pub fn settings(server: &Server) -> Value {
         "backup_sites": { SITE: {
             "active_backup_mode": "walreceiver",
             "basebackup_count": 20,
-            "nodes": [{ "host": HOST, "port": server.port, "user": "postgres" }],
+            "nodes": [{
+                "host": HOST, "port": server.port, "user": "postgres", "slot": "pghoard",
+            }],
             "object_storage": { "storage_type": "local", "directory": "/data/store" },
         } },
         "appliance": {
@@ -70,9 +72,18 @@ impl Site {
     }
 
     pub fn ask(&self, method: &str, path: &str) -> Option<String> {
+        self.curl(&["-X", method], path)
+    }
+
+    pub fn put(&self, path: &str, body: &Value) -> Option<String> {
+        self.curl(&["-X", "PUT", "-d", &body.to_string()], path)
+    }
+
+    fn curl(&self, words: &[&str], path: &str) -> Option<String> {
         let url = format!("http://127.0.0.1:{}{path}", self.place.api);
         let asked = Command::new("curl")
-            .args(["-sS", "-f", "-m", "20", "-u", LOGIN, "-X", method, &url])
+            .args(["-sS", "-f", "-m", "20", "-u", LOGIN, &url])
+            .args(words)
             .output()
             .unwrap();
         let text = String::from_utf8(asked.stdout).ok()?;

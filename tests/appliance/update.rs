@@ -4,6 +4,8 @@ use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use crate::drive;
 use crate::image::{Bench, VERSION, bench, replace};
 use crate::machine::{Machine, PATIENCE};
@@ -36,21 +38,8 @@ fn upload(site: &Site, bundle: &[u8]) -> (u16, String) {
 }
 
 fn reboot(site: &Site, machine: Machine) -> Machine {
-    let url = format!("http://127.0.0.1:{}/appliance/power", site.place.api);
-    let asked = Command::new("curl")
-        .args([
-            "-sS",
-            "-f",
-            "-u",
-            LOGIN,
-            "-X",
-            "PUT",
-            "-d",
-            r#"{"how":"reboot"}"#,
-            &url,
-        ])
-        .status();
-    assert!(asked.unwrap().success());
+    let told = site.put("/appliance/power", &json!({ "how": "reboot" }));
+    assert!(told.is_some());
     machine.wait_off();
     site.place.boot()
 }
@@ -104,6 +93,8 @@ fn an_update_is_tried_and_kept_and_bad_ones_change_nothing() {
         "{told}"
     );
     machine.log_in(Some(PASSWORD));
+    // Something to store: a version that does nothing is not kept.
+    site.write();
     confirmed(&mut machine, "2.0.0");
     let mut machine = reboot(&site, machine);
     let told = version(&mut machine);

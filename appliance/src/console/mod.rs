@@ -81,7 +81,6 @@ pub fn run() -> i32 {
 
 /// Tells the daemon what people did while it did not answer: PID 1 calls it, in a thread that may
 /// wait, when the daemon is ready. Gives how much that was.
-#[allow(dead_code, reason = "called by PID 1")]
 pub fn deliver_unsaid() -> Outcome<usize> {
     record::deliver(&Places::from_env())
 }

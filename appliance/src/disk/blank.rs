@@ -67,7 +67,11 @@ fn fill(device: &File, bytes: u64, mut image: impl Read) -> Outcome<()> {
     }
     device.sync_all().map_err(about)?;
     let first = first.ok_or_else(|| trouble("the image's empty file system has no beginning"))?;
-    device.write_all_at(&first, 0).map_err(about)?;
+    // The first sector, which a disk writes whole or not at all, goes last: it says so until then.
+    let (sector, rest) = first.split_at(512);
+    device.write_all_at(rest, 512).map_err(about)?;
+    device.sync_all().map_err(about)?;
+    device.write_all_at(sector, 0).map_err(about)?;
     device.sync_all().map_err(about)
 }
 

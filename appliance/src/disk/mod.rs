@@ -150,8 +150,8 @@ pub fn check(node: &Path, how: &str, children: &Children) -> Outcome<()> {
     let (code, said) = children.output(&mut command)?;
     match code {
         Some(0) => Ok(()),
-        // e2fsck(8): 1 and 2 are errors that were corrected.
-        Some(1 | 2) => {
+        // e2fsck(8): a sum, of which 1 and 2 are errors that were corrected.
+        Some(1..=3) => {
             log::warn!("{}: errors were corrected: {said}", node.display());
             Ok(())
         }

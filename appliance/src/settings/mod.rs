@@ -15,7 +15,7 @@ use machine::Class;
 use pghoard::config::{self, Config};
 use pghoard::{Failure, Outcome};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::{network, time};
@@ -24,12 +24,15 @@ use crate::{network, time};
 pub const EFFECTIVE: &str = "/run/pghoard/pghoard.json";
 
 /// Where things are on this machine, where the settings do not say otherwise.
-const PLACES: [(&str, &str); 4] = [
+const PLACES: [(&str, &str); 3] = [
     ("backup_location", "/data/pghoard"),
-    ("json_state_file_path", "/run/pghoard/state.json"),
     ("alert_file_dir", "/run/pghoard/alerts"),
     ("maintenance_mode_file", "/run/pghoard/maintenance"),
 ];
+/// PID 1 looks at it, wherever the settings of another machine had it.
+pub const STATE: &str = "/run/pghoard/state.json";
+/// All else is memory.
+const KEPT: &str = "/data";
 
 #[derive(Debug)]
 pub struct Settings {
@@ -49,6 +52,15 @@ pub struct Appliance {
     pub network: network::Settings,
     pub time: time::Settings,
     pub update: Update,
+    /// Of the daemon's API, by the daemon's own keys.
+    tls: Vec<(&'static str, String)>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Tls {
+    certificate: String,
+    key: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -80,6 +92,7 @@ struct Raw {
     console_password: Option<String>,
     network: Option<Value>,
     time: Option<Value>,
+    tls: Option<Tls>,
     update: Update,
 }
 
@@ -94,6 +107,11 @@ impl Settings {
             effective.entry(key).or_insert_with(|| json!(place));
         }
         effective.entry("backup_sites").or_insert_with(|| json!({}));
+        effective.insert("json_state_file_path".into(), json!(STATE));
+        for (key, value) in &appliance.tls {
+            effective.insert((*key).to_owned(), json!(value));
+        }
+        check_places(&effective)?;
         let effective = Value::Object(effective);
         let (config, warnings) = config::parse(&effective)?;
         config.apart()?;
@@ -146,13 +164,44 @@ impl Appliance {
         }
         let network = raw.network.as_ref().map(network::Settings::parse);
         let time = raw.time.as_ref().map(time::Settings::parse);
+        let tls = raw.tls.map(|tls| {
+            let pair = [
+                ("http_tls_certificate", tls.certificate),
+                ("http_tls_key", tls.key),
+            ];
+            pair.into()
+        });
         Ok(Appliance {
             hostname: raw.hostname,
+            tls: tls.unwrap_or_default(),
             network: network.transpose()?.unwrap_or_default(),
             time: time.transpose()?.unwrap_or_default(),
             update: raw.update,
         })
     }
+}
+
+/// What has to be there after a restart lies on the data partition.
+fn check_places(effective: &Map<String, Value>) -> Outcome<()> {
+    let kept = |what: &str, value: Option<&Value>| match value.and_then(Value::as_str) {
+        Some(path) if !Path::new(path).starts_with(KEPT) => {
+            let why =
+                format!("'{path}' is in memory and gone after a restart: name one below {KEPT}");
+            Err(wrong(what, &why))
+        }
+        Some(_) | None => Ok(()),
+    };
+    kept("backup_location", effective.get("backup_location"))?;
+    let sites = effective.get("backup_sites").and_then(Value::as_object);
+    for (name, site) in sites.into_iter().flatten() {
+        let local = site.pointer("/object_storage/storage_type") == Some(&json!("local"));
+        let what = format!("backup_sites.{name}.object_storage.directory");
+        kept(
+            &what,
+            site.pointer("/object_storage/directory").filter(|_| local),
+        )?;
+    }
+    Ok(())
 }
 
 /// RFC 1123, section 2.1; Linux takes 64 characters.
@@ -181,12 +230,18 @@ mod tests {
     #[test]
     fn the_daemon_gets_the_places_of_this_machine() {
         let settings = Settings::parse(json!({
-            "appliance": { "hostname": "backup-1.example" },
+            "appliance": {
+                "hostname": "backup-1.example",
+                "tls": { "certificate": "/data/settings/files/c.pem", "key": "/data/k.pem" },
+            },
             "alert_file_dir": "/data/alerts",
+            "json_state_file_path": "/var/lib/pghoard/state.json",
         }))
         .unwrap();
         assert_eq!(settings.effective["backup_location"], "/data/pghoard");
         assert_eq!(settings.effective["alert_file_dir"], "/data/alerts");
+        assert_eq!(settings.effective["json_state_file_path"], STATE);
+        assert_eq!(settings.effective["http_tls_key"], "/data/k.pem");
         assert_eq!(
             settings.appliance.hostname.as_deref(),
             Some("backup-1.example")
@@ -213,6 +268,19 @@ mod tests {
                 "appliance",
             ),
             (json!({ "http_port": "many" }), "http_port"),
+            (
+                json!({ "backup_location": "/var/lib/pghoard" }),
+                "in memory",
+            ),
+            (
+                json!({ "backup_sites": { "a": { "object_storage":
+                    { "storage_type": "local", "directory": "/srv" } } } }),
+                "in memory",
+            ),
+            (
+                json!({ "appliance": { "tls": { "certificate": "x" } } }),
+                "key",
+            ),
             (json!({ "backup_sites": [] }), "backup_sites"),
         ] {
             let failure = Settings::parse(document).unwrap_err().to_string();

@@ -61,7 +61,7 @@ pub fn find() -> Outcome<Option<Found>> {
     Ok(smbios(&table)?.map(|bytes| plain("smbios", bytes)))
 }
 
-/// What the source says, if it is new; it is noted as taken only by [`take`].
+/// What the source says, if it is new; it is noted as taken only by [`note_taken`].
 pub fn news(found: &Found, store: &Store) -> Option<Outcome<Settings>> {
     let known = store.taken(found.source);
     if known.as_deref() == Some(&whole_digest(found)) {
@@ -70,11 +70,16 @@ pub fn news(found: &Found, store: &Store) -> Option<Outcome<Settings>> {
     Some(Settings::read(&found.bytes, Path::new(found.source)))
 }
 
-/// Puts the files beside it in place and remembers that it was taken.
-pub fn take(found: &Found, store: &Store) -> Outcome<()> {
+/// Puts the files beside it in place, where its settings name them.
+pub fn put_files(found: &Found, store: &Store) -> Outcome<()> {
     for (name, bytes) in &found.files {
         store.write(&store.files().join(name), bytes)?;
     }
+    Ok(())
+}
+
+/// It was taken: what it says is no news from now on.
+pub fn note_taken(found: &Found, store: &Store) -> Outcome<()> {
     store.note_taken(found.source, &whole_digest(found))
 }
 
@@ -89,7 +94,7 @@ fn whole_digest(found: &Found) -> String {
 
 /// The drive's document and files, if there is a drive.
 pub fn drive() -> Outcome<Option<Found>> {
-    with_drive(read_folder)
+    Ok(with_drive(read_folder)?.flatten())
 }
 
 /// Runs something with the drive mounted, read-only.
@@ -144,8 +149,12 @@ fn kind(device: &File) -> Option<&'static str> {
     (says(32_769, "CD001") && ours(32_808)).then_some("iso9660")
 }
 
-fn read_folder(place: &Path) -> Outcome<Found> {
+/// Nothing where there is no document: it may be a drive with an update.
+fn read_folder(place: &Path) -> Outcome<Option<Found>> {
     let document = place.join(DOCUMENT);
+    if !document.exists() {
+        return Ok(None);
+    }
     let bytes = read_small(&document)?;
     let mut files = Vec::new();
     let about = |e: io::Error| Failure::io(&e, place.display());
@@ -165,11 +174,11 @@ fn read_folder(place: &Path) -> Outcome<Found> {
         files.push((name, bytes));
     }
     files.sort();
-    Ok(Found {
+    Ok(Some(Found {
         source: "drive",
         bytes,
         files,
-    })
+    }))
 }
 
 fn read_small(path: &Path) -> Outcome<Vec<u8>> {
@@ -270,19 +279,21 @@ mod tests {
     fn what_lies_beside_the_document_comes_along() {
         let folder = tempfile::tempdir().unwrap();
         let put = |name: &str, bytes: &[u8]| fs::write(folder.path().join(name), bytes).unwrap();
-        assert!(read_folder(folder.path()).is_err());
+        assert!(read_folder(folder.path()).unwrap().is_none());
         put(DOCUMENT, b"{}");
         put("ca.pem", b"pem");
         put(".hidden", b"");
         fs::create_dir(folder.path().join("folder")).unwrap();
-        let found = read_folder(folder.path()).unwrap();
+        let found = read_folder(folder.path()).unwrap().unwrap();
         assert_eq!(found.bytes, b"{}");
         assert_eq!(found.files, [("ca.pem".to_owned(), b"pem".to_vec())]);
 
         let kept = tempfile::tempdir().unwrap();
         let store = Store::open(kept.path()).unwrap();
         assert!(news(&found, &store).unwrap().is_ok());
-        take(&found, &store).unwrap();
+        put_files(&found, &store).unwrap();
+        assert!(news(&found, &store).is_some());
+        note_taken(&found, &store).unwrap();
         assert!(news(&found, &store).is_none());
         assert_eq!(fs::read(store.files().join("ca.pem")).unwrap(), b"pem");
     }

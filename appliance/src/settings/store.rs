@@ -69,6 +69,12 @@ impl Store {
         }
     }
 
+    /// The newest of the past that this program can read.
+    pub fn last_good(&self) -> Option<Settings> {
+        let history = self.history();
+        history.iter().find_map(|past| self.past(&past.name).ok())
+    }
+
     /// From now on these. The history comes first: what is in force is always in it.
     pub fn adopt(&self, settings: &Settings, who: &str) -> Outcome<Past> {
         let text = settings.text();
@@ -188,6 +194,10 @@ mod tests {
         assert_eq!(back.appliance.hostname.as_deref(), Some("one"));
         let unknown = store.past("../pghoard").unwrap_err().to_string();
         assert!(unknown.contains("not known"), "{unknown}");
+        fs::write(store.current_path(), b"{ half").unwrap();
+        assert!(store.current().is_err());
+        let last = store.last_good().unwrap();
+        assert_eq!(last.appliance.hostname.as_deref(), Some("two"));
         let mode = fs::metadata(store.current_path())
             .unwrap()
             .permissions()

@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use bundle::release::Release;
@@ -194,8 +194,12 @@ impl Trial {
 
     /// What the trial waits for, for the status.
     pub fn told(&self, host: &Host) -> Value {
-        if self.known().trial.is_none() {
-            return Value::Null;
+        match self.known.try_lock() {
+            Ok(known) if known.trial.is_none() => return Value::Null,
+            Ok(_) | Err(TryLockError::Poisoned(_)) => {}
+            Err(TryLockError::WouldBlock) => {
+                return json!({ "waits_for": "a change of the slots" });
+            }
         }
         let (limits, seen) = self.seen(host, Back::Open);
         let well = match seen.work {
@@ -219,7 +223,11 @@ impl Trial {
         let update = settings
             .map(|s| s.appliance.update.clone())
             .unwrap_or_default();
-        let sites = settings.is_some_and(|settings| !settings.config.sites.is_empty());
+        // Settings that could not be read or kept are no proof of having nothing to do.
+        let idle = match settings {
+            Some(settings) => settings.config.sites.is_empty(),
+            None => inforce.problem.is_none(),
+        };
         drop(inforce);
         let proved = lines::state()
             .and_then(|state| state.pointer("/daemon/proved_since_start")?.as_bool())
@@ -231,10 +239,10 @@ impl Trial {
                 .healthy_since
                 .filter(|_| running)
                 .map(|at| at.elapsed()),
-            work: match (sites, proved && running) {
-                (false, _) => Work::Unconfigured,
-                (true, false) => Work::Unproved,
-                (true, true) => Work::Proved,
+            work: match (idle && host.data.is_ok(), proved && running) {
+                (true, _) => Work::Unconfigured,
+                (false, false) => Work::Unproved,
+                (false, true) => Work::Proved,
             },
             back,
         };
@@ -247,7 +255,11 @@ impl Trial {
 
     /// Every few seconds. Gives what has to happen to the machine, if anything has to.
     pub fn look(&self, host: &Host) -> Option<(How, String)> {
-        let back = self.known().trial?;
+        // Whoever writes a slot takes its time; a person who stopped the daemon has a reason.
+        let back = self.known.try_lock().ok()?.trial?;
+        if host.supervisor.told().state == State::Stopped {
+            return None;
+        }
         let (limits, seen) = self.seen(host, back);
         match verdict::judge(&limits, &seen) {
             Verdict::Wait => None,

@@ -32,8 +32,8 @@ pub const REQUIRED: [&str; 16] = [
     "softdog",
 ];
 
-/// Of other hypervisors, where the kernel has them as modules.
-const OPTIONAL: [&str; 9] = [
+/// Of other hypervisors, and watchdogs of hardware, where the kernel has them as modules.
+const OPTIONAL: [&str; 12] = [
     "vmw_pvscsi",
     "vmxnet3",
     "hv_vmbus",
@@ -43,6 +43,9 @@ const OPTIONAL: [&str; 9] = [
     "ena",
     "gve",
     "qemu_fw_cfg",
+    "i6300esb",
+    "iTCO_wdt",
+    "sp5100_tco",
 ];
 
 /// A module's file and its bytes, by the order in which they load.
