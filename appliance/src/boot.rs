@@ -142,8 +142,8 @@ fn last_resort(
     said(power::turn(how));
 }
 
-/// A thread that panics takes the machine with it, which starts anew: half a PID 1 is worse. Standard
-/// error is the log by then, so the console hears why.
+/// A thread that panics takes the machine with it, which starts anew: half a PID 1 is worse. The
+/// console hears why, for standard error is the log by then.
 fn panic_aloud() {
     std::panic::set_hook(Box::new(|panic| {
         last_words(&panic.to_string());
