@@ -54,6 +54,7 @@ pub fn run() -> Outcome<()> {
     let limits = setrlimit(Resource::RLIMIT_NOFILE, FILES_MAX, FILES_MAX);
     said(limits.map_err(|e| Failure::io(&e.into(), "open files")));
     said(mount_firmware());
+    lines::announce("PGHoard starts: looking at the data partition");
     let children = children::reaper();
     let (data, store) = open_data(&children, &diary);
     said(stir_entropy());
