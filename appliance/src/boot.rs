@@ -54,6 +54,7 @@ pub fn run() -> Outcome<()> {
     let limits = setrlimit(Resource::RLIMIT_NOFILE, FILES_MAX, FILES_MAX);
     said(limits.map_err(|e| Failure::io(&e.into(), "open files")));
     said(mount_firmware());
+    lines::announce("PGHoard starts: looking at the data partition");
     let children = children::reaper();
     let (data, store) = open_data(&children, &diary);
     said(stir_entropy());
@@ -142,8 +143,8 @@ fn last_resort(
     said(power::turn(how));
 }
 
-/// A thread that panics takes the machine with it, which starts anew: half a PID 1 is worse. Standard
-/// error is the log by then, so the console hears why.
+/// A thread that panics takes the machine with it, which starts anew: half a PID 1 is worse. The
+/// console hears why, for standard error is the log by then.
 fn panic_aloud() {
     std::panic::set_hook(Box::new(|panic| {
         last_words(&panic.to_string());

@@ -162,7 +162,10 @@ fn parse(line: &str, uid: u32) -> Outcome<Request> {
 }
 
 fn act(host: &Arc<Host>, request: Request) -> Outcome<Value> {
-    let applied = |(past, restart): (Past, bool)| json!({ "digest": past.digest, "name": past.name, "restart": restart });
+    let applied = |(past, restart): (Past, bool)| {
+        let Past { digest, name, .. } = past;
+        json!({ "digest": digest, "name": name, "restart": restart })
+    };
     match request {
         Request::Status => Ok(host.status()),
         Request::Apply { settings, who } => {

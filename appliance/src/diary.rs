@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -153,7 +154,12 @@ impl Writer {
         }
         if self.file.is_none() {
             let path = folder.join(NAME);
-            let file = OpenOptions::new().create(true).append(true).open(path)?;
+            // The folder is the daemon's: a link there is not followed with our rights.
+            let file = OpenOptions::new()
+                .create(true)
+                .append(true)
+                .custom_flags(nix::libc::O_NOFOLLOW)
+                .open(path)?;
             self.written = file.metadata()?.len();
             self.file = Some(file);
         }

@@ -184,7 +184,7 @@ impl Host {
     }
 
     pub fn repair_disk(&self) -> Outcome<()> {
-        let device = disk::partition(disk::PARTITION);
+        let device = disk::partition(disk::PARTITION)?;
         let device = device.ok_or_else(|| disk::trouble("there is no data partition"))?;
         if self.data.is_ok() {
             return Err(disk::trouble(

@@ -92,8 +92,9 @@ pub fn blank_file_system() -> Outcome<Vec<u8>> {
             "4096",
             "-i",
             "65536",
+            // Of the whole for root alone, who must be able to write settings on a full disk.
             "-m",
-            "0",
+            "1",
             "-L",
             "pghoard-data",
         ])

@@ -76,13 +76,24 @@ impl Device {
     }
 }
 
-/// The partition of that name in any partition table.
-pub fn partition(name: &str) -> Option<Device> {
+/// The only partition of that name. With a second one, of a clone or of another appliance's disk,
+/// nobody can say which is this machine's.
+pub fn partition(name: &str) -> Outcome<Option<Device>> {
     let wanted = format!("PARTNAME={name}");
-    all().find(|device| {
+    let named = |device: &Device| {
         let told = device.told("uevent").unwrap_or_default();
         told.lines().any(|line| line == wanted)
-    })
+    };
+    let found: Vec<Device> = all().filter(named).collect();
+    match found.as_slice() {
+        [] => Ok(None),
+        [only] => Ok(Some(only.clone())),
+        [..] => {
+            let names: Vec<&str> = found.iter().map(|device| device.name.as_str()).collect();
+            let message = format!("{} are all named '{name}'", names.join(", "));
+            Err(trouble(message).hint("detach the disk that is not this machine's"))
+        }
+    }
 }
 
 /// Every block device there is now.
@@ -96,7 +107,7 @@ pub fn all() -> impl Iterator<Item = Device> {
 pub fn open(place: &Path, children: &Children) -> Outcome<Device> {
     let began = Instant::now();
     let device = loop {
-        match partition(PARTITION) {
+        match partition(PARTITION)? {
             Some(device) => break device,
             None if began.elapsed() > APPEARS_WITHIN => {
                 let message = format!("no disk has a partition named '{PARTITION}'");

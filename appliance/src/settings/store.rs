@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::chown;
+use std::os::unix::fs::lchown;
 use std::path::{Path, PathBuf};
 
 use machine::Class;
@@ -161,7 +161,7 @@ impl Store {
 pub fn give(path: &Path, owner: Option<u32>) -> Outcome<()> {
     match owner {
         Some(owner) => {
-            chown(path, Some(owner), Some(owner)).map_err(|e| Failure::io(&e, path.display()))
+            lchown(path, Some(owner), Some(owner)).map_err(|e| Failure::io(&e, path.display()))
         }
         None => Ok(()),
     }

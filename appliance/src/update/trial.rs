@@ -93,7 +93,7 @@ impl Trial {
                 "this program does not run from an image",
             )
         })?;
-        let device = disk::partition(PARTITION).ok_or_else(|| {
+        let device = disk::partition(PARTITION)?.ok_or_else(|| {
             let message = format!("no disk has a partition named '{PARTITION}'");
             Failure::new(Class::NotFound, message)
         })?;
