@@ -104,6 +104,16 @@ pub enum Start {
     At(Segment),
     /// At the slot's restart position, else at the server's current one.
     Anchor,
+    /// As `Anchor`, but without a slot at the server's last checkpoint: what follows it is the
+    /// WAL that a server keeps for itself.
+    Checkpoint,
+}
+
+impl Start {
+    /// The server chooses: what it passes over cannot be had.
+    pub fn is_anchored(self) -> bool {
+        !matches!(self, Start::At(_))
+    }
 }
 
 /// The identity of a task: at most one of each runs at a time.

@@ -14,6 +14,8 @@ pub mod stream;
 
 use std::time::Instant;
 
+use machine::Lsn;
+
 use crate::pg::connection::{Connection, Mode};
 use crate::pg::conninfo::Conninfo;
 use crate::pg::fault::{Answer, SqlState};
@@ -31,6 +33,17 @@ pub async fn plain(info: &Conninfo, deadline: Instant) -> Answer<Connection> {
         }
         other => other,
     }
+}
+
+/// Where a recovery would begin now: by its last checkpoint, or as a standby its restart point.
+async fn redo(info: &Conninfo, deadline: Instant) -> Answer<Lsn> {
+    let mut plain = plain(info, deadline).await?;
+    let sql = "SELECT redo_lsn FROM pg_catalog.pg_control_checkpoint()";
+    let rows = plain.simple_query(sql, deadline).await?;
+    let redo = rows.first().and_then(|row| row.parse(0));
+    let redo = redo.ok_or_else(|| plain.violation("the answer to pg_control_checkpoint"))?;
+    let _ = plain.close(deadline).await;
+    Ok(redo)
 }
 
 /// Asks a primary to finish its current WAL segment; answers where it stood.

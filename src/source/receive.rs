@@ -144,7 +144,14 @@ impl Receive {
         identity: Identity,
         size: SegmentSize,
     ) -> Answer<Segment> {
-        let mut anchor = identity.position;
+        let mut anchor = match self.start {
+            Start::Checkpoint => match super::redo(&self.info, soon()).await {
+                // A server that does not tell is received from all the same.
+                Err(fault) if fault.failure.class == Class::Denied => identity.position,
+                other => other?,
+            },
+            Start::At(_) | Start::Anchor => identity.position,
+        };
         if let Some(name) = &self.info.slot {
             let mut found = self.slot(connection, name).await?;
             if found == Slot::Absent {
@@ -207,7 +214,7 @@ impl Receive {
                         node,
                         from,
                         slot: self.info.slot.clone(),
-                        anchored: self.start == Start::Anchor,
+                        anchored: self.start.is_anchored(),
                     });
                     self.close_older(from.timeline, writer.size, emit)?;
                 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::support::daemon::{Daemon, node};
+use crate::support::faults::tcp::{TcpFault, TcpProxy, Way};
 use crate::support::postgres::{Identity, Install, Options, Server, install};
 use crate::support::process::run;
 use crate::support::{PATIENCE, wait_until};
@@ -185,6 +186,35 @@ fn s07_recycled_wal_is_told_and_bridged_by_a_new_backup() {
     let found = restored.one("select count(*) filter (where n = 1), max(n) from rows");
     assert_eq!(found, format!("{rows}|2"));
     daemon.verify_events();
+}
+
+/// An idle server without a slot: the checkpoint with which the first backup begins removes the
+/// segment that is received, since its end, all zeros, had no time to arrive. The backup needs
+/// what follows, and is complete without a second try.
+#[test]
+fn s07_a_backup_that_breaks_the_stream_completes() {
+    let Some(install) = install(15) else { return };
+    let conf = ["wal_keep_size=0"];
+    let options = Options {
+        conf: &conf,
+        ..Options::default()
+    };
+    let server = Server::start(install, &options);
+    let proxy = TcpProxy::to(server.port);
+    // After the two connections of the first look the stream; it ends before the segment does.
+    proxy.plan(2, TcpFault::Reset(Way::ToClient, 1 << 20));
+    let mut slotless = node(&server);
+    slotless["port"] = json!(proxy.port);
+    slotless.as_object_mut().unwrap().remove("slot");
+    let mut daemon = Daemon::over(&[&server], json!({ "nodes": [slotless] }));
+    daemon.wait_backups(1);
+    let events = daemon.events();
+    let failed: Vec<&Value> = events
+        .iter()
+        .filter(|event| event["kind"] == "backup_failed")
+        .collect();
+    assert!(failed.is_empty(), "{failed:#?}");
+    assert!(count(&events, "stream_ended") > 0, "the stream was cut");
 }
 
 /// The store refuses everything while the server writes: the server keeps its WAL, and somebody is

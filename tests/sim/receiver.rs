@@ -87,15 +87,20 @@ impl Receiver {
     fn connect(&mut self, world: &mut World, running: &mut Running) -> Outcome<()> {
         let back = world.fate.below(3);
         let node = &mut world.cluster.nodes[self.node];
+        let redo = (node.at / UNITS).saturating_sub(back).max(node.floor);
+        let redo = (redo * UNITS).min(node.at);
         if world.slot && node.slot.is_none() {
-            let redo = (node.at / UNITS).saturating_sub(back).max(node.floor);
-            node.slot = Some((redo * UNITS).min(node.at));
+            node.slot = Some(redo);
         }
         let (own, slot, at, falls) = (node.timeline, node.slot, node.at, node.falls);
         let segment = match self.start {
             Start::At(segment) => segment,
-            Start::Anchor => {
-                let position = slot.unwrap_or(at);
+            Start::Anchor | Start::Checkpoint => {
+                let own_choice = match self.start {
+                    Start::Checkpoint => redo,
+                    Start::At(_) | Start::Anchor => at,
+                };
+                let position = slot.unwrap_or(own_choice);
                 Segment::new(world.cluster.owner(own, position), position / UNITS)
             }
         };
@@ -114,7 +119,7 @@ impl Receiver {
                     node: u32::try_from(self.node).unwrap(),
                     from: segment,
                     slot: world.slot.then(|| "pghoard".into()),
-                    anchored: self.start == Start::Anchor,
+                    anchored: self.start.is_anchored(),
                 }]);
                 close_older(world, running, segment.timeline)?;
             }

@@ -69,6 +69,9 @@ impl Turn<'_> {
         let slot = self.policy.slot && server.slot.is_some();
         let promised = site.ledger.toward.is_none() && slot;
         let start = match wanted {
+            // What a backup that runs needs begins at the checkpoint it made, by which the server
+            // let go of what we were about to receive; where the server is now may be beyond.
+            _ if recycled && site.backups.running().is_some() => Start::Checkpoint,
             Some(segment) if !recycled && !promised => Start::At(segment),
             Some(_) => Start::Anchor,
             None if site.ledger.frontier.is_none() => {

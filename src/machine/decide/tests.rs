@@ -2,15 +2,16 @@
 
 use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
+use alloc::vec;
 use alloc::vec::Vec;
 
 use super::*;
 use crate::Envelope;
-use crate::event::{Origin, Range, Slot};
+use crate::event::{Origin, Range, Slot, Why};
 use crate::file::{BackupName, File};
 use crate::task::Start;
 use crate::testing::{lease, reconciled, seen, site_policy};
-use crate::wal::{Segment, SegmentSize, Timeline};
+use crate::wal::{Lsn, Segment, SegmentSize, Timeline};
 
 fn site() -> Site {
     Site("main".into())
@@ -171,13 +172,57 @@ fn a_new_log_asks_a_slot_only_where_there_is_one() {
         let known = [lease(true), Event::ServerSeen(server), found.clone()];
         let read = [reconciled(), Event::MarksRead { marks: 0 }];
         let state = folded(known.into_iter().chain(read));
-        let commands = decide(&state, &policy(Drain::No), &Busy::new(), Millis(9));
-        let started = commands.iter().find_map(|command| match command {
-            Command::Start(Task::Receive { start, .. }) => Some(*start),
-            Command::Start(_) | Command::Stop(_) | Command::Record(..) | Command::Compact(_) => {
-                None
-            }
-        });
-        assert_eq!(started, Some(expect));
+        assert_eq!(reception(&state, Millis(9)), Some(expect));
+    }
+}
+
+fn reception(state: &State, now: Millis) -> Option<Start> {
+    let commands = decide(state, &policy(Drain::No), &Busy::new(), now);
+    commands.iter().find_map(|command| match command {
+        Command::Start(Task::Receive { start, .. }) => Some(*start),
+        Command::Start(_) | Command::Stop(_) | Command::Record(..) | Command::Compact(_) => None,
+    })
+}
+
+/// The checkpoint of a backup lets go of the segment that is received, and the stream ends. Going
+/// on where the server is by then would pass over what the backup needs.
+#[test]
+fn s07_a_lost_stream_goes_on_at_the_checkpoint_of_the_backup_that_runs() {
+    let third = Segment::new(Timeline(1), 3);
+    let backup = Event::BackupStarted {
+        backup: BackupName("2026-11-22_09-27_0".into()),
+        node: 0,
+        decided_at: Millis(1),
+        normalized_at: None,
+        reason: Why::Schedule,
+    };
+    for (running, class, expect) in [
+        (true, Class::NotFound, Start::Checkpoint),
+        (false, Class::NotFound, Start::Anchor),
+        (true, Class::Network, Start::At(third)),
+    ] {
+        let streamed = Event::StreamStarted {
+            node: 0,
+            from: third,
+            slot: None,
+            anchored: true,
+        };
+        let ended = Event::StreamEnded {
+            node: 0,
+            at: Lsn(0x0300_0000),
+            class,
+            message: "ended".into(),
+        };
+        let mut events = vec![
+            lease(true),
+            reconciled(),
+            Event::ServerSeen(seen(0)),
+            streamed,
+        ];
+        events.extend(running.then(|| backup.clone()));
+        events.extend([ended, Event::ServerSeen(seen(0))]);
+        let state = folded(events);
+        let started = reception(&state, Millis(1_000));
+        assert_eq!(started, Some(expect), "{running} {class}");
     }
 }

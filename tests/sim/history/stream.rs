@@ -56,7 +56,7 @@ impl Life {
     pub fn connect(&mut self, name: Site, node: u32, start: Start) {
         let from = match start {
             Start::At(segment) => segment,
-            Start::Anchor => {
+            Start::Anchor | Start::Checkpoint => {
                 let frontier = self.ours().ledger.frontier;
                 let slot = frontier.map_or(self.cluster.at, |f| f.number + 1);
                 let slot = slot.clamp(self.cluster.floor, self.cluster.at);
@@ -89,7 +89,7 @@ impl Life {
             node,
             from,
             slot: Some("pghoard".into()),
-            anchored: start == Start::Anchor,
+            anchored: start.is_anchored(),
         });
         self.next = Some(from);
     }
