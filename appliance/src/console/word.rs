@@ -173,6 +173,8 @@ pub enum Daemon {
 
 #[derive(Debug, Subcommand)]
 pub enum Disk {
+    /// Mend a data partition that a boot found broken
+    Repair,
     /// Remove something below restore, support or updates for good
     Remove {
         /// As 'disk' shows it: restore/NAME

@@ -59,6 +59,7 @@ fn a_session_from_login_to_logout() {
         ("time", "synchronised yes"),
         ("disk", "restore/"),
         ("disk remove pghoard/x", "expected restore/NAME"),
+        ("disk repair", "mended as far as it could be"),
         ("update", "0.1.0        confirmed, running now"),
         ("log -n 1", "the last line"),
         ("holes", "pghoard holes: "),

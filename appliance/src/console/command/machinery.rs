@@ -93,8 +93,10 @@ pub fn time(session: &Session, word: Option<&Time>) -> Outcome<()> {
 const REMOVABLE: [&str; 3] = ["restore", "support", "updates"];
 
 pub fn disk(session: &Session, word: Option<Disk>) -> Outcome<()> {
-    if let Some(Disk::Remove { name }) = word {
-        return remove(session, &name);
+    match word {
+        Some(Disk::Remove { name }) => return remove(session, &name),
+        Some(Disk::Repair) => return repair(session),
+        None => {}
     }
     let status = session.control.status()?;
     let status = View(&status);
@@ -122,6 +124,17 @@ pub fn disk(session: &Session, word: Option<Disk>) -> Outcome<()> {
             ));
         }
     }
+    Ok(())
+}
+
+/// Only of one that is not in use: PID 1 refuses any other.
+fn repair(session: &Session) -> Outcome<()> {
+    say("checking and mending; this takes a while\n");
+    let who = session.places.who();
+    session
+        .control
+        .ask(&json!({ "do": "disk_repair", "who": who }))?;
+    say("mended as far as it could be; 'reboot' takes it into use\n");
     Ok(())
 }
 
