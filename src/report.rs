@@ -59,8 +59,8 @@ struct Stderr {
 
 impl Log for Stderr {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        // The appliance's crates begin with the same word.
-        let ours = metadata.target().starts_with(OURS);
+        let target = metadata.target();
+        let ours = target == OURS || PARTS.iter().any(|part| target.starts_with(part));
         let most = if ours { Level::Debug } else { Level::Warn };
         metadata.level() <= most
     }
@@ -88,6 +88,8 @@ impl Log for Stderr {
 }
 
 const OURS: &str = "pghoard";
+/// Modules of ours, the appliance's crate among them.
+const PARTS: [&str; 2] = ["pghoard::", "pghoard_appliance"];
 
 /// `2026-11-22 09:28:51,251`, as Python's logging writes it.
 fn utc_millis() -> String {
@@ -171,6 +173,7 @@ mod tests {
         for (target, level, heard) in [
             ("pghoard::pg::auth", Level::Debug, true),
             ("pghoard", Level::Debug, true),
+            ("pghoard_appliance::boot", Level::Info, true),
             ("rustls::client", Level::Debug, false),
             ("rustls::client", Level::Warn, true),
             ("pghoardish", Level::Info, false),
