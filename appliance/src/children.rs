@@ -42,16 +42,12 @@ impl Children {
         command: &mut Command,
         tell: impl FnOnce(Ended) + Send + 'static,
     ) -> Outcome<Pid> {
-        self.spawn(command, Box::new(tell))
-    }
-
-    fn spawn(&self, command: &mut Command, tell: Tell) -> Outcome<Pid> {
         let name = command_name(command);
         let about = |e: &io::Error| Failure::io(e, &name);
         let mut waiting = self.lock();
         let child = command.spawn().map_err(|e| about(&e))?;
         let pid = i32::try_from(child.id()).map_err(|e| about(&io::Error::other(e)))?;
-        waiting.insert(Pid::from_raw(pid), tell);
+        waiting.insert(Pid::from_raw(pid), Box::new(tell));
         self.started.notify_all();
         Ok(Pid::from_raw(pid))
     }
@@ -64,11 +60,8 @@ impl Children {
             .stdin(Stdio::null())
             .stdout(end.try_clone().map_err(about)?)
             .stderr(end);
-        let (tell, told) = sync_channel(1);
-        let tell = Box::new(move |ended| {
-            let _nobody_waits = tell.send(ended);
-        });
-        self.spawn(command, tell)?;
+        let (tell, told) = told();
+        self.start(command, tell)?;
         // Our copies of its ends, or we would wait for ourselves.
         command.stdout(Stdio::null()).stderr(Stdio::null());
         // To the end: a pipe that nobody reads would end a repair in its middle.
@@ -80,9 +73,8 @@ impl Children {
             log::warn!("{}: {error}", command_name(command));
         }
         let said = String::from_utf8_lossy(&said);
-        let ended: Result<Ended, _> = told.recv();
         Ok((
-            ended.ok().and_then(|ended| ended.code),
+            told.recv().ok().and_then(|ended| ended.code),
             said.trim().replace('\n', "; "),
         ))
     }

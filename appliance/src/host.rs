@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use machine::Class;
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::sethostname;
-use pghoard::config::{self, reload};
+use pghoard::config::{Config, reload};
 use pghoard::{Failure, Outcome, durable, report};
 use serde_json::{Value, json};
 
@@ -132,7 +132,7 @@ impl Host {
         durable::write_own(effective, &settings::pretty(&settings.effective))?;
         give(effective, Some(DAEMON))?;
         let (first, restart) = match &self.inforce().settings {
-            Some(old) => (false, needs_restart(&old.config, &settings)?),
+            Some(old) => (false, needs_restart(&old.config, &settings.config)),
             None => (true, true),
         };
         let hostname = settings.appliance.hostname.as_deref().unwrap_or(HOSTNAME);
@@ -237,9 +237,8 @@ impl Host {
     }
 }
 
-fn needs_restart(old: &config::Config, new: &Settings) -> Outcome<bool> {
-    let (mut parsed, _) = config::parse(&new.effective)?;
-    Ok(!reload::keep(old, &mut parsed).is_empty())
+fn needs_restart(old: &Config, new: &Config) -> bool {
+    !reload::keep(old, &mut new.clone()).is_empty()
 }
 
 fn memory() -> Value {

@@ -27,10 +27,10 @@ use crate::children;
 use crate::console::page;
 use crate::host::{CLOCK, Host};
 use crate::settings::{EFFECTIVE, STATE};
+use crate::supervise::PROGRAM;
 
 /// Serial, virtio, and the screen.
 const LINES: [&str; 4] = ["ttyS0", "ttyAMA0", "hvc0", "tty1"];
-const PROGRAM: &str = "/bin/pghoard";
 const LOOK_EVERY: u16 = 2_000;
 const PRINT_AT_LEAST: Duration = Duration::from_secs(300);
 /// What flaps must not fill the line.

@@ -22,7 +22,8 @@ use crate::settings::EFFECTIVE;
 use crate::settings::store::{DAEMON, give};
 
 const NOTIFY: &str = "/run/pghoard/notify";
-const PROGRAM: &str = "/bin/pghoard";
+/// All there is in the image, by whatever name it is called.
+pub const PROGRAM: &str = "/bin/pghoard";
 /// Without a sign of life for so long the daemon hangs.
 pub const SILENT_MAX: Duration = Duration::from_secs(60);
 /// Opening a log of years is work that says nothing meanwhile.

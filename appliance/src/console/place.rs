@@ -10,6 +10,9 @@ use pghoard::publish::stats;
 use pghoard::{Failure, Outcome};
 use serde_json::Value;
 
+use crate::control::SOCKET;
+use crate::settings::EFFECTIVE;
+
 #[derive(Clone, Debug)]
 pub struct Places {
     /// The data partition.
@@ -29,8 +32,8 @@ impl Places {
         };
         Places {
             data: path("PGHOARD_DATA", "/data"),
-            control: path("PGHOARD_CONTROL", "/run/control"),
-            config: path("PGHOARD_CONFIG", "/run/pghoard/pghoard.json"),
+            control: path("PGHOARD_CONTROL", SOCKET),
+            config: path("PGHOARD_CONFIG", EFFECTIVE),
             tty: env::var("PGHOARD_CONSOLE_TTY").unwrap_or_else(|_| "console".to_owned()),
         }
     }

@@ -144,10 +144,7 @@ pub fn pretty(document: &Value) -> Vec<u8> {
 }
 
 pub fn digest(text: &[u8]) -> String {
-    Sha256::digest(text)
-        .iter()
-        .map(|b| format!("{b:02x}"))
-        .collect()
+    hex::encode(Sha256::digest(text))
 }
 
 impl Appliance {
@@ -205,7 +202,7 @@ fn check_places(effective: &Map<String, Value>) -> Outcome<()> {
 }
 
 /// RFC 1123, section 2.1; Linux takes 64 characters.
-fn check_host(name: &str) -> Outcome<()> {
+pub fn check_host(name: &str) -> Outcome<()> {
     let letters = |label: &str| label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
     let fits = |label: &str| {
         !label.is_empty() && letters(label) && !label.starts_with('-') && !label.ends_with('-')

@@ -18,6 +18,7 @@ use zeroize::Zeroizing;
 
 use super::line::{Heard, complain, say};
 use super::{Session, child, command, login};
+use crate::settings::check_host;
 
 mod store;
 
@@ -152,12 +153,7 @@ fn everything(session: &mut Session, answers: &mut Answers) -> Outcome<Found> {
 }
 
 fn hostname(text: &str) -> Result<(), String> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
-    let fits = (1..=64).contains(&text.len()) && text.chars().all(plain);
-    match fits && !text.starts_with(['-', '.']) && !text.ends_with(['-', '.']) {
-        true => Ok(()),
-        false => Err("expected letters, digits, hyphens and dots".to_owned()),
-    }
+    check_host(text).map_err(|_| "expected letters, digits, hyphens and dots".to_owned())
 }
 
 fn site_name(text: &str) -> Result<(), String> {
@@ -376,7 +372,7 @@ mod tests {
                 "hostname",
                 &hostname,
                 &["a", "backup-1.example"],
-                &["", "-a", "a.", "a b", "a_b"],
+                &["", "-a", "a.", "a b", "a_b", "a..b", "a.-b"],
             ),
             (
                 "site",

@@ -40,6 +40,13 @@ const fn ask(key: &'static str, text: &'static str, default: &'static str, form:
     }
 }
 
+const PREFIX: Question = ask(
+    "prefix",
+    "Prefix of every object, or empty",
+    "",
+    Form::Optional,
+);
+
 const STORES: &[Store] = &[
     Store {
         kind: "local",
@@ -76,12 +83,7 @@ const STORES: &[Store] = &[
             ),
             ask("aws_access_key_id", "Access key", "", Form::Needed),
             ask("aws_secret_access_key", "Secret key", "", Form::Secret),
-            ask(
-                "prefix",
-                "Prefix of every object, or empty",
-                "",
-                Form::Optional,
-            ),
+            PREFIX,
         ],
     },
     Store {
@@ -90,12 +92,7 @@ const STORES: &[Store] = &[
             ask("account_name", "Storage account", "", Form::Needed),
             ask("account_key", "Its key", "", Form::Secret),
             ask("bucket_name", "Container", "", Form::Needed),
-            ask(
-                "prefix",
-                "Prefix of every object, or empty",
-                "",
-                Form::Optional,
-            ),
+            PREFIX,
         ],
     },
     Store {
@@ -108,12 +105,7 @@ const STORES: &[Store] = &[
                 "",
                 Form::Secret,
             ),
-            ask(
-                "prefix",
-                "Prefix of every object, or empty",
-                "",
-                Form::Optional,
-            ),
+            PREFIX,
         ],
     },
     Store {
@@ -135,12 +127,7 @@ const STORES: &[Store] = &[
                 Form::Optional,
             ),
             ask("container_name", "Container", "", Form::Needed),
-            ask(
-                "prefix",
-                "Prefix of every object, or empty",
-                "",
-                Form::Optional,
-            ),
+            PREFIX,
         ],
     },
 ];
