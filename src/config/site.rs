@@ -139,6 +139,14 @@ impl ActiveBackupMode {
         named(ACTIVE_BACKUP_MODES, self)
     }
 
+    /// WAL comes over a replication connection.
+    pub fn streams(self) -> bool {
+        matches!(
+            self,
+            ActiveBackupMode::PgReceivexlog | ActiveBackupMode::Walreceiver
+        )
+    }
+
     /// Where the WAL of a basebackup is: nobody receives any in the modes of basebackups alone.
     pub fn wal(self) -> WalIn {
         match self {

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::codec::Encoding;
 use crate::codec::slots::Slots;
-use crate::config::{self, ActiveBackupMode, Activity, Config, Node, PreferredNode};
+use crate::config::{self, Activity, Config, Node, PreferredNode};
 use crate::daemon::Sites;
 use crate::failure::{Failure, Outcome};
 use crate::journal::start::Scan;
@@ -301,10 +301,7 @@ pub fn site_policy(site: &config::Site, nodes: &[Conninfo], spool_limit_bytes: u
     SitePolicy {
         active: site.active == Activity::Active,
         nodes: u32::try_from(nodes.len()).unwrap_or(u32::MAX),
-        streams: matches!(
-            site.active_backup_mode,
-            ActiveBackupMode::PgReceivexlog | ActiveBackupMode::Walreceiver
-        ),
+        streams: site.active_backup_mode.streams(),
         standalone: site.active_backup_mode.wal() == WalIn::Backup,
         slot: nodes.iter().any(|node| node.slot.is_some()),
         ack: ack(site.ack),

@@ -42,6 +42,7 @@ impl Take<'_> {
         if let Some(events) = self.taken_name()? {
             return Ok(events);
         }
+        let slotless = config.active_backup_mode.streams() && self.info.slot.is_none();
         let request = Request {
             conninfo: self.info,
             store: &*place.store,
@@ -53,6 +54,7 @@ impl Take<'_> {
             host: &place.host,
             pgdata: config.pg_data_directory.as_deref().unwrap_or("".as_ref()),
             patience: Patience::DEFAULT,
+            slotless: slotless.then_some(&self.marks.synced),
             stop: &self.marks.stop,
             clock: &clock::now,
         };

@@ -360,8 +360,14 @@ impl RealWorld {
         })
     }
 
-    /// Whoever waits to make a backup visible is told when the WAL it needs is there.
+    /// Whoever takes a backup is told how far the stream has come, and, when it waits to make it
+    /// visible, that the WAL it needs is there.
     fn release(&self, id: &TaskId, site: &SiteState) {
+        let stream = self.marks.get(&TaskId::Receive(id.site().clone()));
+        if let (Some(marks), Some(stream)) = (self.marks.get(id), stream) {
+            let synced = stream.synced.load(Ordering::SeqCst);
+            marks.synced.store(synced, Ordering::SeqCst);
+        }
         let ready = site.backups.ready(&site.ledger);
         // Beside another daemon nothing more is stored.
         let ready = ready.filter(|_| site.tenure.foreign().is_none());

@@ -48,6 +48,7 @@ pub struct Connection {
     server: String,
     mode: Mode,
     version: u32,
+    process: u32,
     parameters: BTreeMap<String, String>,
 }
 
@@ -95,6 +96,11 @@ impl Connection {
     /// As PostgreSQL numbers itself: 150018 for 15.18.
     pub fn version(&self) -> u32 {
         self.version
+    }
+
+    /// The server's process that serves us; 0 where it does not say.
+    pub fn process(&self) -> u32 {
+        self.process
     }
 
     pub fn mode(&self) -> Mode {
@@ -366,6 +372,7 @@ async fn log_in(
         server,
         mode,
         version: 0,
+        process: 0,
         parameters: BTreeMap::new(),
     };
     let mut parameters = vec![
@@ -440,8 +447,13 @@ impl Connection {
             let frame = self.must(deadline).await?;
             match frame.tag {
                 b'Z' => break,
-                // BackendKeyData, and NegotiateProtocolVersion of a server that knows less.
-                b'K' | b'v' => {}
+                // BackendKeyData; its key would only serve to cancel.
+                b'K' => {
+                    let process = self.body(frame).first_chunk();
+                    self.process = process.map_or(0, |bytes| u32::from_be_bytes(*bytes));
+                }
+                // NegotiateProtocolVersion of a server that knows less.
+                b'v' => {}
                 b'E' => return Err(self.refusal(frame)),
                 _ => return Err(self.violation("the end of start-up")),
             }

@@ -117,6 +117,16 @@ pub async fn create_slot(connection: &mut Connection, name: &str, deadline: Inst
     }
 }
 
+/// Creates a slot that goes with this connection, and keeps all WAL since the last checkpoint until
+/// then.
+pub async fn hold_wal(connection: &mut Connection, deadline: Instant) -> Answer<()> {
+    let process = connection.process();
+    let sql = format!(
+        "CREATE_REPLICATION_SLOT \"pghoard_hold_{process}\" TEMPORARY PHYSICAL RESERVE_WAL"
+    );
+    connection.simple_query(&sql, deadline).await.map(drop)
+}
+
 /// PostgreSQL's own rule; what passes needs no quoting.
 fn slot_name(name: &str) -> Answer<()> {
     let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';

@@ -32,7 +32,7 @@ pub struct Marks {
     /// Up to where the store holds WAL, as the folded state says; for who takes a basebackup where
     /// that ends, once nothing but its object is missing.
     pub stored: AtomicU64,
-    /// Up to where the spool's files are synced.
+    /// Up to where the spool's files are synced; for who takes a basebackup those of the stream.
     pub synced: AtomicU64,
     /// What the server was last told.
     pub told: AtomicU64,

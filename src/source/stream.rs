@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::future::Future;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -25,6 +25,7 @@ use machine::event::WalIn;
 use machine::{BackupName, Class, Millis, Segment, SegmentSize};
 use smol::future::FutureExt;
 
+use self::held::Held;
 use super::chunks::{Chunk, Packer, Uploader};
 use super::main_object::{MainObject, Space};
 use super::sorter::{Sorted, Sorter, Spooled, incomplete};
@@ -36,6 +37,7 @@ use crate::pg::files::{BackupLabel, Origin};
 use crate::pg::{Answer, Connection, Conninfo, Fault, Mode, replication};
 use crate::store::Store;
 
+mod held;
 pub mod whole;
 
 pub const FORMAT: &str = "pghoard-bb-v2";
@@ -64,6 +66,8 @@ pub struct Request<'a> {
     /// The configured path, in case the server does not tell its own.
     pub pgdata: &'a Path,
     pub patience: Patience,
+    /// Up to where the site's stream has come, where no slot keeps WAL for it.
+    pub slotless: Option<&'a AtomicU64>,
     pub stop: &'a AtomicBool,
     pub clock: &'a (dyn Fn() -> Millis + Sync),
 }
@@ -257,15 +261,15 @@ fn receive(
     stored: &AtomicU32,
     report: &mut dyn FnMut(Progress),
 ) -> Outcome<Received> {
-    let mut backup = start(request, connection)?;
-    let begin = backup.begin().clone();
+    let mut running = start(request, connection)?;
+    let begin = running.backup.begin().clone();
     let began_at = (request.clock)();
     let spaces = spaces(&begin, &facts.names);
     let mut sorter = Sorter::new(packer, spaces, request.wal, request.scratch)?;
     let mut manifest: Option<Spooled> = None;
     let end = follow(
         request,
-        &mut backup,
+        &mut running,
         stored,
         report,
         &mut |event| match event {
@@ -297,27 +301,44 @@ fn receive(
     })
 }
 
-fn start<'c>(request: &Request<'_>, connection: &'c mut Connection) -> Outcome<BaseBackup<'c>> {
+/// The server's stream, and the WAL it keeps meanwhile for the site's own.
+struct Running<'c, 'r> {
+    backup: BaseBackup<'c>,
+    held: Option<Held<'r>>,
+}
+
+fn start<'c, 'r>(
+    request: &Request<'r>,
+    connection: &'c mut Connection,
+) -> Outcome<Running<'c, 'r>> {
+    let mut held = None;
+    if let Some(reached) = request.slotless {
+        held = request.wait(Held::hold(request, connection.server(), reached))?;
+    }
     let deadline = Instant::now() + request.patience.checkpoint;
     let starting = BaseBackup::start(connection, LABEL, request.wal, deadline);
-    Ok(request.wait(starting)??)
+    let backup = request.wait(starting)??;
+    Ok(Running { backup, held })
 }
 
 /// All that the server sends, piece by piece, up to where the backup ends.
 fn follow(
     request: &Request<'_>,
-    backup: &mut BaseBackup<'_>,
+    running: &mut Running<'_, '_>,
     stored: &AtomicU32,
     report: &mut dyn FnMut(Progress),
     each: &mut dyn FnMut(Event<'_>) -> Outcome<()>,
 ) -> Outcome<Position> {
-    let begin = backup.begin();
+    let begin = running.backup.begin();
+    let start = begin.start.lsn;
     let estimates = begin.tablespaces.iter().map(|t| t.size_bytes);
     let total_bytes = estimates.fold(begin.main_size_bytes, u64::saturating_add);
     let (mut bytes, mut reported) = (0_u64, 0);
     loop {
         let stall = Instant::now() + request.patience.stall;
-        let event = request.wait(backup.next(stall))?.map_err(broken_off)?;
+        running.held.take_if(|held| held.is_past(start));
+        let event = request.wait(running.backup.next(stall))?;
+        let event = event.map_err(broken_off)?;
         if let Event::End(end) = event {
             return Ok(end);
         }

@@ -85,6 +85,7 @@ impl Bed {
                 upload: Duration::from_secs(60),
                 ..Patience::DEFAULT
             },
+            slotless: None,
             stop: &self.stop,
             clock: &|| Millis(1_795_339_698_467),
         };

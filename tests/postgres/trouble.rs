@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::support::daemon::{Daemon, node};
+use crate::support::daemon::{Daemon, SITE, node};
 use crate::support::faults::tcp::{TcpFault, TcpProxy, Way};
 use crate::support::postgres::{Identity, Install, Options, Server, install};
 use crate::support::process::run;
@@ -215,6 +215,37 @@ fn s07_a_backup_that_breaks_the_stream_completes() {
         .collect();
     assert!(failed.is_empty(), "{failed:#?}");
     assert!(count(&events, "stream_ended") > 0, "the stream was cut");
+}
+
+/// The same of a later backup, over a line that is slower than the checkpoint: the server keeps for
+/// a moment what is on its way, and recovery can pass from the backup before.
+#[test]
+fn s07_a_backup_without_a_slot_leaves_no_hole_before_it() {
+    for install in [12, 18].into_iter().filter_map(install) {
+        let server = Server::start(install, &Options::default());
+        let proxy = TcpProxy::to(server.port);
+        let mut slotless = node(&server);
+        slotless["port"] = json!(proxy.port);
+        slotless.as_object_mut().unwrap().remove("slot");
+        let mut daemon = Daemon::over(&[&server], json!({ "nodes": [slotless] }));
+        daemon.wait_backups(1);
+        daemon.wait_caught_up(&server);
+        server.sql("create table rows as select generate_series(1, 1000) as n");
+        // After the two connections of the first look the stream.
+        proxy.hold(Some(2));
+        let first = daemon.wait_event("the first backup", "backup_finished", |_| true);
+        daemon.ask_for_backup(SITE);
+        let second = |body: &Value| body["backup"] != first["backup"];
+        daemon.wait_event("the second backup", "backup_finished", second);
+        proxy.hold(None);
+        daemon.wait_backups(2);
+        assert_eq!(daemon.alert("wal_hole"), None);
+        let slots = "select count(*) from pg_replication_slots";
+        wait_until("the slot to go", PATIENCE, || server.one(slots) == "0");
+        let coverage = daemon.site().unwrap()["coverage"].clone();
+        let windows = coverage["windows"].as_array().map(Vec::len);
+        assert_eq!(windows, Some(1), "{coverage:#}");
+    }
 }
 
 /// The store refuses everything while the server writes: the server keeps its WAL, and somebody is

@@ -4,6 +4,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -197,6 +199,21 @@ impl Daemon {
         wait_until(&format!("{count} complete backups"), PATIENCE, || {
             self.assert_alive();
             self.backups() >= count
+        });
+    }
+
+    /// As soon as it listens.
+    pub fn ask_for_backup(&self, site: &str) {
+        wait_until("a basebackup to be asked for", PATIENCE, || {
+            let Ok(mut stream) = TcpStream::connect(("127.0.0.1", self.port)) else {
+                return false;
+            };
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            let request = format!("PUT /{site}/archive/basebackup HTTP/1.0\r\n\r\n");
+            let mut reply = String::new();
+            let asked = stream.write_all(request.as_bytes());
+            let asked = asked.and_then(|()| stream.read_to_string(&mut reply));
+            asked.is_ok() && reply.contains(" 201 ")
         });
     }
 

@@ -16,7 +16,7 @@ use std::sync::atomic::AtomicU32;
 use machine::{Class, Millis, Segment, SegmentSize};
 
 use super::{
-    BaseBackup, Event, Facts, Manifest, Progress, Request, Scratch, Taken, connect, fed, follow,
+    Event, Facts, Manifest, Progress, Request, Running, Scratch, Taken, connect, fed, follow,
     judge, label_time, look, start,
 };
 use crate::codec::{Encoded, Encoder};
@@ -74,8 +74,8 @@ pub fn take<'a>(
     let _scratch = Scratch::make(request.scratch)?;
     let mut connection = request.wait(connect(request))??;
     let facts = request.wait(look(request, &mut connection))??;
-    let mut backup = start(request, &mut connection)?;
-    let begin = backup.begin().clone();
+    let mut running = start(request, &mut connection)?;
+    let begin = running.backup.begin().clone();
     if let Some(space) = begin.tablespaces.first() {
         let message = format!(
             "the cluster has tablespaces ({} is one), which do not go into one object",
@@ -98,7 +98,7 @@ pub fn take<'a>(
         files: 0,
         object: Growing::Waiting(Vec::new()),
     };
-    let (end, manifest) = receive(request, &mut backup, &mut writer, report)?;
+    let (end, manifest) = receive(request, &mut running, &mut writer, report)?;
     if manifest.is_none() && begin.manifest == Manifest::Expected {
         return Err(incomplete("no manifest"));
     }
@@ -133,13 +133,13 @@ pub fn take<'a>(
 
 fn receive(
     request: &Request<'_>,
-    backup: &mut BaseBackup<'_>,
+    running: &mut Running<'_, '_>,
     writer: &mut Writer<'_, '_>,
     report: &mut dyn FnMut(Progress),
 ) -> Outcome<(super::Position, Option<Spooled>)> {
     let mut manifest = None;
     let none = AtomicU32::new(0);
-    let end = follow(request, backup, &none, report, &mut |event| match event {
+    let end = follow(request, running, &none, report, &mut |event| match event {
         Event::Archive(None) => Ok(()),
         Event::Archive(Some(_)) => Err(incomplete("a tablespace it had not named")),
         Event::Data(data) => writer.data(data),

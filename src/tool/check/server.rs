@@ -364,15 +364,8 @@ fn senders(on: &Subject<'_>) -> Option<Finding> {
     })
 }
 
-fn streams(site: &Site) -> bool {
-    matches!(
-        site.active_backup_mode,
-        ActiveBackupMode::PgReceivexlog | ActiveBackupMode::Walreceiver
-    )
-}
-
 fn slot(on: &Subject<'_>) -> Option<Finding> {
-    if !streams(on.site) {
+    if !on.site.active_backup_mode.streams() {
         return None;
     }
     let sql = &on.seen.sql;
@@ -483,7 +476,7 @@ fn archiving(on: &Subject<'_>) -> Option<Finding> {
 
 /// A synchronous standby that acknowledges stored segments makes every commit wait for one.
 fn synchronous(on: &Subject<'_>) -> Option<Finding> {
-    if on.site.ack != Ack::Stored || !streams(on.site) {
+    if on.site.ack != Ack::Stored || !on.site.active_backup_mode.streams() {
         return None;
     }
     let apart = |c: char| !c.is_alphanumeric() && !matches!(c, '_' | '-' | '.' | '*');

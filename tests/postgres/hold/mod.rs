@@ -1,8 +1,6 @@
 //! A basebackup that is held survives retention; released, it goes, and its WAL with it.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 
 use serde_json::{Value, json};
 
@@ -36,7 +34,7 @@ fn s60_a_held_backup_survives_retention_and_goes_when_released() {
     );
     for count in 2..=3 {
         server.sql("create table if not exists t (n int); insert into t values (1)");
-        ask_for_one(&daemon);
+        daemon.ask_for_backup(SITE);
         // The second of three goes, by count; the first is held.
         wait_for("the next basebackup and what goes for it", PATIENCE, || {
             // The newest one itself: it is listed a moment after it is finished.
@@ -91,13 +89,4 @@ fn names(daemon: &Daemon) -> Vec<String> {
 fn events(daemon: &Daemon, kind: &str) -> Vec<Value> {
     let all = daemon.events().into_iter();
     all.filter(|event| event["kind"] == kind).collect()
-}
-
-fn ask_for_one(daemon: &Daemon) {
-    let mut stream = TcpStream::connect(("127.0.0.1", daemon.port)).unwrap();
-    let request = format!("PUT /{SITE}/archive/basebackup HTTP/1.0\r\n\r\n");
-    stream.write_all(request.as_bytes()).unwrap();
-    let mut reply = String::new();
-    stream.read_to_string(&mut reply).unwrap();
-    assert!(reply.contains(" 201 "), "{reply}");
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{active, ask_for_one, configure, restored, segment, server, wait_backups};
+use super::{active, configure, restored, segment, server, wait_backups};
 use crate::support::daemon::{Daemon, SITE};
 use crate::support::postgres::{Server, install};
 use crate::support::process::run;
@@ -13,7 +13,7 @@ fn change_key(daemon: &mut Daemon, server: &Server, id: &str, backups: usize) ->
     let words = ["--site", SITE, "--key-id", id, "--bits", "2048"];
     run(daemon.tool("pghoard_create_keys", &words)).ok();
     daemon.up();
-    ask_for_one(daemon, SITE);
+    daemon.ask_for_backup(SITE);
     let names = wait_backups(daemon, SITE, backups);
     let name = segment(daemon, server, SITE);
     assert_eq!(

@@ -84,11 +84,6 @@ fn ask(daemon: &Daemon, method: &str, path: &str) -> String {
     reply
 }
 
-fn ask_for_one(daemon: &Daemon, site: &str) {
-    let reply = ask(daemon, "PUT", &format!("/{site}/archive/basebackup"));
-    assert!(reply.contains(" 201 "), "{reply}");
-}
-
 fn configure(daemon: &Daemon, change: impl FnOnce(&mut Value)) {
     let path = daemon.home().join("pghoard.json");
     let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
@@ -173,7 +168,7 @@ fn s54_a_moved_site_is_the_history_of_the_new_one() {
     let first = server(install);
     let mut daemon = Daemon::configured(json!({}), json!({ "old": active(&first) })).started();
     wait_backups(&mut daemon, "old", 1);
-    ask_for_one(&daemon, "old");
+    daemon.ask_for_backup("old");
     let before = wait_backups(&mut daemon, "old", 2);
     let wal: Vec<String> = (0..12)
         .map(|_| segment(&mut daemon, &first, "old"))
@@ -205,7 +200,7 @@ fn s54_a_moved_site_is_the_history_of_the_new_one() {
 
     let told = ask(&daemon, "PUT", "/old/archive/basebackup");
     assert!(told.contains(" 409 "), "{told}");
-    ask_for_one(&daemon, "new");
+    daemon.ask_for_backup("new");
     wait_backups(&mut daemon, "new", 2);
     plan_and_status_name_the_heir(&daemon);
     assert_eq!(backups(&daemon, "old"), left);
@@ -251,7 +246,7 @@ fn a_renamed_site_goes_on_where_the_old_one_ended() {
     assert!(!daemon.store().join(format!("old/xlog/{last}")).exists());
     // The WAL of the new site from before its first basebackup is needed by the old one's.
     assert!(events(&daemon, "new", "wal_expired").is_empty());
-    ask_for_one(&daemon, "new");
+    daemon.ask_for_backup("new");
     wait_until("the history to go", PATIENCE, || {
         daemon.assert_alive();
         backups(&daemon, "old").is_empty() && names(&daemon.store().join("old/xlog")).is_empty()
@@ -281,7 +276,7 @@ fn sites_side_by_side_keep_to_themselves_and_one_at_rest_is_left_alone() {
     )
     .started();
     wait_backups(&mut daemon, "team/a/one", 1);
-    ask_for_one(&daemon, "one");
+    daemon.ask_for_backup("one");
     wait_backups(&mut daemon, "team/a/one", 2);
     wait_backups(&mut daemon, "deep/er/two", 1);
     for _ in 0..2 {
@@ -306,7 +301,7 @@ fn sites_side_by_side_keep_to_themselves_and_one_at_rest_is_left_alone() {
     let count = |folder: &str| names(&to.join(folder)).len();
     let before = (count("basebackup"), count("xlog"));
     daemon.up();
-    ask_for_one(&daemon, "two");
+    daemon.ask_for_backup("two");
     wait_backups(&mut daemon, "deep/er/two", 2);
     assert_eq!((count("basebackup"), count("xlog")), before);
     assert!(

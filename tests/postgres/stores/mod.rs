@@ -3,10 +3,6 @@
 
 mod faults;
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::time::Duration;
-
 use pghoard::config;
 use pghoard::store::Store;
 use pghoard::store::choose::{self, Missing};
@@ -107,7 +103,7 @@ fn life(storage: Value, mode: &str) {
     run(daemon.tool("pghoard", &["check"])).ok();
     server.sql("insert into t select generate_series(1, 1000)");
     daemon.restart();
-    ask_for_one(&mut daemon);
+    daemon.ask_for_backup(SITE);
     wait_until(
         "the first basebackup to go for the second",
         PATIENCE,
@@ -206,24 +202,4 @@ fn names(daemon: &Daemon) -> Vec<String> {
     let keys = list(daemon).into_iter();
     keys.filter_map(|key| key.strip_prefix(&start).map(str::to_owned))
         .collect()
-}
-
-/// As soon as it listens.
-fn ask_for_one(daemon: &mut Daemon) {
-    wait_until("a basebackup to be asked for", PATIENCE, || {
-        daemon.assert_alive();
-        let Ok(mut stream) = TcpStream::connect(("127.0.0.1", daemon.port)) else {
-            return false;
-        };
-        let request = format!("PUT /{SITE}/archive/basebackup HTTP/1.0\r\n\r\n");
-        let mut reply = String::new();
-        stream
-            .set_read_timeout(Some(Duration::from_secs(10)))
-            .unwrap();
-        let asked = stream.write_all(request.as_bytes());
-        asked
-            .and_then(|()| stream.read_to_string(&mut reply))
-            .is_ok()
-            && reply.contains(" 201 ")
-    });
 }

@@ -5,8 +5,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 
 use pghoard::journal::log::FILE_NAME;
@@ -323,7 +321,7 @@ fn retention_and_a_lost_log_know_these_backups() {
         daemon.up();
         daemon.wait_backups(1);
         let first = visible(&daemon);
-        ask_for_one(&daemon);
+        daemon.ask_for_backup(SITE);
         wait_until("the first to give way", PATIENCE, || {
             daemon.assert_alive();
             let now = visible(&daemon);
@@ -362,15 +360,6 @@ fn retention_and_a_lost_log_know_these_backups() {
         });
         daemon.sigterm();
     }
-}
-
-fn ask_for_one(daemon: &Daemon) {
-    let mut stream = TcpStream::connect(("127.0.0.1", daemon.port)).unwrap();
-    let request = format!("PUT /{SITE}/archive/basebackup HTTP/1.0\r\n\r\n");
-    stream.write_all(request.as_bytes()).unwrap();
-    let mut reply = String::new();
-    stream.read_to_string(&mut reply).unwrap();
-    assert!(reply.contains(" 201 "), "{reply}");
 }
 
 #[test]

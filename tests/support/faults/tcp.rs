@@ -3,7 +3,7 @@
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -36,14 +36,22 @@ pub struct Passed {
 
 #[derive(Default)]
 struct State {
+    /// The connection whose server is not listened to.
+    held: Option<usize>,
     plans: Vec<(usize, TcpFault)>,
     passed: Vec<Passed>,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    let_go: Condvar,
 }
 
 /// Ends with its owner; connections end with their clients.
 pub struct TcpProxy {
     pub port: u16,
-    state: Arc<Mutex<State>>,
+    shared: Arc<Shared>,
     door: Door,
 }
 
@@ -52,10 +60,10 @@ impl TcpProxy {
     pub fn to(upstream: u16) -> TcpProxy {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
-        let state = Arc::<Mutex<State>>::default();
-        let own = Arc::clone(&state);
+        let shared = Arc::<Shared>::default();
+        let own = Arc::clone(&shared);
         let door = Door::open(listener, move |client, door| {
-            let mut state = own.lock().unwrap();
+            let mut state = own.state.lock().unwrap();
             let number = state.passed.len();
             state.passed.push(Passed::default());
             let planned = state.plans.iter().find(|(nth, _)| *nth == number);
@@ -71,22 +79,28 @@ impl TcpProxy {
                 passing.run(client, upstream, &door)
             });
         });
-        TcpProxy { port, state, door }
+        TcpProxy { port, shared, door }
     }
 
     /// For the connection of that number, from 0.
     pub fn plan(&self, nth: usize, fault: TcpFault) {
-        self.state.lock().unwrap().plans.push((nth, fault));
+        self.shared.state.lock().unwrap().plans.push((nth, fault));
+    }
+
+    /// Holds up what the server sends on the connection of that number, or lets it go on.
+    pub fn hold(&self, nth: Option<usize>) {
+        self.shared.state.lock().unwrap().held = nth;
+        self.shared.let_go.notify_all();
     }
 
     /// What has passed on every connection so far.
     pub fn passed(&self) -> Vec<Passed> {
-        self.state.lock().unwrap().passed.clone()
+        self.shared.state.lock().unwrap().passed.clone()
     }
 
     /// Forgets plans and connections: the next one is the first.
     pub fn clear(&self) {
-        *self.state.lock().unwrap() = State::default();
+        *self.shared.state.lock().unwrap() = State::default();
     }
 
     /// Refuses connections until `up`.
@@ -101,7 +115,7 @@ impl TcpProxy {
 
 #[derive(Clone)]
 struct Connection {
-    shared: Arc<Mutex<State>>,
+    shared: Arc<Shared>,
     number: usize,
     fault: Option<TcpFault>,
     /// It was reset.
@@ -147,6 +161,11 @@ impl Connection {
             {
                 block[usize::try_from(n - passed).unwrap()] ^= 0x10;
             }
+            if way == Way::ToClient {
+                let state = self.shared.state.lock().unwrap();
+                let held = |state: &mut State| state.held == Some(self.number);
+                drop(self.shared.let_go.wait_while(state, held).unwrap());
+            }
             to.write_all(&block[..got])?;
             passed += length;
             self.note(way, passed);
@@ -164,7 +183,7 @@ impl Connection {
     }
 
     fn note(&self, way: Way, bytes: u64) {
-        let mut state = self.shared.lock().unwrap();
+        let mut state = self.shared.state.lock().unwrap();
         if let Some(passed) = state.passed.get_mut(self.number) {
             match way {
                 Way::ToServer => passed.to_server = bytes,

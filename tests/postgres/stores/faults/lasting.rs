@@ -71,7 +71,7 @@ fn a_stale_listing_makes_no_holes_and_no_deletions() {
         .iter()
         .for_each(|name| world.wait_archived(name, "stale"));
     let first = super::super::bases(&*world.plain, "basebackup");
-    super::super::ask_for_one(&mut world.daemon);
+    world.daemon.ask_for_backup(SITE);
     wait_until("the second basebackup alone", PATIENCE, || {
         let now = super::super::bases(&*world.plain, "basebackup");
         now.len() == 1 && now != first

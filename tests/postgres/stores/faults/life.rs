@@ -53,7 +53,7 @@ fn a_life(install: &'static Install, bucket: &Bucket, fault: impl Fn(usize) -> O
     daemon.wait_backups(1);
     let first = super::super::names(&daemon);
     server.sql("insert into t select generate_series(1, 1000)");
-    super::super::ask_for_one(&mut daemon);
+    daemon.ask_for_backup(SITE);
     wait_until(
         "the first basebackup to go for the second",
         PATIENCE,
