@@ -20,7 +20,8 @@ use pghoard::config::LogLevel;
 use pghoard::report::{self, Form};
 use pghoard::{Failure, Outcome, durable};
 
-use crate::diary::Diary;
+use crate::diary::{self, Diary};
+use crate::host::troubles::{self, Troubles};
 use crate::host::{CLOCK, DATA, HOSTNAME, Host, InForce};
 use crate::lines::{self, Attended};
 use crate::power::{self, How};
@@ -49,6 +50,7 @@ pub fn run() -> Outcome<()> {
     report::start(Form::Full, LogLevel::Info);
     said(sethostname(HOSTNAME).map_err(|e| Failure::io(&e.into(), "hostname")));
     log::info!("PGHoard appliance {}", env!("CARGO_PKG_VERSION"));
+    said(diary::hear_kernel());
     said(load_modules(Path::new(MODULES)));
     said(set_cad_enabled(false).map_err(|e| Failure::io(&e.into(), "Ctrl-Alt-Del")));
     let limits = setrlimit(Resource::RLIMIT_NOFILE, FILES_MAX, FILES_MAX);
@@ -88,21 +90,19 @@ pub fn run() -> Outcome<()> {
         inforce: Mutex::new(InForce::default()),
     });
     said(control::serve(&host));
+    // The daemon looks for the file.
+    let mut troubles = Troubles::default();
+    troubles.look(&host);
     host.take_settings();
     host.grow_data();
     let attended = Attended::default();
     lines::start(&host, &attended);
     log::info!("ready after {:?}", started.elapsed());
-    let (watchdog, how, who) = live(&host, &attended, &orders);
+    let (watchdog, how, who) = live(&host, &attended, &orders, &mut troubles);
     let (down, hears) = channel();
-    let spawned = thread::Builder::new()
-        .name("last-resort".into())
-        .spawn(move || last_resort(watchdog, how, &orders, &hears));
-    said(
-        spawned
-            .map(drop)
-            .map_err(|e| Failure::io(&e, "last resort")),
-    );
+    said(children::thread("last-resort", move || {
+        last_resort(watchdog, how, &orders, &hears);
+    }));
     end(&host, how, &who, &down)
 }
 
@@ -113,8 +113,7 @@ fn deliver_unsaid() {
         Ok(told) => log::info!("told the daemon of {told} changes made meanwhile"),
         Err(failure) => log::warn!("{failure}"),
     };
-    let spawned = thread::Builder::new().name("unsaid".into()).spawn(deliver);
-    said(spawned.map(drop).map_err(|e| Failure::io(&e, "unsaid")));
+    said(children::thread("unsaid", deliver));
 }
 
 /// An end that hangs is cut off after a while, or when a second one asks for it; what was
@@ -278,6 +277,7 @@ fn stir_entropy() -> Outcome<()> {
 fn environment() -> Vec<(&'static str, String)> {
     vec![
         ("PGHOARD_CLOCK_FILE", CLOCK.to_owned()),
+        ("PGHOARD_MACHINE_FILE", troubles::FILE.to_owned()),
         ("PGHOARD_CONTROL", control::SOCKET.to_owned()),
         ("PGHOARD_LOG_DIR", "/data/log".to_owned()),
         ("PGHOARD_UPDATES", "/data/updates".to_owned()),
@@ -294,10 +294,12 @@ fn live(
     host: &Arc<Host>,
     attended: &Attended,
     orders: &Receiver<(How, String)>,
+    troubles: &mut Troubles,
 ) -> (Watchdog, How, String) {
     let mut watchdog = Watchdog::open();
     let mut ready = None;
     loop {
+        troubles.look(host);
         let told = host.supervisor.told();
         if told.healthy_since != ready {
             ready = told.healthy_since;
@@ -337,13 +339,10 @@ impl Host {
     /// Beside everything else: a large disk takes a while.
     fn grow_data(self: &Arc<Host>) {
         let host = Arc::clone(self);
-        let spawned = thread::Builder::new().name("grow".into()).spawn(move || {
+        said(children::thread("grow", move || {
             if let Ok(device) = &host.data {
                 said(disk::grow(device, Path::new(DATA)));
             }
-        });
-        if let Err(error) = spawned {
-            log::warn!("the data partition keeps its size: {error}");
-        }
+        }));
     }
 }

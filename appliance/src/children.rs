@@ -1,4 +1,4 @@
-//! Processes of PID 1: everything that ends is reaped in one place, ours and orphans.
+//! Processes and threads of PID 1. Every process that ends is reaped in one place, ours and orphans.
 //!
 //! A child is registered under the lock under which it was started, and reaped under the same one,
 //! so that none can end unseen.
@@ -147,11 +147,15 @@ fn command_name(command: &Command) -> String {
 pub fn reaper() -> Arc<Children> {
     let children = Arc::new(Children::default());
     let reaped = Arc::clone(&children);
-    let spawned = std::thread::Builder::new()
-        .name("reap".into())
-        .spawn(move || reaped.reap());
-    if let Err(error) = spawned {
-        log::error!("no thread to reap processes: {error}");
+    if let Err(failure) = thread("reap", move || reaped.reap()) {
+        log::error!("{failure}");
     }
     children
+}
+
+/// A thread that nobody waits for.
+pub fn thread(name: &str, run: impl FnOnce() + Send + 'static) -> Outcome<()> {
+    let spawned = std::thread::Builder::new().name(name.into()).spawn(run);
+    let spawned = spawned.map(drop);
+    spawned.map_err(|e| Failure::io(&e, format!("no thread '{name}'")))
 }

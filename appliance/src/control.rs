@@ -9,7 +9,6 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 use std::time::Duration;
 
 use machine::Class;
@@ -18,6 +17,7 @@ use pghoard::{Failure, Outcome};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::children;
 use crate::host::Host;
 use crate::power::How;
 use crate::settings::Settings;
@@ -102,21 +102,18 @@ pub fn serve(host: &Arc<Host>) -> Outcome<()> {
                 continue;
             }
             let host = Arc::clone(&host);
-            let spawned = thread::Builder::new()
-                .name("control".into())
-                .spawn(move || {
-                    let _place = place;
-                    if let Err(error) = answer(&host, stream) {
-                        log::debug!("{SOCKET}: {error}");
-                    }
-                });
-            if let Err(error) = spawned {
-                log::warn!("{SOCKET}: {error}");
+            let serve = move || {
+                let _place = place;
+                if let Err(error) = answer(&host, stream) {
+                    log::debug!("{SOCKET}: {error}");
+                }
+            };
+            if let Err(failure) = children::thread("control", serve) {
+                log::warn!("{SOCKET}: {failure}");
             }
         }
     };
-    let spawned = thread::Builder::new().name("control".into()).spawn(accept);
-    spawned.map(drop).map_err(about)
+    children::thread("control", accept)
 }
 
 /// One of those who ask at once.

@@ -5,18 +5,19 @@
 
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
-use std::thread;
 use std::time::Duration;
 
 use nix::unistd::{dup2_stderr, pipe2};
 use pghoard::{Failure, Outcome};
+
+use crate::children;
 
 /// `pghoard.log` and `pghoard.log.1` to `.7`: 32 MiB in all.
 const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -28,6 +29,7 @@ const EARLY_LINES_MAX: usize = 2_000;
 const WAITING_MAX: usize = 4_096;
 /// A longer one is cut: a program that never ends its line must not fill the memory.
 const LINE_MAX: u64 = 8_192;
+const KERNEL: &str = "/dev/kmsg";
 const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 
 enum Job {
@@ -52,16 +54,12 @@ impl Diary {
         let (jobs, waiting) = sync_channel(WAITING_MAX);
         let lost = Arc::new(AtomicU64::new(0));
         let (lines, unheard) = (jobs.clone(), Arc::clone(&lost));
-        let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
-            let thread = thread::Builder::new().name(name.into()).spawn(run);
-            thread.map(drop).map_err(about)
-        };
-        spawn("log-read", Box::new(move || listen(read, &lines, &unheard)))?;
+        children::thread("log-read", move || listen(read, &lines, &unheard))?;
         let writer = Writer {
             unheard: lost,
             ..Writer::default()
         };
-        spawn("log-write", Box::new(move || writer.run(&waiting)))?;
+        children::thread("log-write", move || writer.run(&waiting))?;
         Ok(Diary { jobs, pipe: write })
     }
 
@@ -78,11 +76,47 @@ impl Diary {
     }
 }
 
+/// What the kernel warns of, into the same log; it has its own only until the next start.
+pub fn hear_kernel() -> Outcome<()> {
+    let about = |e: io::Error| Failure::io(&e, KERNEL);
+    let mut device = File::open(KERNEL).map_err(about)?;
+    children::thread("kernel-log", move || {
+        let mut record = vec![0; 8_192];
+        loop {
+            match device.read(&mut record) {
+                Ok(length) => tell(record.get(..length).unwrap_or_default()),
+                // What was overwritten before it was read.
+                Err(e) if e.raw_os_error() == Some(nix::libc::EPIPE) => {}
+                Err(e) => return log::warn!("{KERNEL}: {e}"),
+            }
+        }
+    })
+}
+
+fn tell(record: &[u8]) {
+    match warning(&String::from_utf8_lossy(record)) {
+        Some((severity @ 0..=3, text)) => log::error!("kernel ({severity}): {text}"),
+        Some((_, text)) => log::warn!("kernel: {text}"),
+        None => {}
+    }
+}
+
+/// Severity and text of a record that is a warning or worse, as the kernel's documentation has it
+/// (`Documentation/ABI/testing/dev-kmsg`): `facility * 8 + severity,number,time,flags;text`, then
+/// lines of properties.
+fn warning(record: &str) -> Option<(u32, &str)> {
+    let (head, rest) = record.split_once(';')?;
+    let code: u32 = head.split(',').next()?.parse().ok()?;
+    let severity = code % 8;
+    // What a program wrote there is its own affair.
+    (severity <= 4 && code < 8).then_some((severity, rest.lines().next()?))
+}
+
 fn listen(pipe: OwnedFd, jobs: &SyncSender<Job>, lost: &AtomicU64) {
     let mut reader = BufReader::new(File::from(pipe));
     loop {
         let mut line = Vec::new();
-        let mut limited = io::Read::take(&mut reader, LINE_MAX);
+        let mut limited = (&mut reader).take(LINE_MAX);
         match limited.read_until(b'\n', &mut line) {
             Ok(0) | Err(_) => return,
             Ok(_) if line.ends_with(b"\n") => {}
@@ -227,6 +261,22 @@ mod tests {
             .map(|file| file.unwrap().metadata().unwrap().len())
             .sum();
         assert!(sizes <= 41 << 20, "{sizes}");
+    }
+
+    #[test]
+    fn the_kernels_warnings_are_told_from_the_rest() {
+        for (record, expect) in [
+            (
+                "3,1203,90,-;I/O error, dev vda, sector 8\n SUBSYSTEM=block\n",
+                Some((3, "I/O error, dev vda, sector 8")),
+            ),
+            ("4,1,2,-,caller=T1;a; b\n", Some((4, "a; b"))),
+            ("6,1,2,-;Linux version 6.1\n", None),
+            ("12,1,2,-;a program's own\n", None),
+            ("nothing of the kind", None),
+        ] {
+            assert_eq!(warning(record), expect, "{record}");
+        }
     }
 
     #[test]

@@ -24,6 +24,8 @@ use crate::supervise::{Order, Supervisor};
 use crate::time::Time;
 use crate::update::trial::Trial;
 
+pub mod troubles;
+
 pub const DATA: &str = "/data";
 /// Whether the clock is synchronised, for the daemon.
 pub const CLOCK: &str = "/run/pghoard/clock.json";
@@ -223,14 +225,19 @@ impl Host {
         })
     }
 
+    /// What an error made of a data partition that was found in order.
+    pub fn disk_broken(&self) -> Option<&'static str> {
+        let room = statvfs(DATA).ok().filter(|_| self.data.is_ok())?;
+        let broken = room.flags().contains(FsFlags::ST_RDONLY);
+        broken.then_some("it had an error and takes no writes; a restart checks it")
+    }
+
     fn disk(&self) -> Value {
         let room = statvfs(DATA).ok().filter(|_| self.data.is_ok());
-        let broken = room.is_some_and(|room| room.flags().contains(FsFlags::ST_RDONLY));
-        let broken = broken.then_some("it had an error and takes no writes; a restart checks it");
         let bytes = |blocks: u64| room.map(|room| blocks.saturating_mul(room.fragment_size()));
         json!({
             "device": self.data.as_ref().ok().map(|device| device.node()),
-            "problem": self.data.as_ref().err().map(String::as_str).or(broken),
+            "problem": self.data.as_ref().err().map(String::as_str).or(self.disk_broken()),
             "total_bytes": room.and_then(|room| bytes(room.blocks())),
             "free_bytes": room.and_then(|room| bytes(room.blocks_available())),
         })

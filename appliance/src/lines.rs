@@ -80,8 +80,8 @@ pub fn start(host: &Arc<Host>, attended: &Attended) {
                 }
             }
         };
-        if let Err(error) = thread::Builder::new().name(name.into()).spawn(run) {
-            log::warn!("console {name}: {error}");
+        if let Err(failure) = children::thread(name, run) {
+            log::warn!("console {name}: {failure}");
         }
     }
 }
@@ -105,7 +105,7 @@ pub fn announce(message: &str) {
             }
         };
         // A line that takes nothing holds up nobody else.
-        let _unsaid = thread::Builder::new().name(name.into()).spawn(tell);
+        let _unsaid = children::thread(name, tell);
     }
 }
 

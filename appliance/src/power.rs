@@ -16,7 +16,7 @@ use nix::unistd::{Pid, sync};
 use pghoard::{Failure, Outcome};
 use serde::{Deserialize, Serialize};
 
-use crate::children::Children;
+use crate::children::{self, Children};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -40,11 +40,8 @@ pub fn watch_buttons(orders: &Sender<(How, String)>) {
             continue;
         };
         let orders = orders.clone();
-        let spawned = thread::Builder::new()
-            .name("button".into())
-            .spawn(move || watch(device, &orders));
-        if let Err(error) = spawned {
-            log::warn!("{}: {error}", entry.path().display());
+        if let Err(failure) = children::thread("button", move || watch(device, &orders)) {
+            log::warn!("{}: {failure}", entry.path().display());
         }
     }
 }

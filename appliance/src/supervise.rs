@@ -17,7 +17,7 @@ use nix::unistd::Pid;
 use pghoard::{Failure, Outcome};
 use serde::Serialize;
 
-use crate::children::{Children, Ended};
+use crate::children::{self, Children, Ended};
 use crate::settings::EFFECTIVE;
 use crate::settings::store::{DAEMON, give};
 
@@ -64,6 +64,8 @@ pub struct Told {
     pub alive: Option<Instant>,
     /// When this thread last turned: it may hang as well.
     pub turned: Instant,
+    /// When it last ended by itself, and how.
+    pub failed: Option<(Instant, String)>,
     /// Since when it runs without a word of failure.
     pub healthy_since: Option<Instant>,
 }
@@ -112,6 +114,7 @@ impl Supervisor {
             status: String::new(),
             alive: None,
             turned: now,
+            failed: None,
             healthy_since: None,
         }));
         let keeper = Keeper {
@@ -129,12 +132,8 @@ impl Supervisor {
             backoff: BACKOFF_FIRST,
         };
         let said = heard.clone();
-        let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
-            let thread = thread::Builder::new().name(name.into()).spawn(run);
-            thread.map(drop).map_err(about)
-        };
-        spawn("notify", Box::new(move || listen(&socket, &said)))?;
-        spawn("supervise", Box::new(move || keeper.run(&hears)))?;
+        children::thread("notify", move || listen(&socket, &said))?;
+        children::thread("supervise", move || keeper.run(&hears))?;
         Ok(Supervisor { heard, told })
     }
 
@@ -299,8 +298,10 @@ impl Keeper {
             ended.text,
             self.backoff
         );
-        self.deadline = Some(Instant::now() + self.backoff);
+        let now = Instant::now();
+        self.deadline = Some(now + self.backoff);
         self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
+        lock(&self.told).failed = Some((now, ended.text.clone()));
         self.say(State::Failed, &format!("{}; the log says why", ended.text));
     }
 

@@ -110,6 +110,7 @@ mod tests {
                 status: String::new(),
                 alive: alive_ago.map(ago),
                 turned: ago(turned_ago),
+                failed: None,
                 healthy_since: None,
             };
             assert_eq!(well(&told, now), expect, "{state:?} {turned_ago}");

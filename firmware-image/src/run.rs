@@ -34,6 +34,9 @@ pub struct Virtual {
     /// A unix socket for QEMU's own protocol: power button, reset
     #[arg(long, value_name = "SOCKET")]
     pub qmp: Option<PathBuf>,
+    /// How the disk is attached
+    #[arg(long, value_enum, default_value_t)]
+    pub bus: Bus,
     /// A port of 127.0.0.1 that leads to one of the guest (16000:16000)
     #[arg(long, value_name = "HOST:GUEST", value_parser = forward)]
     pub forward: Vec<(u16, u16)>,
@@ -58,6 +61,14 @@ pub struct Virtual {
     pub more: Vec<OsString>,
 }
 
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Bus {
+    #[default]
+    Virtio,
+    Scsi,
+    Nvme,
+}
+
 fn forward(text: &str) -> Result<(u16, u16), String> {
     let ports = text.split_once(':');
     let ports = ports.and_then(|(host, guest)| Some((host.parse().ok()?, guest.parse().ok()?)));
@@ -72,6 +83,7 @@ impl Virtual {
             memory: 512,
             serial: None,
             qmp: None,
+            bus: Bus::Virtio,
             forward: Vec::new(),
             drive: Vec::new(),
             kvm: false,
@@ -154,7 +166,16 @@ impl Virtual {
         command.arg("-drive").arg(format!(
             "if=none,id=disk,format={format},discard=unmap,file={image}"
         ));
-        command.args(["-device", "virtio-blk-pci,drive=disk,bootindex=1"]);
+        command.args(match self.bus {
+            Bus::Virtio => &["-device", "virtio-blk-pci,drive=disk,bootindex=1"][..],
+            Bus::Scsi => &[
+                "-device",
+                "virtio-scsi-pci",
+                "-device",
+                "scsi-hd,drive=disk,bootindex=1",
+            ],
+            Bus::Nvme => &["-device", "nvme,drive=disk,serial=pghoard,bootindex=1"],
+        });
         for (number, path) in self.drive.iter().enumerate() {
             let (format, path) = (format_of(path)?, escaped(path)?);
             command.arg("-drive").arg(format!(

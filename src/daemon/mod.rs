@@ -7,7 +7,8 @@
 //! - `front`: what others see: alert files, the state file, metrics.
 //! - [`world`]: tasks as threads; `take` is the longest of them.
 //! - [`reload`]: another configuration between two turns. `notify`, `status`: the service manager.
-//! - [`synchrony`]: whether this machine's clock is set, where somebody says.
+//! - [`surroundings`]: whether this machine's clock is set and what is wrong with it, where somebody
+//!   says.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -40,7 +41,7 @@ pub mod reload;
 pub mod signals;
 pub mod site;
 mod status;
-pub mod synchrony;
+pub mod surroundings;
 mod take;
 mod tenant;
 mod verify;
@@ -51,7 +52,7 @@ use notify::Notify;
 use reload::{Read, Source};
 use signals::Signals;
 use site::SiteContext;
-use synchrony::Synchrony;
+use surroundings::{Synchrony, Troubles};
 use world::RealWorld;
 
 /// Reports that may wait for the loop; a task that reports more waits itself.
@@ -72,6 +73,7 @@ pub struct Daemon {
     http: serve::Handle,
     notify: Notify,
     synchrony: Synchrony,
+    troubles: Troubles,
     source: Source,
     /// The file as it was last taken into use, to name what is new in the next one.
     raw: Value,
@@ -142,6 +144,7 @@ impl Daemon {
             http,
             notify: Notify::from_environment(),
             synchrony: Synchrony::from_environment(),
+            troubles: Troubles::from_environment(),
             source,
             raw,
             suffering: None,
@@ -220,7 +223,9 @@ impl Daemon {
     fn look_around(&mut self) {
         let Loop { world, policy, .. } = &mut self.machine;
         policy.maintenance = world.config.maintenance_mode_file.exists();
-        policy.unsynchronised = self.synchrony.look(clock::now());
+        let now = clock::now();
+        policy.unsynchronised = self.synchrony.look(now);
+        policy.troubles = self.troubles.look(now).to_vec();
         let cramped = world.cramped();
         for (name, site) in &mut policy.sites {
             site.cramped_since = cramped.get(name).copied();

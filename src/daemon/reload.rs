@@ -105,6 +105,7 @@ impl Daemon {
         // What the last look around found holds until the next one.
         policy.maintenance = machine.policy.maintenance;
         policy.unsynchronised = machine.policy.unsynchronised.clone();
+        policy.troubles = machine.policy.troubles.clone();
         for (name, site) in &mut policy.sites {
             let before = machine.policy.sites.get(name);
             site.cramped_since = before.and_then(|before| before.cramped_since);

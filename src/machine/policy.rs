@@ -18,6 +18,8 @@ pub struct Policy {
     pub maintenance: bool,
     /// Since when this machine's clock is not synchronised, and why; where nobody says, `None`.
     pub unsynchronised: Option<(Millis, String)>,
+    /// What is wrong with this machine itself, as it says, and since when.
+    pub troubles: Vec<(Millis, String)>,
     pub draining: Drain,
     /// A log of more events is compacted; `None` never (`event_log_events_max`).
     pub log_events_max: Option<u64>,

@@ -25,7 +25,7 @@ use super::screen;
 use crate::clock;
 use crate::config::Config;
 use crate::daemon::site::site_policy;
-use crate::daemon::synchrony::Synchrony;
+use crate::daemon::surroundings::Synchrony;
 use crate::failure::Outcome;
 use crate::journal::log;
 use crate::publish::facts;

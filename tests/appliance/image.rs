@@ -54,7 +54,7 @@ fn make() -> Option<Bench> {
         folder,
         program,
     };
-    let built = bench.built(VERSION, &bench.program);
+    let built = bench.built(VERSION, &bench.program, SecureBoot::default());
     built
         .disk(&bench.image, Format::Raw)
         .unwrap_or_else(|failure| panic!("{failure}"));
@@ -63,13 +63,13 @@ fn make() -> Option<Bench> {
 }
 
 impl Bench {
-    fn built(&self, version: &str, program: &Path) -> Built {
+    fn built(&self, version: &str, program: &Path, secure_boot: SecureBoot) -> Built {
         let order = Order {
             inputs: None,
             program: Some(program.to_owned()),
             image_version: version.parse().unwrap(),
             update_key: Some(self.folder.join("update.key.pub")),
-            secure_boot: SecureBoot::default(),
+            secure_boot,
         };
         Built::of(&order).unwrap_or_else(|failure| panic!("{failure}"))
     }
@@ -91,10 +91,32 @@ impl Bench {
         let program = scratch.path().join("program");
         fs::write(&program, bytes).unwrap();
         let out = scratch.path().join("update.bundle");
-        let told = self.built(version, &program).bundle(&out);
+        let built = self.built(version, &program, SecureBoot::default());
+        let told = built.bundle(&out);
         told.and_then(|()| sign::bundle(&out, key))
             .unwrap_or_else(|failure| panic!("{failure}"));
         fs::read(&out).unwrap()
+    }
+
+    /// The same image, signed with the well-known key that comes with OVMF.
+    pub fn signed(&self) -> PathBuf {
+        let key = self.folder.join("snakeoil.key");
+        let plain = Command::new("openssl")
+            .args(["rsa", "-in", "/usr/share/ovmf/PkKek-1-snakeoil.key"])
+            .args(["-passin", "pass:snakeoil", "-out"])
+            .arg(&key)
+            .output();
+        assert!(plain.unwrap().status.success(), "openssl opens the key");
+        let secure_boot = SecureBoot {
+            secure_boot_key: Some(key),
+            secure_boot_cert: Some("/usr/share/ovmf/PkKek-1-snakeoil.pem".into()),
+        };
+        let image = self.folder.join("signed.raw");
+        let built = self.built(VERSION, &self.program, secure_boot);
+        built
+            .disk(&image, Format::Raw)
+            .unwrap_or_else(|failure| panic!("{failure}"));
+        image
     }
 
     /// A key that no image knows.

@@ -14,7 +14,9 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use firmware_image::run::Virtual;
+use firmware_image::run::{Bus, Virtual};
+
+use serde_json::{Value, json};
 
 use crate::support::process::Scratch;
 use crate::support::{wait_for, wait_until};
@@ -32,6 +34,8 @@ pub struct Place {
     pub api: u16,
     /// Further disks, read only.
     pub drives: Vec<PathBuf>,
+    pub bus: Bus,
+    pub secure_boot: bool,
     /// Extra arguments of QEMU.
     pub more: Vec<String>,
 }
@@ -54,6 +58,8 @@ impl Place {
             api: api.local_addr().unwrap().port(),
             scratch,
             drives: Vec::new(),
+            bus: Bus::Virtio,
+            secure_boot: false,
             more: Vec::new(),
         }
     }
@@ -77,6 +83,8 @@ impl Place {
         machine.qmp = Some(self.scratch.join("monitor"));
         machine.forward = vec![(self.api, 16_000)];
         machine.drive.clone_from(&self.drives);
+        machine.bus = self.bus;
+        machine.secure_boot = self.secure_boot;
         // A restart ends QEMU: whoever waits for it starts the next one.
         machine.more = vec!["-no-reboot".into()];
         machine.more.extend(self.more.iter().map(Into::into));
@@ -230,11 +238,33 @@ impl Machine {
     }
 
     pub fn press_power(&self) {
+        self.monitor(&[json!({ "execute": "system_powerdown" })]);
+    }
+
+    /// On the keyboard, with Enter at the end: small letters, spaces and dashes.
+    pub fn type_line(&self, text: &str) {
+        let press = |key: String| {
+            json!({ "execute": "send-key", "arguments": {
+                "keys": [{ "type": "qcode", "data": key }], "hold-time": 1,
+            } })
+        };
+        let keys = text.chars().map(|letter| match letter {
+            ' ' => "spc".into(),
+            '-' => "minus".into(),
+            other => other.into(),
+        });
+        let keys: Vec<Value> = keys.chain(["ret".to_owned()]).map(press).collect();
+        self.monitor(&keys);
+    }
+
+    /// QEMU's own protocol: one order after the other.
+    fn monitor(&self, orders: &[Value]) {
         let monitor = UnixStream::connect(&self.monitor).unwrap();
         let mut answers = BufReader::new(&monitor).lines();
         let _greeting = answers.next().unwrap().unwrap();
-        for ask in ["qmp_capabilities", "system_powerdown"] {
-            writeln!(&monitor, "{{\"execute\":\"{ask}\"}}").unwrap();
+        let begin = json!({ "execute": "qmp_capabilities" });
+        for order in [&begin].into_iter().chain(orders) {
+            writeln!(&monitor, "{order}").unwrap();
             let _done = answers.next().unwrap().unwrap();
         }
     }

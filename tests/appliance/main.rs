@@ -11,6 +11,7 @@
 
 mod cuts;
 mod drive;
+mod hardware;
 mod image;
 mod life;
 mod machine;

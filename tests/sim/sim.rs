@@ -92,6 +92,7 @@ fn policy(fate: &Fate, world: &World, seed: u64) -> Policy {
         uploads_max: usize::try_from(fate.between(1, 4)).unwrap(),
         maintenance: false,
         unsynchronised: None,
+        troubles: Vec::new(),
         draining: Drain::No,
         // Not drawn: the dice of seeds that were found with a log that only grows stay theirs.
         log_events_max: compacts(seed).then_some(60 + seed % 121),

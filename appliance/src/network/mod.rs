@@ -24,7 +24,6 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use pghoard::{Failure, Outcome};
@@ -37,6 +36,8 @@ use turn::{Ends, Order, Turner};
 
 pub use dhcp::random;
 pub use settings::Settings;
+
+use crate::children;
 
 /// The running network. Its thread ends when this is dropped; addresses stay.
 pub struct Network {
@@ -63,10 +64,7 @@ pub fn start(settings: Settings, hostname: &str, resolv_conf: &Path) -> Outcome<
         resolv_conf: resolv_conf.to_owned(),
     };
     let turner = Turner::new(settings, hostname, ends)?;
-    thread::Builder::new()
-        .name("network".to_owned())
-        .spawn(|| turner.run())
-        .map_err(|e| Failure::io(&e, "the network's thread"))?;
+    children::thread("network", || turner.run())?;
     Ok(Network {
         orders,
         wake,

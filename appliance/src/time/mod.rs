@@ -18,16 +18,16 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
-use pghoard::{Failure, Outcome, durable};
+use pghoard::{Outcome, durable};
 use serde::Serialize;
 use serde_json::json;
 
 use course::{Act, Course, When};
 use settings::Server;
 
+use crate::children;
 use crate::network::random;
 
 pub use clock::{Clock, Kernel};
@@ -87,10 +87,7 @@ pub fn start(
         said: None,
     };
     keeper.tell();
-    thread::Builder::new()
-        .name("time".to_owned())
-        .spawn(move || keeper.run())
-        .map_err(|e| Failure::io(&e, "the clock's thread"))?;
+    children::thread("time", move || keeper.run())?;
     Ok(Time { orders, shared })
 }
 

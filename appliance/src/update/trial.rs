@@ -37,6 +37,8 @@ pub struct Trial {
     started: Instant,
     /// Held while the partition is mounted.
     known: Mutex<Known>,
+    /// The version whose trial failed; until another takes its place.
+    failed: Mutex<Option<String>>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -57,6 +59,7 @@ impl Trial {
             running: running.ok(),
             started: Instant::now(),
             known: Mutex::default(),
+            failed: Mutex::default(),
         };
         if let Err(failure) = trial.look_at_slots() {
             log::warn!("slots: {failure}");
@@ -66,24 +69,41 @@ impl Trial {
 
     fn look_at_slots(&self) -> Outcome<()> {
         let mut known = self.known();
-        known.trial = self.with_esp(|esp, running| {
+        let (trial, failed) = self.with_esp(|esp, running| {
             let (slots, _) = esp.list()?;
+            let told = slots::told(&slots, running);
+            let mut failed = told
+                .iter()
+                .filter(|slot| slot.state == slots::State::Failed);
+            let failed = failed.next().map(|slot| slot.version.to_string());
             let booted = slots::booted(&slots, running);
             let counted = booted.is_some_and(|slot| slot.tries != Tries::Confirmed);
             let back = match change::way_back(&slots, running) {
                 Some(_) => Back::Open,
                 None => Back::Shut,
             };
-            Ok(counted.then_some(back))
+            Ok((counted.then_some(back), failed))
         })?;
+        known.trial = trial;
+        *lock(&self.failed) = failed;
         if known.trial.is_some() {
             log::info!("this version is on trial");
         }
         Ok(())
     }
 
+    /// An update that did not prove itself; the version before runs.
+    pub fn failed(&self) -> Option<String> {
+        let failed = lock(&self.failed);
+        let version = failed.as_ref()?;
+        Some(format!(
+            "version {version} failed its trial, the one before it runs; install another, or go on \
+             without"
+        ))
+    }
+
     fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.known)
     }
 
     fn with_esp<T>(&self, run: impl FnOnce(&Esp, &Release) -> Outcome<T>) -> Outcome<T> {
@@ -152,6 +172,7 @@ impl Trial {
         let keys = keys(Path::new(KEY), set.as_deref())?;
         let _alone = self.known();
         let version = self.with_esp(|esp, running| change::install(esp, path, &keys, running))?;
+        *lock(&self.failed) = None;
         log::info!("{who} installed version {version}; the next start tries it");
         Ok(json!({ "version": version, "reboot": true }))
     }
@@ -284,4 +305,8 @@ impl Trial {
             }
         }
     }
+}
+
+fn lock<T>(held: &Mutex<T>) -> MutexGuard<'_, T> {
+    held.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -27,7 +27,7 @@ mod damage;
 mod log;
 mod refused;
 
-use around::{clock_lost, config_refused};
+use around::{clock_lost, config_refused, machine_trouble};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Alert {
@@ -67,13 +67,14 @@ pub const STICKY: [&str; 5] = [
 ];
 
 /// The names that are ours.
-pub const OURS: [&str; 15] = [
+pub const OURS: [&str; 16] = [
     "backup_overdue",
     "clock_doubtful",
     "config_refused",
     "deletion_refused",
     "event_log_growing",
     "event_log_rebuilt",
+    "machine_trouble",
     "object_missing",
     "slot_retention",
     "spool_filling",
@@ -98,6 +99,7 @@ pub fn alerts(
     let mut list = List::default();
     clock_lost(&mut list, &state.clock, policy);
     config_refused(&mut list, state);
+    machine_trouble(&mut list, policy);
     if let Some((at, reason)) = &state.rebuilt {
         let what = format!("the event log was set aside and rebuilt from the stores: {reason}");
         let todo = "check the disk that holds the log; counters, failure history and \

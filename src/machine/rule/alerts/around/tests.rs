@@ -277,6 +277,20 @@ fn s76_a_doubtful_clock_is_told_until_a_server_or_a_person_agrees() {
 }
 
 #[test]
+fn what_the_machine_says_of_itself_is_told_while_it_says_so() {
+    let mut policy = Policy::default();
+    let told = |policy: &Policy| alerts(&State::default(), policy, &none(), Millis(8));
+    assert!(told(&policy).is_empty());
+    policy.troubles = [(7, "no disk"), (5, "bad settings")]
+        .map(|(since, what)| (Millis(since), what.into()))
+        .into();
+    let told = told(&policy);
+    let alert = &told["machine_trouble"];
+    assert_eq!((told.len(), alert.entries.len()), (1, 2));
+    assert_eq!(alert.since(), Millis(5));
+}
+
+#[test]
 fn another_daemon_on_the_prefix_is_told_while_it_holds_it() {
     let start = [(0, begun()), (1, lease("me", true))];
     check(&start, 2, &none(), &[]);
