@@ -1,4 +1,4 @@
-//! Processes and threads of PID 1. Every process that ends is reaped in one place, ours and orphans.
+//! Processes and threads of PID 1. Each process that ends is reaped in one place, ours and orphans.
 //!
 //! A child is registered under the lock under which it was started, and reaped under the same one,
 //! so that none can end unseen.

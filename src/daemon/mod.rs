@@ -7,8 +7,7 @@
 //! - `front`: what others see: alert files, the state file, metrics.
 //! - [`world`]: tasks as threads; `take` is the longest of them.
 //! - [`reload`]: another configuration between two turns. `notify`, `status`: the service manager.
-//! - [`surroundings`]: whether this machine's clock is set and what is wrong with it, where somebody
-//!   says.
+//! - [`surroundings`]: whether this machine's clock is set, and what is wrong with the machine.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

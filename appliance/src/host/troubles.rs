@@ -1,7 +1,7 @@
 //! What is wrong with the machine itself: told to the daemon in a file, which makes an alert of it.
 //!
-//! The form of the file is the daemon's (`daemon::surroundings`). Without a data partition no daemon
-//! runs, and whoever watches sees that it does not answer.
+//! The form of the file is the daemon's (`daemon::surroundings`). Without a data partition no
+//! daemon runs, and whoever watches sees that it does not answer.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -38,8 +38,8 @@ pub(super) fn config_refused(list: &mut List, state: &State) {
 
 pub(super) fn machine_trouble(list: &mut List, policy: &Policy) {
     for (since, what) in &policy.troubles {
-        let todo = "see to the machine itself: its status page and log say more, at its console and \
-                    by GET /appliance/status and /log";
+        let todo = "see to the machine itself: its status page and log say more, at its console \
+                    and by GET /appliance/status and /log";
         list.add("machine_trouble", *since, what.clone(), todo);
     }
 }
