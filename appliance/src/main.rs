@@ -4,8 +4,8 @@
 //! consoles; by any other name what PGHoard's program is by that name.
 //!
 //! - [`boot`]: from the kernel to a machine that backs up, and back.
-//! - [`host`]: what the threads of PID 1 share, and what is wrong with the machine. [`control`]: who
-//!   else may ask it, and for what.
+//! - [`host`]: what the threads of PID 1 share, and what is wrong with the machine.
+//! - [`control`]: who else may ask it, and for what.
 //! - [`children`], [`supervise`], [`watchdog`], [`power`]: processes, the daemon, and the end.
 //! - [`disk`], [`diary`]: the data partition and the log on it.
 //! - [`settings`]: what it is to do, and where that comes from.
