@@ -11,10 +11,10 @@ pub const VERSION: u32 = 1;
 /// The number of the log's format: every kind of event and every version raises it by one. A
 /// program with a lower one may meet events that it does not know, so an appliance does not go
 /// back to it.
-pub const LOG: u32 = 50;
+pub const LOG: u32 = 51;
 
 /// How `pghoard log-format` says it, and how the builder of images finds it in a program.
-pub const LOG_TOLD: &str = "pghoard writes logs of format 50\n";
+pub const LOG_TOLD: &str = "pghoard writes logs of format 51\n";
 
 /// Today's form of an event of `version`; `None` if only a newer reader knows it.
 pub fn upcast(version: u32, event: Value) -> Option<Value> {
@@ -29,7 +29,7 @@ fn known(event: &Value) -> bool {
 }
 
 /// Every kind ever released, as the log spells it.
-pub const KINDS: [&str; 49] = [
+pub const KINDS: [&str; 50] = [
     "started",
     "stopped",
     "config_loaded",
@@ -42,6 +42,7 @@ pub const KINDS: [&str; 49] = [
     "cluster_learned",
     "switched",
     "label_archived",
+    "wal_passed",
     "spooled",
     "stored",
     "dropped",

@@ -122,6 +122,10 @@ pub enum Event {
     LabelArchived {
         name: String,
     },
+    /// `archive_command` went on beyond WAL that never came here: nothing will bring it by itself.
+    WalPassed {
+        wal: Range,
+    },
 
     // Files
     Spooled {

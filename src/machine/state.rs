@@ -5,8 +5,8 @@ use alloc::string::String;
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::{Envelope, Event, Millis, Previous};
-use crate::file::Site;
+use crate::event::{Envelope, Event, Millis, Origin, Previous};
+use crate::file::{File, Site};
 use crate::projection::attempts::Attempts;
 use crate::projection::backups::Backups;
 use crate::projection::clock::Clock;
@@ -141,6 +141,16 @@ impl SiteState {
         self.timelines.apply(event);
         self.servers.apply(event, at);
         self.judge(event);
+        // While something streams, that says where the cluster goes on.
+        if let Event::Spooled {
+            file: File::Wal(segment),
+            origin: Origin::Archive,
+            ..
+        } = event
+            && self.servers.stream.is_none()
+        {
+            self.ledger.follow(segment.timeline);
+        }
         self.ledger.apply(event, at, &self.timelines);
         self.backups.apply(event, at, run);
         // Whether it has ended is the plan's to say, which knows what the clock is worth.

@@ -58,7 +58,8 @@ impl Names {
             | Event::TimelineLearned { .. }
             | Event::ClusterLearned { .. }
             | Event::Switched { .. }
-            | Event::LabelArchived { .. } => self.server(event),
+            | Event::LabelArchived { .. }
+            | Event::WalPassed { .. } => self.server(event),
             Event::Spooled { .. }
             | Event::Stored { .. }
             | Event::Dropped { .. }
@@ -228,6 +229,10 @@ impl Names {
                 format!("asked server {node} to finish its segment, at {at}")
             }
             Event::LabelArchived { name } => format!("not kept: {name}, a backup's label"),
+            Event::WalPassed { wal } => {
+                let wal = self.all(std::slice::from_ref(wal), &[]);
+                format!("archive_command went on beyond {wal}")
+            }
             _ => String::new(),
         }
     }

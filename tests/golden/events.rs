@@ -93,6 +93,13 @@ fn plain_samples() -> Vec<Event> {
             system_id: 7_300_000_000_000_000_001,
             segment,
         },
+        Event::WalPassed {
+            wal: machine::event::Range {
+                timeline: machine::Timeline(2),
+                first: 7,
+                last: 9,
+            },
+        },
         Event::LabelArchived {
             name: text("000000010000000000000003.00000028.backup"),
         },

@@ -1,7 +1,7 @@
 //! Holes: recorded when they open and close, and healed by the cheapest means that works.
 //!
-//! What is in the spool is stored again anyway, and for what lies above the frontier reception
-//! goes back; here is what lies below it. Only when no means has it a new basebackup is taken
+//! What is in the spool is stored again anyway, and for what lies above the frontier a stream goes
+//! back; here is what lies below it. Only when no means has it a new basebackup is taken
 //! (`take.rs`), and the moments in between are lost until a person takes note.
 
 use alloc::vec::Vec;
@@ -10,7 +10,11 @@ use super::Turn;
 use crate::event::Event;
 use crate::projection::marks::Hole;
 use crate::rule::holes::{self, Found};
+use crate::rule::passed::passed;
 use crate::task::{Command, Means, Task, TaskId};
+
+/// Segments that may be stored before an earlier one, beside those that are taken ahead.
+const PASSED_BEYOND: u64 = 8;
 
 impl Turn<'_> {
     pub(super) fn note_holes(&self, out: &mut Vec<Command>) {
@@ -31,7 +35,22 @@ impl Turn<'_> {
         }
     }
 
+    /// The frontier passes over what `archive_command` passed over; what a restore then misses is
+    /// a hole.
+    fn pass(&self, out: &mut Vec<Command>) {
+        if self.policy.streams || self.policy.standalone {
+            return;
+        }
+        // Taken ahead of what is asked for, twice as many as are moved at a time.
+        let ahead = u64::try_from(self.all.uploads_max).unwrap_or(u64::MAX);
+        let beyond = ahead.saturating_mul(2).saturating_add(PASSED_BEYOND);
+        if let Some(wal) = passed(&self.site.ledger, &self.site.timelines, beyond) {
+            self.record(out, Event::WalPassed { wal });
+        }
+    }
+
     pub(super) fn heal(&self, out: &mut Vec<Command>) {
+        self.pass(out);
         self.note_holes(out);
         let fetching = |id: &TaskId| matches!(id, TaskId::Fetch(site, _) if site == self.name);
         if self.busy.keys().any(fetching) || self.spool_full(100) {

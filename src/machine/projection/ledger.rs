@@ -107,6 +107,7 @@ impl Ledger {
                 wal.iter().for_each(|range| self.gain(range));
                 files.iter().for_each(|file| self.hold(file));
             }
+            Event::WalPassed { wal } => self.pass(*wal, at),
             Event::Deleted { wal, files } => self.forget(wal, files),
             Event::Missing { wal, files } => {
                 self.forget(wal, files);
@@ -167,6 +168,20 @@ impl Ledger {
             if within(file, wal) || files.contains(file) {
                 *presence = Presence::There;
             }
+        }
+    }
+
+    /// `archive_command` hands over WAL of this timeline: the cluster goes on there.
+    pub(crate) fn follow(&mut self, timeline: Timeline) {
+        self.toward = self.toward.max(Some(timeline));
+    }
+
+    /// As a stream that begins beyond the frontier.
+    fn pass(&mut self, range: Range, since: Millis) {
+        let last = Segment::new(range.timeline, range.last);
+        if self.frontier.is_some_and(|frontier| frontier < last) {
+            self.lost.push(Lost { range, since });
+            self.frontier = Some(last);
         }
     }
 

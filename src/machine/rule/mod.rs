@@ -6,6 +6,7 @@ pub mod clock;
 pub mod coverage;
 pub mod doomed;
 pub mod holes;
+pub mod passed;
 pub mod retention;
 pub mod schedule;
 pub mod scrub;

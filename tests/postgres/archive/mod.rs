@@ -74,6 +74,7 @@ fn s17_archive_command_says_yes_when_the_segment_is_stored() {
             .store()
             .join(format!("{SITE}/timeline/00000002.history"));
         assert!(history.exists());
+        eprintln!("{:#}", daemon.site().unwrap());
         let streams = "select count(*) from pg_stat_replication";
         assert_eq!(server.one(streams), "0", "nothing is streamed");
         daemon.verify_events();

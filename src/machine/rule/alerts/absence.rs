@@ -41,10 +41,11 @@ impl View<'_> {
     }
 
     pub(super) fn wal_overdue(&self, list: &mut List) {
-        if !self.policy.streams {
+        if self.policy.standalone {
             return;
         }
-        let stopped = self.site.exposure.unstreamed_since;
+        let streams = self.policy.streams;
+        let stopped = self.site.exposure.unstreamed_since.filter(|_| streams);
         let stopped = stopped.map(|at| (at, "no WAL is received".into()));
         let late = [stopped, self.unstored(), self.unreceived()];
         let late = late.into_iter().flatten();
@@ -55,9 +56,18 @@ impl View<'_> {
                 self.name,
                 span(self.policy.wal_overdue_ms)
             );
-            let todo = "see which of server, stream and store fails (pghoard status); what the \
-                        server writes meanwhile is lost if the server is, and its slot keeps it \
-                        there: watch its disk";
+            let todo = match streams {
+                true => {
+                    "see which of server, stream and store fails (pghoard status); what the server \
+                     writes meanwhile is lost if the server is, and its slot keeps it there: watch \
+                     its disk"
+                }
+                false => {
+                    "see what the server's archive_command says in its log and whether archive_mode \
+                     is on, and whether the store fails (pghoard status); what the server writes \
+                     meanwhile is lost if the server is, and it keeps it there: watch its disk"
+                }
+            };
             list.add("wal_overdue", since, what, todo);
         }
     }

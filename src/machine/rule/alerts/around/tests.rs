@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use crate::event::{Envelope, Event, Finished, Lease, Millis, Origin, Slot, Why};
 use crate::file::{BackupName, File, Site};
-use crate::policy::Policy;
+use crate::policy::{Policy, SitePolicy};
 use crate::rule::alerts::alerts;
 use crate::rule::coverage::{Live, Space};
 use crate::state::State;
@@ -106,9 +106,18 @@ fn lease(holder: &str, ours: bool) -> Event {
 /// What happened at which minute, the minute it is now, how far a stream is; then each alert as
 /// `name since`, in minutes.
 fn check(events: &[(u64, Event)], now: u64, live: &Live, expect: &[&str]) {
+    check_of(site_policy(), events, now, live, expect);
+}
+
+fn check_of(
+    mut site_policy: SitePolicy,
+    events: &[(u64, Event)],
+    now: u64,
+    live: &Live,
+    expect: &[&str],
+) {
     let mut state = State::default();
     let mut policy = Policy::default();
-    let mut site_policy = site_policy();
     site_policy.backup_overdue_ms = Some(10 * HOUR);
     site_policy.slot_retention_bytes = 10 * GIB;
     policy.sites.insert(site(), site_policy);
@@ -274,6 +283,20 @@ fn s76_a_doubtful_clock_is_told_until_a_server_or_a_person_agrees() {
     let apart = [(0, begun()), (1, skew(7_200_000))];
     check(&apart, 2, &none(), &["clock_doubtful 1"]);
     check(&[&apart[..], &[(3, skew(0))]].concat(), 4, &none(), &[]);
+}
+
+/// Nobody streams: what counts is what the server wrote.
+#[test]
+fn s72_wal_that_archive_command_does_not_bring_is_told() {
+    let mut archives = site_policy();
+    archives.streams = false;
+    let check = |events: &[_], now, expect: &[&str]| {
+        check_of(archives.clone(), events, now, &none(), expect);
+    };
+    check(&[(0, at_lsn(90))], 300, &[]);
+    let wrote = [(0, at_lsn(90)), (10, at_lsn(310))];
+    check(&wrote, 70, &[]);
+    check(&wrote, 71, &["wal_overdue 10"]);
 }
 
 #[test]
