@@ -74,7 +74,12 @@ fn s17_archive_command_says_yes_when_the_segment_is_stored() {
             .store()
             .join(format!("{SITE}/timeline/00000002.history"));
         assert!(history.exists());
-        eprintln!("{:#}", daemon.site().unwrap());
+        // What is safe goes on there, and the backup leads to it.
+        wait_until("the new timeline to be followed", PATIENCE, || {
+            let site = daemon.site().unwrap_or_default();
+            let windows = site["coverage"]["windows"].as_array().map(Vec::len);
+            site["frontier"] == last.as_str() && windows == Some(1)
+        });
         let streams = "select count(*) from pg_stat_replication";
         assert_eq!(server.one(streams), "0", "nothing is streamed");
         daemon.verify_events();
@@ -85,6 +90,54 @@ fn s17_archive_command_says_yes_when_the_segment_is_stored() {
         restored.wait_primary();
         assert_eq!(restored.one("select count(*) from rows"), "1400");
     }
+}
+
+/// `archive_mode` was as good as off: nobody goes back for what it passed over. That is a hole, the
+/// server still has it, and what follows counts as safe.
+#[test]
+fn s07_wal_that_archive_command_passed_over_is_a_hole_and_is_brought_back() {
+    let Some(install) = install(14) else { return };
+    let (mut server, mut daemon) = archiving(install, json!({}));
+    daemon.wait_backups(1);
+    let first = segment(&server, 10);
+    wait_archived(&mut daemon, &server, &first);
+    let command = server.one("show archive_command");
+    let say = |server: &mut Server, command: &str| {
+        server.sql(&format!("alter system set archive_command = '{command}'"));
+        server.sql("select pg_reload_conf()");
+    };
+    // The server keeps them for us to find.
+    server.sql("alter system set wal_keep_size = '4GB'");
+    say(&mut server, "/bin/true");
+    let passed = [segment(&server, 10), segment(&server, 10)];
+    let told = format!(
+        "select last_archived_wal >= '{}' from pg_stat_archiver",
+        passed[1]
+    );
+    wait_until("them to be passed over", PATIENCE, || server.one(&told) == "t");
+    say(&mut server, &command);
+    // More than are taken ahead.
+    let names: Vec<String> = (0..40).map(|_| segment(&server, 1)).collect();
+    wait_archived(&mut daemon, &server, &names[39]);
+    let over = |body: &Value| body["wal"].is_object();
+    daemon.wait_event("what was passed over", "wal_passed", over);
+    daemon.wait_event("a hole", "hole_opened", |_| true);
+    daemon.wait_event("its end", "hole_closed", |_| true);
+    let xlog = daemon.store().join(format!("{SITE}/xlog"));
+    for name in &passed {
+        assert!(xlog.join(name).exists(), "{name} was not brought back");
+    }
+    wait_until("one window to the end", PATIENCE, || {
+        let site = daemon.site().unwrap_or_default();
+        let windows = site["coverage"]["windows"].as_array().map(Vec::len);
+        site["frontier"] == names[39].as_str() && windows == Some(1)
+    });
+    server.kill9();
+    server.destroy_data();
+    let mut restored = daemon.restore(install, &["--restore-to-primary"]);
+    restored.up();
+    restored.wait_primary();
+    assert_eq!(restored.one("select count(*) from rows"), "70");
 }
 
 /// Nothing is shared but the network: WAL travels in requests and answers.
