@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use machine::event::Previous;
 use machine::policy::Drain;
-use machine::{Class, Event, Site, State};
+use machine::{Class, Event, Millis, Site, State};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -77,7 +77,8 @@ pub struct Daemon {
     /// The file as it was last taken into use, to name what is new in the next one.
     raw: Value,
     /// What the log's storage suffers from, until a turn succeeds.
-    suffering: Option<String>,
+    /// Since when the log cannot be written, and why.
+    suffering: Option<(Millis, String)>,
 }
 
 impl Daemon {
@@ -259,6 +260,7 @@ impl Daemon {
                     self.complain(failure.about(self.log_path.display()));
                 }
                 self.reopen()?;
+                self.show_suffering();
             }
         }
         self.notify.alive(&self.machine.world.front.status);
@@ -287,10 +289,30 @@ impl Daemon {
     /// The same trouble is told once, however many tries it lasts.
     fn complain(&mut self, failure: Failure) {
         let text = failure.to_string();
-        if self.suffering.as_ref() != Some(&text) {
+        let told = self.suffering.as_ref();
+        if told.is_none_or(|(_, told)| *told != text) {
             crate::report::error(&text);
-            self.suffering = Some(text);
+            let since = told.map_or_else(clock::now, |(since, _)| *since);
+            self.suffering = Some((since, text));
         }
+    }
+
+    /// An alarm must not wait for a log that cannot be written.
+    fn show_suffering(&mut self) {
+        let Some((since, why)) = &self.suffering else {
+            return;
+        };
+        let Loop {
+            world,
+            state,
+            policy,
+            busy,
+            ..
+        } = &mut self.machine;
+        let mut policy = policy.clone();
+        let what = format!("the event log cannot be written: {why}");
+        policy.troubles.push((*since, what));
+        world.show(state, &policy, busy);
     }
 }
 

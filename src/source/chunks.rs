@@ -248,7 +248,6 @@ impl Uploader<'_> {
         let metadata = self.metadata(chunk);
         let started = Instant::now();
         let (mut pause, longest) = BACKOFF;
-        let mut first = true;
         loop {
             let body = Body::Scratch(Scratch {
                 path,
@@ -257,9 +256,9 @@ impl Uploader<'_> {
             });
             let failure = match self.store.put(&key, body, &metadata, Put::Create) {
                 Ok(()) => return Ok(()),
-                // The name is this backup's alone: what a repeated try finds there is the try
-                // before it, which succeeded without our knowing.
-                Err(e) if e.class == Class::Conflict && !first && self.there(&key, chunk)? => {
+                // The name is this backup's alone: what a try finds there is one before it, of ours
+                // or of the driver's, which succeeded without our knowing.
+                Err(e) if e.class == Class::Conflict && self.there(&key, chunk)? => {
                     return Ok(());
                 }
                 Err(failure) => failure,
@@ -274,7 +273,6 @@ impl Uploader<'_> {
             log::info!("{key}: trying again in {} ms: {failure}", pause.as_millis());
             self.wait(pause)?;
             pause = pause.saturating_mul(2).min(longest);
-            first = false;
         }
     }
 

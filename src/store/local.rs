@@ -324,7 +324,12 @@ fn settle_scratch(body: Body<'_>, path: &Path, outcome: &Outcome<()>) -> Outcome
         (Body::Bytes(_), _) => Ok(()),
         (Body::Scratch(scratch), Ok(())) => durable::remove(scratch.path),
         (Body::Scratch(scratch), Err(_)) if scratch.path.exists() => Ok(()),
-        (Body::Scratch(scratch), Err(_)) => durable::rename(path, scratch.path),
+        (Body::Scratch(scratch), Err(_)) => {
+            // One that stayed would be an object without content, and block the name for ever.
+            let swept = durable::remove(&sidecar_path(path));
+            durable::rename(path, scratch.path)?;
+            swept
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use super::look::MARKS_AGE_MS;
 use crate::breaks::{Rule, holds};
 use crate::event::{Event, Millis, Range};
 use crate::file::{BackupName, File};
-use crate::projection::backups::Phase;
+use crate::projection::backups::{Backup, Phase};
 use crate::rule::chain::{Chain, Link};
 use crate::rule::retention::{self, Plan};
 use crate::runs::Runs;
@@ -191,8 +191,13 @@ impl Turn<'_> {
         let refused = self.site.attempts.refused.as_ref();
         let rests = |name| refused.is_some_and(|refused| refused.backup_rests(name, self.now));
         let free = |name| ours(name) && !self.is_busy(&storing(name)) && !rests(name);
+        // What was to replace it may be damaged or gone by now: it is better than nothing.
+        let mut links = self.chain.links.iter();
+        let bare = links.all(|link| link.site.backups.restorable(&link.site.ledger).is_empty());
+        let last = |backup: &Backup| bare && backup.expired.is_some();
         let mut all = self.site.backups.all.iter();
-        let dead = all.find(|(name, backup)| backup.phase == Phase::Dead && free(name));
+        let dead =
+            all.find(|(name, backup)| backup.phase == Phase::Dead && free(name) && !last(backup));
         let Some((name, backup)) = dead else {
             // Chunks that were locked when the rest of their backup went.
             let mut left = refused?.backups.keys();

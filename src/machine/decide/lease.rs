@@ -83,9 +83,18 @@ mod tests {
                 normalized_at: None,
                 reason: Why::Schedule,
             },
-            Event::BackupExpired {
+            Event::BackupFailed {
                 backup: dead,
-                rule: String::new(),
+                class: Class::Network,
+                message: String::new(),
+            },
+            // No failure to wait for.
+            Event::ConfigLoaded {
+                digest: String::new(),
+                sites: Vec::new(),
+                changed: Vec::new(),
+                kept: Vec::new(),
+                elsewhere: false,
             },
         ]
         .into()

@@ -97,9 +97,8 @@ mod tests {
                 runs.insert_range(*first, *last);
             }
             let found = passed(&ledger, &timelines, 3);
-            let told = found.map(|gap| {
-                alloc::format!("{}:{}-{}", gap.timeline.0, gap.first, gap.last)
-            });
+            let told =
+                found.map(|gap| alloc::format!("{}:{}-{}", gap.timeline.0, gap.first, gap.last));
             assert_eq!(told.unwrap_or_default(), expect, "{toward}: {stored:?}");
         }
     }

@@ -264,7 +264,9 @@ impl Cloud {
         let ours = label::read(&upload.attributes, |name| self.service.name_in(name));
         let is_ours = |there: &Object| {
             let mut all = ours.iter();
-            there.entry.size_bytes == size_bytes
+            // What is to be replaced may say the same of itself, and be damaged.
+            mode == Put::Create
+                && there.entry.size_bytes == size_bytes
                 && all.all(|(name, value)| there.metadata.get(name) == Some(value))
         };
         match self.look(key) {

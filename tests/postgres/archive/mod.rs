@@ -114,7 +114,9 @@ fn s07_wal_that_archive_command_passed_over_is_a_hole_and_is_brought_back() {
         "select last_archived_wal >= '{}' from pg_stat_archiver",
         passed[1]
     );
-    wait_until("them to be passed over", PATIENCE, || server.one(&told) == "t");
+    wait_until("them to be passed over", PATIENCE, || {
+        server.one(&told) == "t"
+    });
     say(&mut server, &command);
     // More than are taken ahead.
     let names: Vec<String> = (0..40).map(|_| segment(&server, 1)).collect();

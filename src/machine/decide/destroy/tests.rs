@@ -182,6 +182,29 @@ fn wal_waits_for_the_backup_whose_removal_failed() {
     assert_eq!(site.decide(60_000), "expire 1-24");
 }
 
+/// The lock of an old one ends when what came after it is gone: it is better than nothing.
+#[test]
+fn s66_the_last_backup_there_is_stays_though_it_expired() {
+    let mut site = Bed::new();
+    site.tell(0, &[expired("a"), expired("b")]);
+    site.tell(0, &[refused(&[], vec![main("a")])]);
+    site.tell(0, &[deleted(&[], vec![main("b"), part("b", 1)])]);
+    site.retire_wal();
+    let lost = Event::Missing {
+        wal: Vec::new(),
+        files: vec![main("c")],
+    };
+    site.tell(0, core::slice::from_ref(&lost));
+    assert_eq!(site.decide(REST_MS), "");
+    let back = Event::Found {
+        segment_size: SegmentSize::DEFAULT,
+        wal: Vec::new(),
+        files: vec![main("c")],
+    };
+    site.tell(REST_MS, &[back]);
+    assert_eq!(site.decide(REST_MS), "delete a");
+}
+
 struct Bed {
     state: State,
     policy: Policy,
