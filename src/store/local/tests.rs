@@ -115,3 +115,22 @@ fn a_big_folder_is_listed_in_pages() {
     let rest = read_page(folder.path(), Some("a/".as_ref())).unwrap();
     assert_eq!(rest.iter().collect::<Vec<_>>(), ["a0", "b"]);
 }
+
+/// The folder could not be synced after both were in place: a sidecar that stayed would be an
+/// object without content, and block the name for ever.
+#[test]
+fn what_failed_at_its_end_leaves_nothing_under_the_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, scratch) = (folder.path().join("x"), folder.path().join("scratch"));
+    fs::write(&data, "12345").unwrap();
+    fs::write(sidecar_path(&data), "{}").unwrap();
+    let body = Body::Scratch(crate::store::Scratch {
+        path: &scratch,
+        size_bytes: 5,
+        sha256: [0; 32],
+    });
+    let failed = Err(Failure::new(Class::Internal, "no sync"));
+    settle_scratch(body, &data, &failed).unwrap();
+    assert!(!data.exists() && !sidecar_path(&data).exists());
+    assert_eq!(fs::read(&scratch).unwrap(), b"12345");
+}

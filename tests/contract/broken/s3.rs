@@ -41,3 +41,24 @@ fn s18_s19_s3_strict_every_fault_at_every_request() {
     every_fault_at_every_request(&kind);
     assert_eq!(strict.unfinished(), 0);
 }
+
+/// What is to be replaced has the size and the metadata of what replaces it, and is damaged: it is
+/// not to be taken for a success whose answer was lost.
+#[test]
+fn s18_a_replacement_that_was_refused_is_no_success() {
+    let Some(seaweed) = seaweed() else { return };
+    let bucket = seaweed.bucket();
+    let proxy = Proxy::to(bucket.port);
+    let store = open(&host_and_port(&bucket.object_storage(), proxy.port));
+    let labels = crate::metadata(&[("hash", "of the good one")]);
+    let damaged = vec![0; 9 << 20];
+    let good = vec![1; 9 << 20];
+    let put = |body: &[u8], mode| store.put("p/x", Body::Bytes(body), &labels, mode);
+    put(&damaged, Put::Create).unwrap();
+    let refused = Fault::Answer(Answer::s3(403, "AccessDenied"));
+    proxy.plan(Pick::line("^POST .*uploadId="), refused);
+    assert_eq!(put(&good, Put::Replace).unwrap_err().class, Class::Denied);
+    assert!(crate::read(store.as_ref(), "p/x") == damaged);
+    put(&good, Put::Replace).unwrap();
+    assert!(crate::read(store.as_ref(), "p/x") == good);
+}

@@ -345,12 +345,17 @@ fn a_full_log_disk() {
             "hint: make room on that disk",
         ],
     );
+    // An alarm does not wait for the log.
+    daemon.wait_alert("machine_trouble");
     disk.free();
     line(
         &daemon,
         &["the event log is written again; nothing was lost"],
     );
     check_recovered(&mut daemon, &server);
+    wait_until("the alert to go", PATIENCE, || {
+        daemon.alert("machine_trouble").is_none()
+    });
     assert!(daemon.spool().join("events.ballast").exists());
 }
 
