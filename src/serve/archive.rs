@@ -81,6 +81,10 @@ struct Ticket {
     file: Option<File>,
     /// It is read where it lies, under this entry.
     lent: Option<u64>,
+    /// Its content was compared with what the spool has of it; until then what is told of its name
+    /// may be of another content.
+    compared: bool,
+    early: Option<Result<(), Failure>>,
     verdict: Option<Result<(), Failure>>,
 }
 
@@ -133,7 +137,10 @@ impl Desk {
                 _ => continue,
             };
             if of == site {
-                ticket.verdict = Some(verdict);
+                match ticket.compared {
+                    true => ticket.verdict = Some(verdict),
+                    false => ticket.early = Some(verdict),
+                }
             }
         }
         self.news.notify_all();
@@ -215,6 +222,8 @@ impl Desk {
             stamp,
             file: None,
             lent: None,
+            compared: false,
+            early: None,
             verdict: None,
         };
         open.tickets.insert(key.clone(), ticket);
@@ -246,7 +255,14 @@ impl Desk {
                 ticket.file = Some(judged.file.clone())
             });
             let taken = judged.take(|| self.entries.fetch_add(1, Ordering::SeqCst))?;
-            self.change(&key, number, |ticket| ticket.lent = taken.lent);
+            self.change(&key, number, |ticket| {
+                ticket.lent = taken.lent;
+                ticket.compared = true;
+                // The same content was there already: what was told meanwhile was of it.
+                if taken.event.is_none() {
+                    ticket.verdict = ticket.early.take();
+                }
+            });
             match taken.event {
                 Some(event) => {
                     let report = Report::outside(Some(site.clone()), event);
