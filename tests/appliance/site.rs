@@ -101,6 +101,12 @@ impl Site {
         self.status()?.pointer(&at).cloned()
     }
 
+    /// Whether the machine says so of itself, to whoever watches.
+    pub fn troubled(&self, text: &str) -> bool {
+        let told = self.fact("/alerts/machine_trouble").unwrap_or_default();
+        told.to_string().contains(text)
+    }
+
     pub fn backups(&self) -> usize {
         let backups = self.fact(&format!("/sites/{SITE}/backups"));
         let backups = backups.and_then(|all| all.as_array().cloned());

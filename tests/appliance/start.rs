@@ -93,5 +93,7 @@ fn bad_settings_are_named_and_the_last_good_ones_stay_in_force() {
     let mut machine = site.place.boot();
     machine.expect("SETTINGS ");
     machine.expect("appliance.hostname");
-    wait_until("the API", PATIENCE, || site.status().is_some());
+    wait_until("an alert", PATIENCE, || {
+        site.troubled("settings were not taken")
+    });
 }

@@ -113,8 +113,8 @@ fn confirmed(machine: &mut Machine, version: &str) {
     });
 }
 
-/// Boots again and again, as firmware would, until the old version runs for good.
-fn comes_back(site: &Site, mut machine: Machine) {
+/// Boots again and again, as firmware would, until the old version runs for good, and says so.
+fn comes_back(site: &Site, mut machine: Machine, tried: &str) {
     let began = Instant::now();
     loop {
         let over = machine.expect_or_off("Press Enter");
@@ -129,6 +129,8 @@ fn comes_back(site: &Site, mut machine: Machine) {
     site.write();
     site.wait_caught_up();
     assert_eq!(site.rows(), rows + 1);
+    let trial = format!("version {tried} failed its trial");
+    wait_until("an alert", PATIENCE, || site.troubled(&trial));
 }
 
 fn gives_way(version: &str, change: impl FnOnce(&mut Vec<u8>)) {
@@ -139,7 +141,7 @@ fn gives_way(version: &str, change: impl FnOnce(&mut Vec<u8>)) {
     let (code, body) = upload(&site, &bench.bundle(version, change));
     assert_eq!(code, 200, "{body}");
     let machine = reboot(&site, machine);
-    comes_back(&site, machine);
+    comes_back(&site, machine, version);
 }
 
 #[test]
