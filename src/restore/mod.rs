@@ -46,6 +46,7 @@ use fetch::unpack::{CONTROL, CONTROL_UNFINISHED, Sum, Unpacked, Unpacker};
 use layout::{Layout, Naming};
 use recovery::{Recovery, Version};
 use target::{Owner, Places};
+use wal::Shelf;
 
 pub use choose::Backup;
 pub use fetch::unpack::Link;
@@ -70,6 +71,13 @@ impl<'a> Opened<'a> {
         Source {
             store: self.store.as_ref(),
             keys: &self.keys,
+        }
+    }
+
+    pub fn shelf(&self) -> Shelf<'_> {
+        Shelf {
+            prefix: self.site.prefix.clone(),
+            source: self.source(),
         }
     }
 }

@@ -168,6 +168,7 @@ struct Order {
     name: String,
     goal: Goal,
     timeline: String,
+    way: script::Way,
     wish: stream::Wish,
 }
 
@@ -221,6 +222,7 @@ impl Order {
             },
             goal,
             timeline,
+            way: way.clone(),
         })
     }
 }
@@ -291,7 +293,8 @@ fn when(class: Class, status: StatusCode) -> impl Fn(Failure) -> Refused {
 /// A tar that nothing speaks against.
 struct Planned<'a> {
     plan: stream::Plan<'a>,
-    /// Of the basebackup.
+    /// Of the basebackup, both.
+    site: String,
     key: String,
     /// About so many there will be; 0 where the backup does not say.
     bytes: u64,
@@ -331,10 +334,14 @@ fn plan<'a>(opened: &'a [Opened<'a>], order: &Order) -> Result<Planned<'a>, Refu
     })?;
     let lost = || Failure::new(Class::Internal, "the basebackup belongs to no site");
     let holder = holder(opened, backup).ok_or_else(|| unable(lost()))?;
-    let plan = stream::plan(backup, holder.source(), order.wish.clone());
+    let mut wish = order.wish.clone();
+    // Of the site that the basebackup is of: another may have gone on with another cluster.
+    wish.script.content = script::render(&backup.site.name, &order.way).map_err(unable)?;
+    let plan = stream::plan(backup, holder.source(), wish);
     let plan = plan.map_err(when(Class::Config, conflict))?;
     Ok(Planned {
         plan,
+        site: backup.site.name.clone(),
         key: backup.key().to_owned(),
         bytes: backup.plain_bytes(),
     })

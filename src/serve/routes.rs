@@ -47,6 +47,8 @@ pub struct Asked {
     pub by: Option<HeaderValue>,
     /// The file is to come as the answer's body.
     pub bring: bool,
+    /// Of the server that recovers, where it says so.
+    pub cluster: Option<u64>,
     /// Empty where it does not matter.
     pub body: Vec<u8>,
 }
@@ -183,13 +185,13 @@ impl Routes {
             Act::Acknowledge => holes::acknowledge(&self.context, site()?, &asked.body)?,
             Act::Fetch | Act::Find if is_label(name) => fetch::absent(name),
             Act::Fetch if asked.bring => {
-                let answer = self.bring(site()?, name)?;
+                let answer = self.bring(site()?, name, asked.cluster)?;
                 if let (Caller::Handout(ticket), StatusCode::OK) = (&asked.caller, answer.status) {
                     self.handouts.fetched(&ticket.digest);
                 }
                 answer
             }
-            Act::Fetch => self.fetch(site()?, name, asked.target.as_ref())?,
+            Act::Fetch => self.fetch(site()?, name, asked)?,
             Act::Find if asked.target.is_some() => Answer::text(
                 StatusCode::BAD_REQUEST,
                 format!("{} header is not for HEAD requests", fetch::TARGET_HEADER),

@@ -299,6 +299,7 @@ fn wal_comes_from_spool_and_stores_and_absence_is_confirmed() {
     let api = Api::new(json!({}));
     let target = api.path("pgdata/pg_wal/RECOVERYXLOG");
     let got = || fs::read(&target).unwrap();
+    api.put("main/basebackup/b", b"", &[]);
     let (status, head, body) = api.fetch(NAME, &target);
     assert_eq!(
         (status, body.as_str()),

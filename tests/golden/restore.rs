@@ -213,7 +213,8 @@ fn check_delivery(run: &Run, name: &str) {
     };
     let places = Places {
         stores: vec![shelf],
-        spool: None,
+        spools: Vec::new(),
+        cluster: None,
     };
     assert_eq!(
         wal::fetch(&places, name, &output),
