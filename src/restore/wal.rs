@@ -5,6 +5,9 @@
 //! padded with zeros to the segment size. What is served has the size, address and timeline its
 //! name says. Of another cluster, which may have continued under the same names, nothing is.
 //!
+//! Absence ends a recovery, so it is only told by a store that holds something: a disk that is not
+//! mounted looks like an empty one.
+//!
 //! Budget: no segment is held in memory, only [`BLOCK`] of it; a `<output>.tmp` is written and
 //! renamed.
 
@@ -130,7 +133,33 @@ pub fn fetch(places: &Places<'_>, name: &str, output: &Path) -> Outcome<Delivery
             }
         }
     }
+    confirm(places)?;
     Ok(Delivery::Absent)
+}
+
+/// Whether these stores may say that something is absent: at least one of those in the store of
+/// the asked site holds something. Nothing is remembered of it, a disk may go at any time.
+pub fn confirm(places: &Places<'_>) -> Outcome<()> {
+    let Some(asked) = places.stores.first() else {
+        return Ok(());
+    };
+    let store = asked.source.store.name();
+    for shelf in &places.stores {
+        if shelf.source.store.name() != store {
+            continue;
+        }
+        for folder in ["basebackup", "xlog"] {
+            if shelf.first(folder)?.is_some() {
+                return Ok(());
+            }
+        }
+    }
+    // Not a hint: whoever is answered over HTTP gets the message alone.
+    let message = format!(
+        "{store} holds nothing of site '{}': is its file system mounted?",
+        asked.prefix
+    );
+    Err(Failure::new(Class::Config, message))
 }
 
 /// Fetches `name` to `output` if it is whole somewhere. That it is not says little: it may just

@@ -197,6 +197,7 @@ impl Routes {
         if places.spools.iter().any(|spool| spool.join(name).is_file()) {
             return Ok(answer);
         }
+        wal::confirm(&places)?;
         Ok(absent(name))
     }
 }

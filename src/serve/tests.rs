@@ -344,6 +344,12 @@ fn s40_any_doubt_is_no_absence() {
     fs::rename(api.path("store"), api.path("elsewhere")).unwrap();
     assert_eq!(api.fetch("000000010000000000000009", &target).0, 503);
     assert_eq!(api.ask("HEAD", &format!("/main/archive/{NAME}"), "").0, 503);
+    // The directory of the configuration is the mount point itself, and is there.
+    fs::create_dir(api.path("store")).unwrap();
+    let (status, head, body) = api.fetch("000000010000000000000009", &target);
+    assert_eq!((status, head.contains("x-pghoard-absent")), (503, false));
+    assert!(body.ends_with("is its file system mounted?"), "{body}");
+    assert_eq!(api.ask("HEAD", &format!("/main/archive/{NAME}"), "").0, 503);
     assert!(!Path::new(&target).exists());
 }
 

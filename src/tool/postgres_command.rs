@@ -360,6 +360,7 @@ fn from_store(flags: &Flags, path: &Path, output: Option<&Path>, standby: bool) 
         if wal::exists(&places, &flags.xlog)? {
             return Ok(Answer::Here);
         }
+        wal::confirm(&places)?;
         return Ok(Answer::Absent);
     };
     match wal::fetch(&places, &flags.xlog, output)? {

@@ -185,6 +185,41 @@ fn s40_damage_is_a_failure_not_an_absence() {
     }
 }
 
+/// As a disk that is not mounted: its folder is there and empty.
+#[test]
+fn s40_a_store_that_holds_nothing_confirms_no_absence() {
+    let history = "00000002.history";
+    for (store, key, expected) in [
+        (0, "", false),
+        (0, "new/basebackup/b", true),
+        (0, "new/xlog/000000010000000000000001", true),
+        (0, "new/config/x", false),
+        (0, "other/basebackup/b", false),
+        // Related, but on another disk.
+        (1, "old/basebackup/b", false),
+    ] {
+        let world = World::new();
+        if !key.is_empty() {
+            world.put(store, key, b"");
+        }
+        for name in [NAME, history] {
+            let (outcome, bytes) = world.fetch(name);
+            assert_eq!(bytes, None);
+            match outcome {
+                Ok(delivery) => assert!(expected && delivery == Delivery::Absent, "{key}"),
+                Err(failure) => {
+                    let told = failure.to_string();
+                    assert!(
+                        !expected && told.contains("holds nothing of site 'new'"),
+                        "{told}"
+                    );
+                    assert!(told.ends_with("is its file system mounted?"), "{told}");
+                }
+            }
+        }
+    }
+}
+
 /// A site was moved to another with the name of its cluster alone, or with another cluster.
 #[test]
 fn nothing_of_another_cluster_is_taken_from_a_related_site() {
