@@ -393,7 +393,7 @@ mod tests {
             let store = Local::create(&folder.path().join("store")).unwrap();
             shelve(&store, &digest, content.as_bytes());
             let (store, keys) = (&store, &Keyring::default());
-            let backups = choose::backups(&config.sites["s"], store).unwrap();
+            let backups = choose::backups(&config.sites["s"], store).unwrap().backups;
             let target = folder.path().join("data");
             let order = Order {
                 target: Request {

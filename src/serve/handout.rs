@@ -27,7 +27,7 @@ use super::routes::{Asked, Found, Routes};
 use crate::config::{self, Config};
 use crate::failure::{Failure, Outcome};
 use crate::restore::Opened;
-use crate::restore::choose::{self, Backup, Goal, Immediate, timeline};
+use crate::restore::choose::{self, Backup, Catalog, Goal, Immediate, timeline};
 use crate::restore::recovery::{Action, Recovery, Role};
 use crate::restore::stream::{self, Script};
 
@@ -301,11 +301,14 @@ struct Planned<'a> {
 }
 
 fn plan<'a>(opened: &'a [Opened<'a>], order: &Order) -> Result<Planned<'a>, Refused> {
-    let mut all = Vec::new();
+    let mut found = Catalog::default();
     for opened in opened {
-        let found = choose::backups(opened.site, opened.store.as_ref()).map_err(unable)?;
-        all.extend(found);
+        found.add(choose::backups(opened.site, opened.store.as_ref()).map_err(unable)?);
     }
+    for (key, failure) in &found.damaged {
+        log::warn!("'{key}' is left out: {failure}");
+    }
+    let all = found.usable(&order.name).map_err(unable)?;
     let size = match all
         .first()
         .and_then(|first| Some((first, holder(opened, first)?)))
@@ -358,11 +361,8 @@ fn wanted(all: &[Backup<'_>], name: &str) -> Result<String, Refused> {
     if name == LATEST {
         return Ok(LATEST.to_owned());
     }
-    let called = |key: &str| {
-        let base = key.rsplit('/').next().unwrap_or(key);
-        base == name || base.split('.').next() == Some(name)
-    };
-    let found = all.iter().map(Backup::key).find(|key| called(key));
+    let mut keys = all.iter().map(Backup::key);
+    let found = keys.find(|key| choose::is_called(key, name));
     found.map(str::to_owned).ok_or_else(|| {
         let message = format!("there is no basebackup '{name}'");
         (

@@ -303,9 +303,15 @@ fn list(store: &dyn Store, prefix: &str, all: &mut Vec<Value>) -> Outcome<()> {
         Ok(())
     })?;
     for key in keys {
-        // Gone since it was listed: expired meanwhile.
-        let Some(object) = store.look(&key)? else {
-            continue;
+        let object = match store.look(&key) {
+            Ok(Some(object)) => object,
+            // Gone since it was listed: expired meanwhile.
+            Ok(None) => continue,
+            Err(failure) if failure.class == Class::Corrupt => {
+                log::warn!("'{key}' is left out: {failure}");
+                continue;
+            }
+            Err(failure) => return Err(failure),
         };
         let modified = u64::try_from(object.entry.modified_ms).unwrap_or_default();
         all.push(json!({

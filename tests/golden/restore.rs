@@ -45,7 +45,9 @@ impl Run {
     }
 
     fn backups(&self) -> Vec<Backup<'_>> {
-        choose::backups(&self.config.sites["golden"], self.store.as_ref()).unwrap()
+        choose::backups(&self.config.sites["golden"], self.store.as_ref())
+            .unwrap()
+            .backups
     }
 
     fn restore(&self, wanted: &str, order: &Order) -> Outcome<Notes> {

@@ -170,7 +170,7 @@ mod tests {
         put("s/basebackup/b", "", pairs.into());
         let config = config(folder.path());
         let opened = [Opened::new(&config.sites["s"]).unwrap()];
-        let backups = choose::backups(&config.sites["s"], &store).unwrap();
+        let backups = choose::backups(&config.sites["s"], &store).unwrap().backups;
         match check(&backups[0], wanted, &opened, SegmentSize::DEFAULT) {
             Ok(()) => "fine".into(),
             Err(failure) => failure.to_string(),
@@ -257,7 +257,7 @@ mod tests {
             });
             let (config, _) = config::parse(&json!({"backup_sites": sites})).unwrap();
             let opened = ["t", "s"].map(|name| Opened::new(&config.sites[name]).unwrap());
-            let backups = choose::backups(&config.sites["s"], &store).unwrap();
+            let backups = choose::backups(&config.sites["s"], &store).unwrap().backups;
             let told = check(&backups[0], "latest", &opened, SegmentSize::DEFAULT);
             let told = told.map_or_else(|failure| failure.message, |()| "fine".to_owned());
             assert!(told.contains(expected), "{cluster}: {told}");
