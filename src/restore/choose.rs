@@ -302,9 +302,16 @@ fn newest<'b, 'a>(
     fitting.max_by_key(|backup| (backup.start_time(), backup.key()))
 }
 
-/// A moment as people and PGHoard write it: ISO 8601, `T` or a space, without a zone UTC.
+/// A moment as people and PGHoard write it: ISO 8601, `T` or a space, without a zone UTC. The name
+/// of a zone in brackets (RFC 9557) counts, and has to be known here.
 pub fn time(text: &str) -> Option<Timestamp> {
     let text = text.trim();
+    if text.contains('[') {
+        return text
+            .parse::<jiff::Zoned>()
+            .ok()
+            .map(|zoned| zoned.timestamp());
+    }
     let text = ["UTC", "GMT", "Z"]
         .iter()
         .find_map(|zone| text.strip_suffix(zone))
@@ -355,6 +362,27 @@ mod tests {
         ] {
             let found = time(text).map(|time| time.to_string());
             assert_eq!(found.as_deref(), expected, "{text}");
+        }
+    }
+
+    /// What a machine has no zones for is refused, and never another moment.
+    #[test]
+    fn a_zone_in_brackets_is_no_utc() {
+        for (text, expected) in [
+            ("2026-11-22 09:27:26[Europe/Berlin]", "2026-11-22T08:27:26Z"),
+            (
+                "2026-11-22 09:27:26+01:00[Europe/Berlin]",
+                "2026-11-22T08:27:26Z",
+            ),
+            ("2026-11-22 09:27:26[UTC]", "2026-11-22T09:27:26Z"),
+            ("2026-11-22 09:27:26+05:00[Europe/Berlin]", "none"),
+            ("2026-11-22 09:27:26[Europe/Berlin] UTC", "none"),
+            ("2026-11-22 09:27:26[Nowhere/Land]", "none"),
+            ("2026-11-22 09:27:26[", "none"),
+        ] {
+            let found = time(text).map_or("none".to_owned(), |time| time.to_string());
+            let zones = TimeZone::get("Europe/Berlin").is_ok() || !text.contains("Berlin");
+            assert_eq!(found, if zones { expected } else { "none" }, "{text}");
         }
     }
 
