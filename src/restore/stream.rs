@@ -468,7 +468,7 @@ impl Tar<'_> {
         let version = version.filter(|version| *version >= Version::V12);
         let version =
             version.ok_or_else(|| corrupt("PG_VERSION: expected a version of at least 12"))?;
-        let before = text(self.kept.get(Path::new(AUTO_CONF))).unwrap_or_default();
+        let before = self.kept.remove(Path::new(AUTO_CONF)).unwrap_or_default();
         for folder in FOLDERS {
             self.folder(Path::new(folder), 0o700)?;
         }
@@ -484,7 +484,7 @@ impl Tar<'_> {
             self.link(&link)?;
         }
         for (name, content) in wish.recovery.files(version, &before)? {
-            self.made_file(name, 0o600, content.as_bytes())?;
+            self.made_file(name, 0o600, &content)?;
         }
         let script = &wish.script;
         self.made_file(script.name, 0o700, script.content.as_bytes())?;
