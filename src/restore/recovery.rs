@@ -125,10 +125,12 @@ fn without_recovery(text: &[u8]) -> Vec<u8> {
     kept
 }
 
-/// `archive_cleanup_command` of the old standby would delete what others still need.
+/// `archive_cleanup_command` of the old standby would delete what others still need;
+/// `recovery_min_apply_delay` of a delayed one would hold up any recovery from an archive.
 const OURS: &[&str] = &[
     "restore_command",
     "recovery_end_command",
+    "recovery_min_apply_delay",
     "archive_cleanup_command",
     "primary_conninfo",
     "primary_slot_name",
@@ -270,7 +272,8 @@ mod tests {
     #[test]
     fn settings_are_appended_and_old_ones_taken_out() {
         let auto = "# Do not edit\nwork_mem = '1MB'\nrestore_command = 'old'\n\
-                    recovery_target_xid = '7'\nprimary_conninfo='x'\n";
+                    recovery_target_xid = '7'\nprimary_conninfo='x'\n\
+                    recovery_min_apply_delay = '1d'\n";
         let (names, text) = written("15", auto, &recovery());
         assert_eq!(names, ["postgresql.auto.conf", "standby.signal"]);
         assert_eq!(
