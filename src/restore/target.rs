@@ -62,6 +62,16 @@ impl Owner {
     pub fn give(self, path: &Path) -> Outcome<()> {
         chown(path, Some(self.uid), Some(self.gid)).map_err(|e| Failure::io(&e, path.display()))
     }
+
+    /// Whether the mode grants these of `0o7`, as far as user and group tell.
+    pub fn may(self, found: &fs::Metadata, wanted: u32) -> bool {
+        let shift = match (found.uid() == self.uid, found.gid() == self.gid) {
+            (true, _) => 6,
+            (false, true) => 3,
+            (false, false) => 0,
+        };
+        (found.mode() >> shift) & wanted == wanted
+    }
 }
 
 /// Checks all, then makes the directories ready for so many bytes.

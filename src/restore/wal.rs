@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 use machine::{Class, Lsn, Segment, SegmentSize, Timeline};
 
+use super::target::Owner;
 use super::{Opened, Source, at, corrupt};
 use crate::codec;
 use crate::config::{Config, Site};
@@ -292,8 +293,37 @@ fn spooled(spool: &Path, name: &str) -> Outcome<Option<File>> {
     match File::open(&path) {
         Ok(file) => Ok(Some(file)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(Failure::io(&e, path.display())),
+        Err(e) => Err(unread(&e, &path)),
     }
+}
+
+/// The daemon's spool may hold the end of the WAL, so to pass over one that is shut would lose it.
+fn unread(error: &io::Error, path: &Path) -> Failure {
+    let failure = Failure::io(error, path.display());
+    match failure.class {
+        Class::Denied => failure.hint(
+            "let this user read the spool, or restore with a configuration without backup_location",
+        ),
+        _ => failure,
+    }
+}
+
+/// Whether this spool is shut to the server that will ask for WAL: to the owner of its files, else
+/// to us, who will start it.
+pub fn is_shut(spool: &Path, owner: Option<Owner>) -> Option<Failure> {
+    let denied = || unread(&io::ErrorKind::PermissionDenied.into(), spool);
+    let Some(owner) = owner else {
+        let failure = fs::read_dir(spool).err().map(|e| unread(&e, spool));
+        return failure.filter(|failure| failure.class == Class::Denied);
+    };
+    // What is there at all: of a spool that another machine has nothing is.
+    let there = |path: &Path| fs::metadata(path).ok();
+    there(spool)?;
+    let shut = |path: &Path| {
+        let wanted = if path == spool { 0o5 } else { 0o1 };
+        there(path).is_some_and(|found| !owner.may(&found, wanted))
+    };
+    spool.ancestors().any(shut).then(denied)
 }
 
 fn unfinished(places: &Places<'_>, kind: Kind, name: &str, output: &Path) -> Outcome<Delivery> {

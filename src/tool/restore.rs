@@ -27,7 +27,7 @@ use crate::failure::{Failure, Outcome};
 use crate::http::{Login, Patience, Peer};
 use crate::restore::choose::{self, Backup, Catalog, Goal, timeline};
 use crate::restore::list::{self, Detail, Row};
-use crate::restore::{self, Notes, Opened, Order, target};
+use crate::restore::{self, Notes, Opened, Order, target, wal};
 use crate::store::Metadata;
 use flags::{Command, Flags, Get, List, ListHttp};
 
@@ -206,6 +206,13 @@ fn get_basebackup(get: &Get, status_file: Option<PathBuf>) -> Result<(), Fatal> 
     };
     let notes = restore::run(backup, &chosen.source(), &order).map_err(fatal)?;
     tell(&notes);
+    for spool in wal::spools(&config, config.related(backup.site)) {
+        if let Some(failure) = wal::is_shut(&spool, notes.owner) {
+            warn(format_args!(
+                "warning: the server's restore_command will fail: {failure}"
+            ));
+        }
+    }
     if geteuid().is_root() && notes.owner.is_none() {
         warn(format_args!(
             "warning: the restored files belong to root, as whom PostgreSQL does not run"

@@ -1,5 +1,8 @@
 //! What is delivered from where, over two local stores and two spools.
 
+use std::fs::Permissions;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
 use super::*;
 use crate::codec::keys::Keyring;
 use crate::store::local::Local;
@@ -317,4 +320,39 @@ fn the_spools_of_all_related_sites_are_looked_in() {
     let own = wal(1, 3 << 20, MIB);
     world.spool(NAME, &own);
     assert_eq!(world.fetch(NAME), (Ok(Delivery::Full), Some(own)));
+}
+
+#[test]
+fn a_spool_that_the_server_cannot_read_is_told_at_the_restore() {
+    let told = unread(
+        &io::ErrorKind::PermissionDenied.into(),
+        Path::new("/spool/x"),
+    );
+    let hint = "let this user read the spool, or restore with a configuration without \
+                backup_location";
+    assert_eq!(told.hint.as_deref(), Some(hint));
+    let folder = tempfile::tempdir().unwrap();
+    let spool = folder.path().join("main/xlog_incoming");
+    fs::create_dir_all(&spool).unwrap();
+    let found = fs::metadata(&spool).unwrap();
+    let (uid, gid) = (found.uid(), found.gid());
+    let ours = Owner { uid, gid };
+    let [group, others] = [gid, gid + 1].map(|gid| Owner { uid: uid + 1, gid });
+    for (above, mode, shut) in [
+        (0o755, 0o700, [false, true, true]),
+        (0o755, 0o750, [false, false, true]),
+        (0o755, 0o755, [false, false, false]),
+        (0o755, 0o744, [false, true, true]),
+        (0o700, 0o755, [false, true, true]),
+    ] {
+        let set = |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode));
+        set(folder.path(), above).unwrap();
+        set(&spool, mode).unwrap();
+        let found = [ours, group, others].map(|owner| is_shut(&spool, Some(owner)).is_some());
+        assert_eq!(found, shut, "{above:o} {mode:o}");
+        assert_eq!(is_shut(&spool, None), None);
+    }
+    let nowhere = folder.path().join("nowhere");
+    assert_eq!(is_shut(&nowhere, Some(others)), None);
+    assert_eq!(is_shut(&nowhere, None), None);
 }
