@@ -18,7 +18,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hyper::StatusCode;
-use hyper::header::HeaderValue;
+use hyper::header::{HeaderMap, HeaderValue};
 use machine::{Class, Segment, Timeline};
 
 use super::answer::Answer;
@@ -48,6 +48,11 @@ const OUTGOING: &str = "scratch";
 /// The names that PostgreSQL's archive is asked for.
 pub fn is_archived(name: &str) -> bool {
     Segment::is_name(name) || Timeline::from_history_name(name).is_some()
+}
+
+/// Which cluster recovers, where that is told.
+pub fn cluster(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CLUSTER_HEADER)?.to_str().ok()?.parse().ok()
 }
 
 /// The look-ahead of each site, where the configuration wants one.

@@ -93,8 +93,8 @@ fetch() {
 trap clean EXIT
 trap 'exit 255' HUP INT TERM
 
-# The data directory is where PostgreSQL runs this. Its cluster is told, where od can read it: a site
-# that was moved to another may have left the cluster behind.
+# The data directory is where PostgreSQL runs this. Its cluster is told, where od can read it: a
+# site that was moved to another may have left the cluster behind.
 cluster=$(od -A n -t u8 -N 8 global/pg_control 2>/dev/null | tr -d ' \n')
 if [ -e standby.signal ]; then
     waits='1 2 4 8 10 10 10 15'
