@@ -159,6 +159,7 @@ impl Routes {
         let base = planned.key.rsplit('/').next().unwrap_or_default();
         let terms = Terms {
             site: planned.site,
+            asked: site.name.clone(),
             backup: base.split('.').next().unwrap_or(base).to_owned(),
             query,
             origin,
@@ -184,7 +185,7 @@ impl Routes {
             token: Some(ticket.token.clone()),
             ..way
         });
-        let order = way.and_then(|way| Order::new(&terms.site, &terms.backup, &terms.query, &way));
+        let order = way.and_then(|way| Order::new(&terms.asked, &terms.backup, &terms.query, &way));
         match order {
             Ok(order) => self.start(order, Some(opening)),
             Err(failure) => {

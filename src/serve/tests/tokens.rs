@@ -194,4 +194,13 @@ fn a_basebackup_of_the_site_before_is_handed_out_with_that_sites_wal() {
     });
     assert!(reply.contains("\"site\": \"old\""), "{reply}");
     assert!(reply.contains("http://h:1/old/handout/tar"), "{reply}");
+    let (_, body) = reply.split_once("\r\n\r\n").unwrap();
+    let made: Value = serde_json::from_str(body).unwrap();
+    let bearer = format!(
+        "authorization: Bearer {}\r\n",
+        made["token"].as_str().unwrap()
+    );
+    assert_eq!(api.ask("GET", "/main/handout/tar", &bearer).0, 403);
+    let (status, _, body) = api.ask("GET", "/old/handout/tar", &bearer);
+    assert_eq!((status, body.contains("\nsite='old'\n")), (200, true));
 }
