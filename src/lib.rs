@@ -69,10 +69,10 @@
 //! work:      codec pg restore spool store   (it judges objects as their readers do)
 //! journal:   spool
 //! publish:   config http tls       (where metrics go)
-//! restore:   codec config pg store
+//! restore:   codec config pg spool store   (the name of the spool's folder)
 //! serve:     config journal publish restore source spool store tls work
 //! daemon:    codec config journal pg publish serve source spool store work
-//! tool:      codec config daemon http journal pg publish restore serve source spool store tls work
+//! tool:      codec config daemon http journal pg publish restore serve source store tls work
 //! ```
 //!
 //! Facts come to `source` and `work` as arguments. `journal` alone names redb and serde_cbor, each

@@ -18,13 +18,18 @@ impl Config {
         std::iter::once(site).chain(older).collect()
     }
 
-    /// Where WAL of a site may be: a site that was moved elsewhere is continued there.
+    /// Where WAL of a site may be: in it, which comes first, because another may belong to another
+    /// cluster; in those it was moved from; and in those it was moved to, with their history.
     pub fn related<'a>(&'a self, site: &'a Site) -> Vec<&'a Site> {
-        let newer = self
-            .sites
-            .values()
-            .find(|newer| newer.moved_from.contains(&site.name));
-        self.with_older(newer.unwrap_or(site))
+        let mut all = self.with_older(site);
+        let newer = self.sites.values();
+        let newer = newer.filter(|newer| newer.moved_from.contains(&site.name));
+        for other in newer.flat_map(|newer| self.with_older(newer)) {
+            if all.iter().all(|known| known.name != other.name) {
+                all.push(other);
+            }
+        }
+        all
     }
 
     /// The inactive sites whose backups expire by the rules of this one. One in the very place of

@@ -404,10 +404,23 @@ fn related_sites_follow_moves_both_ways() {
     let sites = json!({"old": {}, "new": {"moved_from": ["old"]}, "other": {}});
     let (config, _) = parse(&json!({"backup_sites": sites})).unwrap();
     let names = |sites: Vec<&Site>| sites.iter().map(|s| s.name.clone()).collect::<Vec<_>>();
-    assert_eq!(names(config.related(&config.sites["old"])), ["new", "old"]);
+    assert_eq!(names(config.related(&config.sites["old"])), ["old", "new"]);
     assert_eq!(names(config.related(&config.sites["new"])), ["new", "old"]);
     assert_eq!(names(config.with_older(&config.sites["old"])), ["old"]);
     assert_eq!(names(config.related(&config.sites["other"])), ["other"]);
+    let sites = json!({"b": {"moved_from": ["a"]}, "a": {}, "c": {"moved_from": ["b", "a"]}});
+    let (config, _) = parse(&json!({"backup_sites": sites})).unwrap();
+    for (site, expected) in [
+        ("a", ["a", "b", "c"]),
+        ("b", ["b", "a", "c"]),
+        ("c", ["c", "b", "a"]),
+    ] {
+        assert_eq!(
+            names(config.related(&config.sites[site])),
+            expected,
+            "{site}"
+        );
+    }
 }
 
 #[test]

@@ -47,8 +47,8 @@ const TIMELINES_MAX: u32 = 10_000;
 pub struct Order {
     pub config: Arc<Config>,
     pub site: String,
-    /// The spool's folder of the site, if this machine has it.
-    pub spool: Option<PathBuf>,
+    /// Of the server that recovers, where it is only one and known.
+    pub cluster: Option<u64>,
     /// For this alone: what is found in it is removed.
     pub folder: PathBuf,
     /// Servers that recover at the same time.
@@ -243,7 +243,8 @@ impl Shared {
 
     /// `None`: the stores could not even be opened.
     fn act(&self, job: Job, opened: Option<&[Opened<'_>]>) -> Done {
-        let places = opened.map(|opened| Places::new(opened, self.order.spool.clone()));
+        let (config, cluster) = (&self.order.config, self.order.cluster);
+        let places = opened.map(|opened| Places::new(opened, config, cluster));
         match job {
             Job::Segment(name) => {
                 let got = places.map_or(Got::Failed, |places| self.fetch(&places, &name));

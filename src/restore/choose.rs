@@ -1,13 +1,15 @@
 //! Which backup: what the store has, and which of it a target asks for.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
-use machine::{Lsn, Segment, SegmentSize, Timeline};
+use machine::{Class, Lsn, Segment, SegmentSize, Timeline};
 
 use super::refused;
 use crate::config::Site;
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use crate::store::{Body, Metadata, Object, Put, Store};
 
 pub mod timeline;
@@ -140,19 +142,59 @@ impl Wish<'_> {
     }
 }
 
+/// What there is to choose from.
+#[derive(Clone, Debug, Default)]
+pub struct Catalog<'a> {
+    pub backups: Vec<Backup<'a>>,
+    /// By key: main objects whose metadata is damaged. They stand in nobody else's way.
+    pub damaged: BTreeMap<String, Failure>,
+}
+
+impl<'a> Catalog<'a> {
+    pub fn add(&mut self, other: Catalog<'a>) {
+        self.backups.extend(other.backups);
+        self.damaged.extend(other.damaged);
+    }
+
+    /// The backups; a failure where the one called `wanted` is damaged, or all are.
+    pub fn usable(mut self, wanted: &str) -> Outcome<Vec<Backup<'a>>> {
+        let named = self.damaged.keys().find(|key| is_called(key, wanted));
+        let none = self
+            .damaged
+            .keys()
+            .next()
+            .filter(|_| self.backups.is_empty());
+        let Some(key) = named.or(none).cloned() else {
+            return Ok(self.backups);
+        };
+        self.damaged.remove(&key).map_or(Ok(self.backups), Err)
+    }
+}
+
+/// Whether a backup's key is meant: whole, or by the part that people use.
+pub fn is_called(key: &str, name: &str) -> bool {
+    let base = key.rsplit('/').next().unwrap_or(key);
+    key == name || base == name || base.split('.').next() == Some(name)
+}
+
 /// The backups of one site, as its store lists them, sorted by key.
-pub fn backups<'a>(site: &'a Site, store: &dyn Store) -> Outcome<Vec<Backup<'a>>> {
+pub fn backups<'a>(site: &'a Site, store: &dyn Store) -> Outcome<Catalog<'a>> {
     let mut keys = Vec::new();
     let folder = format!("{}/basebackup", site.prefix);
     store.list(&folder, &mut |entry| {
         keys.push(entry.key);
         Ok(())
     })?;
-    let mut found = Vec::new();
+    let mut found = Catalog::default();
     for key in keys {
-        // Deleted since it was listed: not a backup any more.
-        if let Some(object) = store.look(&key)? {
-            found.push(Backup { site, object });
+        match store.look(&key) {
+            Ok(Some(object)) => found.backups.push(Backup { site, object }),
+            // Deleted since it was listed: not a backup any more.
+            Ok(None) => {}
+            Err(failure) if failure.class == Class::Corrupt => {
+                found.damaged.insert(key, failure);
+            }
+            Err(failure) => return Err(failure),
         }
     }
     Ok(found)
@@ -260,9 +302,16 @@ fn newest<'b, 'a>(
     fitting.max_by_key(|backup| (backup.start_time(), backup.key()))
 }
 
-/// A moment as people and PGHoard write it: ISO 8601, `T` or a space, without a zone UTC.
+/// A moment as people and PGHoard write it: ISO 8601, `T` or a space, without a zone UTC. The name
+/// of a zone in brackets (RFC 9557) counts, and has to be known here.
 pub fn time(text: &str) -> Option<Timestamp> {
     let text = text.trim();
+    if text.contains('[') {
+        return text
+            .parse::<jiff::Zoned>()
+            .ok()
+            .map(|zoned| zoned.timestamp());
+    }
     let text = ["UTC", "GMT", "Z"]
         .iter()
         .find_map(|zone| text.strip_suffix(zone))
@@ -313,6 +362,27 @@ mod tests {
         ] {
             let found = time(text).map(|time| time.to_string());
             assert_eq!(found.as_deref(), expected, "{text}");
+        }
+    }
+
+    /// What a machine has no zones for is refused, and never another moment.
+    #[test]
+    fn a_zone_in_brackets_is_no_utc() {
+        for (text, expected) in [
+            ("2026-11-22 09:27:26[Europe/Berlin]", "2026-11-22T08:27:26Z"),
+            (
+                "2026-11-22 09:27:26+01:00[Europe/Berlin]",
+                "2026-11-22T08:27:26Z",
+            ),
+            ("2026-11-22 09:27:26[UTC]", "2026-11-22T09:27:26Z"),
+            ("2026-11-22 09:27:26+05:00[Europe/Berlin]", "none"),
+            ("2026-11-22 09:27:26[Europe/Berlin] UTC", "none"),
+            ("2026-11-22 09:27:26[Nowhere/Land]", "none"),
+            ("2026-11-22 09:27:26[", "none"),
+        ] {
+            let found = time(text).map_or("none".to_owned(), |time| time.to_string());
+            let zones = TimeZone::get("Europe/Berlin").is_ok() || !text.contains("Berlin");
+            assert_eq!(found, if zones { expected } else { "none" }, "{text}");
         }
     }
 
@@ -397,6 +467,49 @@ mod tests {
         let metadata = store.look(&asked).unwrap().unwrap().metadata;
         assert_eq!(metadata["preserve-backup"], name);
         assert_eq!(metadata["preserve-until"], "2030-01-01 00:00:00+00:00");
+    }
+
+    /// As after a full disk, or a copy that broke off.
+    #[test]
+    fn s18_damaged_metadata_stands_in_no_other_backups_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Local::create(folder.path()).unwrap();
+        let config = config::parse(&json!({"backup_sites": {"s": {}}}))
+            .unwrap()
+            .0;
+        for name in ["a", "b", "c", "d"] {
+            let key = format!("s/basebackup/{name}");
+            store
+                .put(&key, Body::Bytes(b"x"), &Metadata::new(), Put::Create)
+                .unwrap();
+        }
+        let path = |name: &str| folder.path().join("s/basebackup").join(name);
+        std::fs::write(path("a.metadata"), "").unwrap();
+        std::fs::write(path("b.metadata"), "{\"start-ti").unwrap();
+        std::fs::write(path("c"), "other").unwrap();
+        let found = backups(&config.sites["s"], &store).unwrap();
+        let damaged: Vec<&String> = found.damaged.keys().collect();
+        assert_eq!(
+            damaged,
+            ["s/basebackup/a", "s/basebackup/b", "s/basebackup/c"]
+        );
+        let used = |name: &str| -> Outcome<Vec<String>> {
+            let all = found.clone().usable(name)?;
+            Ok(all
+                .iter()
+                .map(|backup| backup.key().to_owned())
+                .collect::<Vec<_>>())
+        };
+        for name in ["latest", "s/basebackup/d", "d", "nobody"] {
+            assert_eq!(used(name), Ok(vec!["s/basebackup/d".to_owned()]), "{name}");
+        }
+        for name in ["s/basebackup/a", "c"] {
+            let failure = used(name).unwrap_err();
+            assert_eq!(failure.class, Class::Corrupt, "{failure}");
+        }
+        store.delete("s/basebackup/d").unwrap();
+        let found = backups(&config.sites["s"], &store).unwrap();
+        assert_eq!(found.usable("latest").unwrap_err().class, Class::Corrupt);
     }
 
     fn backup<'a>(site: &'a Site, key: &str, start: &str, end: &str) -> Backup<'a> {

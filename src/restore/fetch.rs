@@ -8,7 +8,7 @@ use std::thread;
 use machine::Class;
 use tar::{Archive, Entry};
 
-use super::layout::{Content, Job, Naming};
+use super::layout::{self, Content, Job, Naming};
 use super::target::Places;
 use super::{Source, at, corrupt};
 use crate::codec;
@@ -103,7 +103,7 @@ pub fn one(
         body,
         progress: Arc::clone(progress),
     };
-    let decoder = || codec::decoder(body, stored, &object.metadata, source.keys);
+    let decoder = |told| codec::decoder(body, stored, told, source.keys);
     match &job.content {
         Content::Archive(naming) => {
             if stored != job.stored_bytes {
@@ -112,13 +112,13 @@ pub fn one(
                     "it has {stored} bytes, the backup announces {announced}"
                 )));
             }
-            sink.archive(&mut pipe::ahead(decoder()?), *naming)
+            sink.archive(&mut pipe::ahead(decoder(&object.metadata)?), *naming)
         }
         // PGHoard's announcement can be wrong here: the object may have been stored anew with
         // another compression. Its digest cannot.
         Content::File { path, digest } => {
             let mut hashed = Hashed {
-                source: decoder()?,
+                source: decoder(&layout::without_size(&object.metadata))?,
                 digest: Digest::new(Algorithm::Blake2s),
             };
             sink.file(path, job.plain_bytes, &mut hashed)?;

@@ -30,8 +30,9 @@ pub struct Layout {
     pub tiny: Vec<Tiny>,
     /// Folders of a delta backup, relative to PGDATA.
     pub folders: Vec<String>,
-    /// Files that a delta backup promises: relative path and size.
-    pub promised: Vec<(String, u64)>,
+    /// Relative paths of the files that a delta backup must hold. Their sizes are no promise: see
+    /// [`without_size`].
+    pub promised: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +57,8 @@ pub struct Job {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
     Archive(Naming),
-    /// One file, relative to PGDATA, whose content has this BLAKE2s digest.
+    /// One file, relative to PGDATA, whose content has this BLAKE2s digest. Decoded by metadata
+    /// [`without_size`].
     File {
         path: String,
         digest: String,
@@ -260,7 +262,7 @@ fn add_delta(layout: &mut Layout, state: SnapshotState, prefix: &str) -> Outcome
     for file in state.files {
         let path = file.relative_path;
         if !file.missing_ok || file.content_b64.is_some() || !file.hexdigest.is_empty() {
-            layout.promised.push((path.clone(), file.file_size));
+            layout.promised.push(path.clone());
         }
         match file.content_b64 {
             Some(text) => {
@@ -270,7 +272,7 @@ fn add_delta(layout: &mut Layout, state: SnapshotState, prefix: &str) -> Outcome
             }
             None if file.should_be_bundled || file.hexdigest.is_empty() => {}
             None => layout.jobs.push(Job {
-                key: format!("{prefix}/basebackup_delta/{}", file.hexdigest),
+                key: format!("{prefix}/{DELTA_FILES}{}", file.hexdigest),
                 content: Content::File {
                     path,
                     digest: file.hexdigest,
@@ -281,6 +283,18 @@ fn add_delta(layout: &mut Layout, state: SnapshotState, prefix: &str) -> Outcome
         }
     }
     Ok(())
+}
+
+/// Of the files of delta backups, each named by the BLAKE2s of its content.
+pub const DELTA_FILES: &str = "basebackup_delta/";
+
+/// The metadata by which a file of a delta backup is decoded. PGHoard notes the size that the file
+/// had when it was listed (rohmu `delta/common.py`, `SizeLimitedFile`); the server may have cut it
+/// before it was read. The digest is of what was read.
+pub fn without_size(metadata: &Metadata) -> Metadata {
+    let mut metadata = metadata.clone();
+    metadata.remove("original-file-size");
+    metadata
 }
 
 /// The content of one member of a tar in memory.
@@ -295,4 +309,125 @@ pub fn member(tar: &[u8], name: &str) -> std::io::Result<Option<Vec<u8>>> {
         }
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::codec::digest::Algorithm;
+    use crate::codec::keys::Keyring;
+    use crate::config;
+    use crate::restore::choose::{self, Goal};
+    use crate::restore::recovery::{Recovery, Role};
+    use crate::restore::target::{Existing, Request};
+    use crate::restore::{Order, run, stream};
+    use crate::store::local::Local;
+    use crate::store::{Body, Put, Store};
+
+    fn pack(members: &[(&str, &[u8])]) -> Vec<u8> {
+        let mut tar = tar::Builder::new(Vec::new());
+        for (name, content) in members {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(content.len().try_into().unwrap());
+            header.set_mode(0o600);
+            tar.append_data(&mut header, name, *content).unwrap();
+        }
+        tar.into_inner().unwrap()
+    }
+
+    /// As PGHoard takes it while the server cuts the relation `cut` and its log grows: the object
+    /// of the relation is named by `digest` and holds `content`.
+    fn shelve(store: &Local, digest: &str, content: &[u8]) {
+        let put = |key: &str, body: &[u8], pairs: &[(&str, &str)]| {
+            let pairs = pairs.iter().map(|(k, v)| ((*k).into(), (*v).into()));
+            let metadata: Metadata = pairs.collect();
+            let body = Body::Bytes(body);
+            store.put(key, body, &metadata, Put::Create).unwrap();
+        };
+        let bundle = pack(&[("PG_VERSION", b"15\n"), ("log", b"grown"), (CONTROL, b"c")]);
+        let file = |path: &str, size: u64| json!({ "relative_path": path, "file_size": size });
+        let mut cut = file("base/1/1249", 8192);
+        cut["hexdigest"] = json!(digest);
+        let mut tiny = file("tiny", 9);
+        tiny["content_b64"] = json!(STANDARD.encode("less"));
+        let mut files = vec![cut, tiny];
+        for (path, size) in [("PG_VERSION", 3), ("log", 2), (CONTROL, 1)] {
+            let mut file = file(path, size);
+            file["should_be_bundled"] = json!(true);
+            files.push(file);
+        }
+        let description = json!({
+            "chunks": [{ "chunk_filename": "b/1", "result_size": bundle.len() }],
+            "manifest": { "snapshot_result": { "state": { "files": files } } },
+        });
+        let main = pack(&[(DESCRIPTION, description.to_string().as_bytes())]);
+        put("s/basebackup_delta_chunk/b/1", &bundle, &[]);
+        let key = format!("s/{DELTA_FILES}{digest}");
+        put(&key, content, &[("original-file-size", "8192")]);
+        put("s/basebackup/b", &main, &[("format", "pghoard-delta-v2")]);
+    }
+
+    const CONTROL: &str = "global/pg_control";
+
+    #[test]
+    fn s18_a_file_that_was_cut_while_a_delta_backup_was_taken_comes_back_as_it_was_read() {
+        let recovery = Recovery {
+            restore_command: vec!["true".to_owned()],
+            role: Role::Primary,
+            goal: Goal::End,
+            action: None,
+            timeline: "latest".to_owned(),
+            primary_conninfo: String::new(),
+            end_command: None,
+        };
+        let sites = json!({"backup_sites": {"s": {}}});
+        let (config, _) = config::parse(&sites).unwrap();
+        let digest = Algorithm::Blake2s.hex(b"what is left of it");
+        for (content, says) in [
+            ("what is left of it", None),
+            ("what is left of I_", Some("another digest than its name")),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let store = Local::create(&folder.path().join("store")).unwrap();
+            shelve(&store, &digest, content.as_bytes());
+            let (store, keys) = (&store, &Keyring::default());
+            let backups = choose::backups(&config.sites["s"], store).unwrap().backups;
+            let target = folder.path().join("data");
+            let order = Order {
+                target: Request {
+                    target_dir: target.clone(),
+                    existing: Existing::Refuse,
+                    tablespace_dirs: Vec::new(),
+                    tablespace_base_dir: None,
+                },
+                recovery: recovery.clone(),
+                preserve: None,
+                threads: 1,
+                status_file: None,
+            };
+            let told = run(&backups[0], &Source { store, keys }, &order).err();
+            let told = told.map(|failure| failure.to_string());
+            let fits = |says: &str| told.as_ref().is_some_and(|told| told.contains(says));
+            assert!(says.map_or(told.is_none(), fits), "{told:?}");
+            let read = |name: &str| std::fs::read_to_string(target.join(name)).unwrap();
+            assert_eq!(read("base/1/1249"), content);
+            assert_eq!(read("tiny"), "less");
+
+            let wish = stream::Wish {
+                recovery: recovery.clone(),
+                tablespaces: BTreeMap::new(),
+                script: stream::Script {
+                    name: "script",
+                    content: String::new(),
+                },
+            };
+            let plan = stream::plan(&backups[0], Source { store, keys }, wish).unwrap();
+            let failure = plan.write(&mut Vec::new()).unwrap_err().to_string();
+            let expected = "base/1/1249 has 18 of 8192 bytes; hint: PGHoard saw it change \
+                            meanwhile: restore with pghoard_restore";
+            assert!(failure.ends_with(expected), "{failure}");
+        }
+    }
 }

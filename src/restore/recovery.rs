@@ -79,9 +79,9 @@ impl Version {
 pub fn write(places: &Places, recovery: &Recovery) -> Outcome<()> {
     let version = Version::read(&places.pgdata)?;
     let path = places.pgdata.join(AUTO_CONF);
-    let before = match fs::read_to_string(&path) {
+    let before = match fs::read(&path) {
         Ok(text) => text,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => String::new(),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(e) => return Err(Failure::io(&e, path.display())),
     };
     let files = recovery.files(version, &before)?;
@@ -99,29 +99,38 @@ pub const AUTO_CONF: &str = "postgresql.auto.conf";
 /// Files that say which recovery it is; one of the backup itself means nothing.
 pub const SIGNALS: [&str; 2] = ["recovery.signal", "standby.signal"];
 
-fn put(places: &Places, name: &str, text: &str) -> Outcome<()> {
+fn put(places: &Places, name: &str, text: &[u8]) -> Outcome<()> {
     let path = places.pgdata.join(name);
-    durable::write_private(&path, text.as_bytes())?;
+    durable::write_private(&path, text)?;
     match places.owner {
         Some(owner) => owner.give(&path),
         None => Ok(()),
     }
 }
 
-/// The lines of `postgresql.auto.conf` that have nothing to do with recovery.
-fn without_recovery(text: &str) -> String {
-    let kept = text.lines().filter(|line| {
-        let name = line.split(['=', ' ', '\t']).next().unwrap_or("");
-        let name = name.to_ascii_lowercase();
-        !(name.starts_with("recovery_target") || OURS.contains(&name.as_str()) || line == &HEADER)
+/// The lines of `postgresql.auto.conf` that have nothing to do with recovery. Bytes: PostgreSQL
+/// takes any encoding.
+fn without_recovery(text: &[u8]) -> Vec<u8> {
+    let kept = text.split_inclusive(|byte| *byte == b'\n').filter(|line| {
+        let line = line.trim_ascii();
+        let name = line.split(|byte| b"= \t".contains(byte)).next();
+        let name = name.unwrap_or_default().to_ascii_lowercase();
+        let ours = OURS.iter().any(|ours| name == ours.as_bytes());
+        !(ours || name.starts_with(b"recovery_target") || line == HEADER.as_bytes())
     });
-    kept.flat_map(|line| [line, "\n"]).collect()
+    let mut kept = kept.collect::<Vec<_>>().concat();
+    if kept.last().is_some_and(|last| *last != b'\n') {
+        kept.push(b'\n');
+    }
+    kept
 }
 
-/// `archive_cleanup_command` of the old standby would delete what others still need.
+/// `archive_cleanup_command` of the old standby would delete what others still need;
+/// `recovery_min_apply_delay` of a delayed one would hold up any recovery from an archive.
 const OURS: &[&str] = &[
     "restore_command",
     "recovery_end_command",
+    "recovery_min_apply_delay",
     "archive_cleanup_command",
     "primary_conninfo",
     "primary_slot_name",
@@ -133,8 +142,8 @@ const HEADER: &str = "# pghoard created recovery.conf";
 impl Recovery {
     /// The files that a server of this version recovers by, where `before` is its
     /// `postgresql.auto.conf`.
-    pub fn files(&self, version: Version, before: &str) -> Outcome<Vec<(&'static str, String)>> {
-        let text = self.render(version)?;
+    pub fn files(&self, version: Version, before: &[u8]) -> Outcome<Vec<(&'static str, Vec<u8>)>> {
+        let text = self.render(version)?.into_bytes();
         if version < Version::V12 {
             return Ok(vec![("recovery.conf", text)]);
         }
@@ -143,8 +152,8 @@ impl Recovery {
             true => standby,
             false => recovery,
         };
-        let auto = without_recovery(before) + &text;
-        Ok(vec![(AUTO_CONF, auto), (signal, String::new())])
+        let auto = [without_recovery(before), text].concat();
+        Ok(vec![(AUTO_CONF, auto), (signal, Vec::new())])
     }
 
     /// A target ends recovery, unless the server is told to follow a primary.
@@ -263,7 +272,8 @@ mod tests {
     #[test]
     fn settings_are_appended_and_old_ones_taken_out() {
         let auto = "# Do not edit\nwork_mem = '1MB'\nrestore_command = 'old'\n\
-                    recovery_target_xid = '7'\nprimary_conninfo='x'\n";
+                    recovery_target_xid = '7'\nprimary_conninfo='x'\n\
+                    recovery_min_apply_delay = '1d'\n";
         let (names, text) = written("15", auto, &recovery());
         assert_eq!(names, ["postgresql.auto.conf", "standby.signal"]);
         assert_eq!(
@@ -273,6 +283,16 @@ mod tests {
              restore_command = 'pghoard_postgres_command --site ''it''\\\\''''s 5%%'' %p %f'\n\
              promote_trigger_file = 'trigger_file'\n"
         );
+    }
+
+    #[test]
+    fn bytes_of_another_encoding_stay_as_they_are() {
+        let before = b"a.b = 'M\xfcller'\r\n  Restore_Command='\xfc'\nx = 1";
+        let version = Version::parse("15").unwrap();
+        let files = recovery().files(version, before).unwrap();
+        let rest = files[0].1.strip_prefix(b"a.b = 'M\xfcller'\r\nx = 1\n");
+        let rest = rest.unwrap_or_else(|| panic!("{}", files[0].1.escape_ascii()));
+        assert!(rest.starts_with(HEADER.as_bytes()));
     }
 
     #[test]

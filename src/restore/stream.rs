@@ -198,7 +198,12 @@ impl Sink for Tar<'_> {
             bytes,
             modified: self.modified,
         };
-        self.write(&found.name, &found.name, &head, source)
+        // See `layout::without_size`: it may be another, but the header is on its way.
+        let other = |what| {
+            Failure::new(Class::Unsupported, what)
+                .hint("PGHoard saw it change meanwhile: restore with pghoard_restore")
+        };
+        self.write((&found.name, &found.name), &head, source, other)
     }
 }
 
@@ -230,7 +235,7 @@ impl Tar<'_> {
                     bytes: entry.size(),
                     modified: entry.header().mtime().map_err(told)?,
                 };
-                self.write(&name, &to, &head, &mut entry)
+                self.write((&name, &to), &head, &mut entry, corrupt)
             }
             EntryType::Symlink => {
                 let link = entry.link_name().map_err(told)?.unwrap_or_default();
@@ -277,8 +282,15 @@ impl Tar<'_> {
         Ok(())
     }
 
-    /// Into the stream, into memory, or both.
-    fn write(&mut self, name: &Path, to: &Path, head: &Head, source: &mut dyn Read) -> Outcome<()> {
+    /// Into the stream, into memory, or both. `other` is the failure where the head announces
+    /// another size.
+    fn write(
+        &mut self,
+        (name, to): (&Path, &Path),
+        head: &Head,
+        source: &mut dyn Read,
+        other: fn(String) -> Failure,
+    ) -> Outcome<()> {
         let shown = name.display();
         if self.sums.contains_key(name) {
             return Err(corrupt(format!("{shown} is in the backup twice")));
@@ -317,7 +329,7 @@ impl Tar<'_> {
         }
         if sum.size_bytes != head.bytes {
             let (found, announced) = (sum.size_bytes, head.bytes);
-            return Err(corrupt(format!("{shown} has {found} of {announced} bytes")));
+            return Err(other(format!("{shown} has {found} of {announced} bytes")));
         }
         if !withheld {
             self.pad(head.bytes)?;
@@ -456,7 +468,7 @@ impl Tar<'_> {
         let version = version.filter(|version| *version >= Version::V12);
         let version =
             version.ok_or_else(|| corrupt("PG_VERSION: expected a version of at least 12"))?;
-        let before = text(self.kept.get(Path::new(AUTO_CONF))).unwrap_or_default();
+        let before = self.kept.remove(Path::new(AUTO_CONF)).unwrap_or_default();
         for folder in FOLDERS {
             self.folder(Path::new(folder), 0o700)?;
         }
@@ -472,7 +484,7 @@ impl Tar<'_> {
             self.link(&link)?;
         }
         for (name, content) in wish.recovery.files(version, &before)? {
-            self.made_file(name, 0o600, content.as_bytes())?;
+            self.made_file(name, 0o600, &content)?;
         }
         let script = &wish.script;
         self.made_file(script.name, 0o700, script.content.as_bytes())?;

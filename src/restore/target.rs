@@ -62,6 +62,16 @@ impl Owner {
     pub fn give(self, path: &Path) -> Outcome<()> {
         chown(path, Some(self.uid), Some(self.gid)).map_err(|e| Failure::io(&e, path.display()))
     }
+
+    /// Whether the mode grants these of `0o7`, as far as user and group tell.
+    pub fn may(self, found: &fs::Metadata, wanted: u32) -> bool {
+        let shift = match (found.uid() == self.uid, found.gid() == self.gid) {
+            (true, _) => 6,
+            (false, true) => 3,
+            (false, false) => 0,
+        };
+        (found.mode() >> shift) & wanted == wanted
+    }
 }
 
 /// Checks all, then makes the directories ready for so many bytes.
@@ -85,18 +95,29 @@ pub fn prepare(
         .map(|place| &place.path)
         .chain([&pgdata])
     {
-        if !path.exists() {
-            durable::make_folders(path)?;
-        }
-        if let Some(owner) = owner {
-            owner.give(path)?;
-        }
+        make(path, owner)?;
     }
     Ok(Places {
         pgdata,
         tablespaces,
         owner,
     })
+}
+
+/// A directory, and those above it that are missing: PostgreSQL has to get through them.
+fn make(path: &Path, owner: Option<Owner>) -> Outcome<()> {
+    let above = path.ancestors().skip(1);
+    let missing: Vec<&Path> = above.take_while(|above| !above.exists()).collect();
+    if !path.exists() {
+        durable::make_folders(path)?;
+    }
+    match owner {
+        Some(owner) => [path]
+            .iter()
+            .chain(&missing)
+            .try_for_each(|path| owner.give(path)),
+        None => Ok(()),
+    }
 }
 
 fn absolute(path: &Path) -> Outcome<PathBuf> {
@@ -312,6 +333,38 @@ mod tests {
         prepare(&request, &[], 0).unwrap();
         let left: Vec<_> = names(&target).unwrap().unwrap();
         assert_eq!(left, ["lost+found"]);
+    }
+
+    #[test]
+    fn all_that_root_makes_on_the_way_to_the_target_is_the_owners() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
+        if chown(root.path(), Some(12_345), Some(12_345)).is_err() {
+            eprintln!("SKIPPED: only root can give a directory away");
+            return;
+        }
+        let space = Tablespace {
+            name: "ts".to_owned(),
+            oid: 16_795,
+            path: at("gone"),
+        };
+        let request = Request {
+            existing: Existing::Overwrite,
+            tablespace_base_dir: Some(at("far/spaces")),
+            ..request(&at("15/main/data"))
+        };
+        prepare(&request, &[space], 0).unwrap();
+        for name in [
+            "15",
+            "15/main",
+            "15/main/data",
+            "far",
+            "far/spaces",
+            "far/spaces/16795",
+        ] {
+            let found = fs::metadata(at(name)).unwrap();
+            assert_eq!((found.uid(), found.gid()), (12_345, 12_345), "{name}");
+        }
     }
 
     #[test]

@@ -1,8 +1,12 @@
 //! One WAL segment or history file, fetched for a recovering server.
 //!
-//! A full segment comes from the stores of the related sites, else from the spool of this
-//! machine; only if there is none anywhere, the unfinished one of the spool is served, padded with
-//! zeros to the segment size. What is served has the size, address and timeline its name says.
+//! A full segment comes from the stores of the related sites, the asked one first, else from their
+//! spools on this machine; only if there is none anywhere, the unfinished one of a spool is served,
+//! padded with zeros to the segment size. What is served has the size, address and timeline its
+//! name says. Of another cluster, which may have continued under the same names, nothing is.
+//!
+//! Absence ends a recovery, so it is only told by a store that holds something: a disk that is not
+//! mounted looks like an empty one.
 //!
 //! Budget: no segment is held in memory, only [`BLOCK`] of it; a `<output>.tmp` is written and
 //! renamed.
@@ -13,17 +17,26 @@ use std::path::{Path, PathBuf};
 
 use machine::{Class, Lsn, Segment, SegmentSize, Timeline};
 
+use super::target::Owner;
 use super::{Opened, Source, at, corrupt};
 use crate::codec;
+use crate::config::{Config, Site};
 use crate::failure::{Failure, Outcome};
 use crate::pg::files::{WAL_HEADER_BYTES, WalHeader};
+use crate::spool;
 use crate::store::Object;
 
-/// Where to look: the stores in order, each with its site's prefix, and the spool.
+pub mod cluster;
+
+/// Where to look: at the site that was asked for, then at those it is related to.
 pub struct Places<'a> {
+    /// Never empty but for a look at the spools alone.
     pub stores: Vec<Shelf<'a>>,
-    /// The spool's folder of the site, if this machine has it.
-    pub spool: Option<PathBuf>,
+    /// The spools of the sites, as far as this machine has them, in the same order.
+    pub spools: Vec<PathBuf>,
+    /// The system identifier of the server that recovers, where it is known: of a related site
+    /// nothing else is taken. What the site itself has is for PostgreSQL to judge.
+    pub cluster: Option<u64>,
 }
 
 pub struct Shelf<'a> {
@@ -32,17 +45,37 @@ pub struct Shelf<'a> {
 }
 
 impl<'a> Places<'a> {
-    /// The stores of these sites, and the spool.
-    pub fn new(opened: &'a [Opened<'a>], spool: Option<PathBuf>) -> Places<'a> {
-        let shelves = opened.iter().map(|opened| Shelf {
-            prefix: opened.site.prefix.clone(),
-            source: opened.source(),
-        });
+    /// The stores of these sites, the asked one first, and their spools.
+    pub fn new(opened: &'a [Opened<'a>], config: &Config, cluster: Option<u64>) -> Places<'a> {
+        let sites = opened.iter().map(|opened| opened.site);
         Places {
-            stores: shelves.collect(),
-            spool,
+            stores: opened.iter().map(Opened::shelf).collect(),
+            spools: spools(config, sites),
+            cluster,
         }
     }
+
+    /// The shelves, each with the one cluster that is taken from it.
+    fn shelves(&self) -> impl Iterator<Item = (&Shelf<'a>, Option<u64>)> {
+        let shelves = self.stores.iter().enumerate();
+        shelves.map(|(number, shelf)| (shelf, self.cluster.filter(|_| number > 0)))
+    }
+}
+
+/// Where the WAL of these sites waits for its store, if it does so on this machine.
+pub fn spools<'s>(config: &Config, sites: impl IntoIterator<Item = &'s Site>) -> Vec<PathBuf> {
+    let root = config.backup_location.iter();
+    let all = sites.into_iter().flat_map(|site| {
+        let below = Path::new(&site.prefix).join(spool::FOLDER);
+        root.clone().map(move |root| root.join(&below))
+    });
+    let mut spools: Vec<PathBuf> = Vec::new();
+    for path in all {
+        if !spools.contains(&path) {
+            spools.push(path);
+        }
+    }
+    spools
 }
 
 /// What was delivered.
@@ -88,14 +121,46 @@ pub fn fetch(places: &Places<'_>, name: &str, output: &Path) -> Outcome<Delivery
         }
     }
     if let Kind::Segment = kind {
-        for shelf in &places.stores {
+        for (shelf, cluster) in places.shelves() {
             let key = format!("{}/xlog_partial/{name}", shelf.prefix);
-            if let Some(bytes) = shelf.deliver(&key, kind, name, Some(Padding), output)? {
+            let wanted = Wanted {
+                kind,
+                name,
+                cluster,
+                padding: Some(Padding),
+            };
+            if let Some(bytes) = shelf.deliver(&key, &wanted, output)? {
                 return Ok(Delivery::Partial { bytes });
             }
         }
     }
+    confirm(places)?;
     Ok(Delivery::Absent)
+}
+
+/// Whether these stores may say that something is absent: at least one of those in the store of
+/// the asked site holds something. Nothing is remembered of it, a disk may go at any time.
+pub fn confirm(places: &Places<'_>) -> Outcome<()> {
+    let Some(asked) = places.stores.first() else {
+        return Ok(());
+    };
+    let store = asked.source.store.name();
+    for shelf in &places.stores {
+        if shelf.source.store.name() != store {
+            continue;
+        }
+        for folder in ["basebackup", "xlog"] {
+            if shelf.first(folder)?.is_some() {
+                return Ok(());
+            }
+        }
+    }
+    // Not a hint: whoever is answered over HTTP gets the message alone.
+    let message = format!(
+        "{store} holds nothing of site '{}': is its file system mounted?",
+        asked.prefix
+    );
+    Err(Failure::new(Class::Config, message))
 }
 
 /// Fetches `name` to `output` if it is whole somewhere. That it is not says little: it may just
@@ -107,7 +172,8 @@ pub fn fetch_full(places: &Places<'_>, name: &str, output: &Path) -> Outcome<boo
 /// Judges what another PGHoard sent as `name` and puts it to `output`.
 pub fn receive(plain: impl Read, name: &str, output: &Path) -> Outcome<()> {
     let kind = kind(name).ok_or_else(|| corrupt(format!("{name} is no file of an archive")))?;
-    deliver(plain, kind, name, None, output).map(drop)
+    let wanted = Wanted::whole(kind, name, None);
+    deliver(plain, &wanted, output).map(drop)
 }
 
 /// Moves a fetched file to where PostgreSQL wants it: by its name where that is on the same disk.
@@ -153,39 +219,41 @@ impl Shelf<'_> {
         }
     }
 
-    /// The plain bytes of what was delivered; `None` where the store has no such object.
-    fn deliver(
-        &self,
-        key: &str,
-        kind: Kind,
-        name: &str,
-        padding: Option<Padding>,
-        output: &Path,
-    ) -> Outcome<Option<u64>> {
+    /// The plain bytes of what was delivered; `None` where the store has no such object, or one of
+    /// another cluster.
+    fn deliver(&self, key: &str, wanted: &Wanted<'_>, output: &Path) -> Outcome<Option<u64>> {
         if self.source.store.look(key)?.is_none() {
+            return Ok(None);
+        }
+        if wanted.kind == Kind::History && self.is_foreign(wanted.name, wanted.cluster)? {
             return Ok(None);
         }
         let (object, body) = self.source.store.get(key)?;
         let plain = decoded(&object, body, &self.source).map_err(|f| at(key, f))?;
-        let bytes = deliver(plain, kind, name, padding, output).map_err(|f| at(key, f))?;
-        Ok(Some(bytes))
+        deliver(plain, wanted, output).map_err(|f| at(key, f))
     }
 
     /// Read off any segment.
     fn segment_size(&self) -> Outcome<Option<SegmentSize>> {
+        let Some(key) = self.first("xlog")? else {
+            return Ok(None);
+        };
+        Ok(self.source.store.look(&key)?.and_then(|object| {
+            let bytes = object.metadata.get("original-file-size")?.parse().ok()?;
+            SegmentSize::new(bytes)
+        }))
+    }
+
+    /// The key of something in a folder of the site.
+    fn first(&self, folder: &str) -> Outcome<Option<String>> {
         let mut first = None;
-        let listed = self
-            .source
-            .store
-            .list(&format!("{}/xlog", self.prefix), &mut |entry| {
-                first = Some(entry.key);
-                Err(Failure::new(Class::Interrupted, "one is enough"))
-            });
+        let folder = format!("{}/{folder}", self.prefix);
+        let listed = self.source.store.list(&folder, &mut |entry| {
+            first = Some(entry.key);
+            Err(Failure::new(Class::Interrupted, "one is enough"))
+        });
         match (listed, first) {
-            (_, Some(key)) => Ok(self.source.store.look(&key)?.and_then(|object| {
-                let bytes = object.metadata.get("original-file-size")?.parse().ok()?;
-                SegmentSize::new(bytes)
-            })),
+            (_, Some(key)) => Ok(Some(key)),
             (Err(failure), None) => Err(failure),
             (Ok(()), None) => Ok(None),
         }
@@ -201,87 +269,147 @@ fn decoded(
 }
 
 fn full(places: &Places<'_>, kind: Kind, name: &str, output: &Path) -> Outcome<bool> {
-    for shelf in &places.stores {
+    for (shelf, cluster) in places.shelves() {
+        let wanted = Wanted::whole(kind, name, cluster);
         let key = shelf.key(kind, name);
-        if shelf.deliver(&key, kind, name, None, output)?.is_some() {
+        if shelf.deliver(&key, &wanted, output)?.is_some() {
             return Ok(true);
         }
     }
-    let Some(file) = spooled(places, name)? else {
-        return Ok(false);
-    };
-    deliver(file, kind, name, None, output)?;
-    Ok(true)
+    for spool in &places.spools {
+        let wanted = Wanted::whole(kind, name, places.cluster);
+        if let Some(file) = spooled(spool, name)?
+            && deliver(file, &wanted, output)?.is_some()
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// A file of the spool.
-fn spooled(places: &Places<'_>, name: &str) -> Outcome<Option<File>> {
-    let Some(spool) = &places.spool else {
-        return Ok(None);
-    };
+fn spooled(spool: &Path, name: &str) -> Outcome<Option<File>> {
     let path = spool.join(name);
     match File::open(&path) {
         Ok(file) => Ok(Some(file)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(Failure::io(&e, path.display())),
+        Err(e) => Err(unread(&e, &path)),
     }
+}
+
+/// The daemon's spool may hold the end of the WAL, so to pass over one that is shut would lose it.
+fn unread(error: &io::Error, path: &Path) -> Failure {
+    let failure = Failure::io(error, path.display());
+    match failure.class {
+        Class::Denied => failure.hint(
+            "let this user read the spool, or restore with a configuration without backup_location",
+        ),
+        _ => failure,
+    }
+}
+
+/// Whether this spool is shut to the server that will ask for WAL: to the owner of its files, else
+/// to us, who will start it.
+pub fn is_shut(spool: &Path, owner: Option<Owner>) -> Option<Failure> {
+    let denied = || unread(&io::ErrorKind::PermissionDenied.into(), spool);
+    let Some(owner) = owner else {
+        let failure = fs::read_dir(spool).err().map(|e| unread(&e, spool));
+        return failure.filter(|failure| failure.class == Class::Denied);
+    };
+    // What is there at all: of a spool that another machine has nothing is.
+    let there = |path: &Path| fs::metadata(path).ok();
+    there(spool)?;
+    let shut = |path: &Path| {
+        let wanted = if path == spool { 0o5 } else { 0o1 };
+        there(path).is_some_and(|found| !owner.may(&found, wanted))
+    };
+    spool.ancestors().any(shut).then(denied)
 }
 
 fn unfinished(places: &Places<'_>, kind: Kind, name: &str, output: &Path) -> Outcome<Delivery> {
-    let partial = match spooled(places, &format!("{name}.partial"))? {
-        Some(file) => Some(file),
-        None => spooled(places, &format!("{name}.ended"))?,
+    let wanted = Wanted {
+        padding: Some(Padding),
+        ..Wanted::whole(kind, name, places.cluster)
     };
-    let (Kind::Segment, Some(file)) = (kind, partial) else {
-        return Ok(Delivery::Absent);
-    };
-    let told = |e: io::Error| Failure::io(&e, format!("{name}.partial"));
-    let needed = u64::try_from(WAL_HEADER_BYTES).unwrap_or(u64::MAX);
-    if file.metadata().map_err(told)?.len() < needed {
-        return Ok(Delivery::Absent);
+    for spool in &places.spools {
+        let partial = match spooled(spool, &format!("{name}.partial"))? {
+            Some(file) => Some(file),
+            None => spooled(spool, &format!("{name}.ended"))?,
+        };
+        let (Kind::Segment, Some(file)) = (kind, partial) else {
+            continue;
+        };
+        let told = |e: io::Error| Failure::io(&e, format!("{name}.partial"));
+        let needed = u64::try_from(WAL_HEADER_BYTES).unwrap_or(u64::MAX);
+        if file.metadata().map_err(told)?.len() < needed {
+            continue;
+        }
+        if let Some(bytes) = deliver(file, &wanted, output)? {
+            return Ok(Delivery::Partial { bytes });
+        }
     }
-    let bytes = deliver(file, kind, name, Some(Padding), output)?;
-    Ok(Delivery::Partial { bytes })
+    Ok(Delivery::Absent)
 }
 
 /// Zeros after the end of the data, up to the segment size.
+#[derive(Clone, Copy, Debug)]
 struct Padding;
 
-fn deliver(
-    plain: impl Read,
+/// What is looked for.
+#[derive(Clone, Copy, Debug)]
+struct Wanted<'a> {
     kind: Kind,
-    name: &str,
+    name: &'a str,
+    /// Of this cluster alone.
+    cluster: Option<u64>,
     padding: Option<Padding>,
-    output: &Path,
-) -> Outcome<u64> {
+}
+
+impl Wanted<'_> {
+    fn whole(kind: Kind, name: &str, cluster: Option<u64>) -> Wanted<'_> {
+        Wanted {
+            kind,
+            name,
+            cluster,
+            padding: None,
+        }
+    }
+}
+
+/// The plain bytes; `None` for a segment of another cluster.
+fn deliver(plain: impl Read, wanted: &Wanted<'_>, output: &Path) -> Outcome<Option<u64>> {
     let scratch = Scratch::beside(output);
     let told = |e: io::Error| Failure::io(&e, scratch.0.display());
     // Never through a link that somebody left there.
     let _gone = fs::remove_file(&scratch.0);
     let file = File::create_new(&scratch.0).map_err(told)?;
     let mut file = BufWriter::with_capacity(BLOCK, file);
-    let bytes = match kind {
-        Kind::Segment => segment(plain, name, padding, &mut file)?,
+    let bytes = match wanted.kind {
+        Kind::Segment => segment(plain, wanted, &mut file)?,
         Kind::History => {
             let mut plain = plain.take(HISTORY_BYTES_MAX);
-            io::copy(&mut plain, &mut file).map_err(|e| Failure::from_io(&e, name))?
+            let copied = io::copy(&mut plain, &mut file);
+            Some(copied.map_err(|e| Failure::from_io(&e, wanted.name))?)
         }
     };
     file.flush().map_err(told)?;
-    scratch.place(output)?;
+    if bytes.is_some() {
+        scratch.place(output)?;
+    }
     Ok(bytes)
 }
 
 /// A large part of a segment for each system call.
 const BLOCK: usize = 256 << 10;
 
-/// Copies a segment and checks it against its name. Answers its bytes without the padding.
+/// Copies a segment and checks it against its name. Answers its bytes without the padding; `None`
+/// where it is of another cluster.
 fn segment(
     mut plain: impl Read,
-    name: &str,
-    padding: Option<Padding>,
+    wanted: &Wanted<'_>,
     file: &mut BufWriter<File>,
-) -> Outcome<u64> {
+) -> Outcome<Option<u64>> {
+    let Wanted { name, padding, .. } = *wanted;
     let told = |e: io::Error| Failure::from_io(&e, name);
     let mut head = Vec::new();
     let head_bytes = u64::try_from(WAL_HEADER_BYTES).unwrap_or(u64::MAX);
@@ -291,6 +419,10 @@ fn segment(
         .read_to_end(&mut head)
         .map_err(told)?;
     let header = WalHeader::parse(&head).map_err(|failure| at(name, failure))?;
+    if wanted.cluster.is_some_and(|id| id != header.system_id) {
+        log::debug!("{name}: one of another cluster is passed over");
+        return Ok(None);
+    }
     let size = header.segment_size;
     let expected = Segment::from_name(name, size).ok_or_else(|| {
         corrupt(format!(
@@ -331,7 +463,7 @@ fn segment(
             )));
         }
     }
-    Ok(bytes)
+    Ok(Some(bytes))
 }
 
 /// A history file has a line a promotion; this is a million of them.
@@ -361,175 +493,4 @@ impl Drop for Scratch {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::codec::keys::Keyring;
-    use crate::store::local::Local;
-    use crate::store::{Body, Metadata, Put, Store};
-
-    const NAME: &str = "000000020000000000000003";
-    const MIB: usize = 1 << 20;
-
-    /// A 1 MiB segment's beginning, of `bytes` in all.
-    fn wal(timeline: u32, address: u64, bytes: usize) -> Vec<u8> {
-        let mut wal = Vec::new();
-        wal.extend(0xD110u16.to_ne_bytes());
-        wal.extend(2u16.to_ne_bytes());
-        wal.extend(timeline.to_ne_bytes());
-        wal.extend(address.to_ne_bytes());
-        wal.extend([0; 8]);
-        wal.extend(7u64.to_ne_bytes());
-        wal.extend((1u32 << 20).to_ne_bytes());
-        wal.extend(8192u32.to_ne_bytes());
-        wal.resize(bytes, 0x55);
-        wal
-    }
-
-    struct World {
-        folder: tempfile::TempDir,
-        stores: Vec<Local>,
-        keys: Keyring,
-    }
-
-    impl World {
-        fn new() -> World {
-            let folder = tempfile::tempdir().unwrap();
-            fs::create_dir(folder.path().join("spool")).unwrap();
-            let open = |name: &str| Local::create(&folder.path().join(name)).unwrap();
-            World {
-                stores: vec![open("new"), open("old")],
-                keys: Keyring::default(),
-                folder,
-            }
-        }
-
-        fn places(&self) -> Places<'_> {
-            let stores = self.stores.iter().zip(["new", "old"]);
-            Places {
-                stores: stores
-                    .map(|(store, prefix)| Shelf {
-                        prefix: prefix.to_owned(),
-                        source: Source {
-                            store,
-                            keys: &self.keys,
-                        },
-                    })
-                    .collect(),
-                spool: Some(self.folder.path().join("spool")),
-            }
-        }
-
-        fn put(&self, store: usize, key: &str, body: &[u8]) {
-            let size = body.len().to_string();
-            let metadata = Metadata::from([("original-file-size".to_owned(), size)]);
-            self.stores[store]
-                .put(key, Body::Bytes(body), &metadata, Put::Create)
-                .unwrap();
-        }
-
-        fn spool(&self, name: &str, content: &[u8]) {
-            fs::write(self.folder.path().join("spool").join(name), content).unwrap();
-        }
-
-        fn fetch(&self, name: &str) -> (Outcome<Delivery>, Option<Vec<u8>>) {
-            let output = self.folder.path().join("RECOVERYXLOG");
-            let outcome = fetch(&self.places(), name, &output);
-            assert!(!self.folder.path().join("RECOVERYXLOG.tmp").exists());
-            (outcome, fs::read(output).ok())
-        }
-    }
-
-    #[test]
-    fn a_segment_comes_from_an_older_site_and_history_from_its_folder() {
-        let world = World::new();
-        let whole = wal(1, 3 << 20, MIB);
-        world.put(1, &format!("old/xlog/{NAME}"), &whole);
-        world.put(0, "new/timeline/00000002.history", b"1\t0/300000\tx\n");
-        assert_eq!(world.fetch(NAME), (Ok(Delivery::Full), Some(whole)));
-        let history = world.fetch("00000002.history");
-        assert_eq!(
-            history,
-            (Ok(Delivery::Full), Some(b"1\t0/300000\tx\n".to_vec()))
-        );
-        assert_eq!(exists(&world.places(), NAME), Ok(true));
-        assert_eq!(exists(&world.places(), "00000003.history"), Ok(false));
-    }
-
-    #[test]
-    fn absence_is_told_with_the_last_position_within_reach() {
-        let world = World::new();
-        for name in [
-            NAME,
-            "00000009.history",
-            "000000020000000000000003.partial",
-            "x",
-        ] {
-            assert_eq!(world.fetch(name), (Ok(Delivery::Absent), None), "{name}");
-        }
-        assert_eq!(reach(&world.places(), NAME), Ok(None));
-        world.put(
-            0,
-            "new/xlog/000000020000000000000002",
-            &wal(1, 2 << 20, MIB),
-        );
-        assert_eq!(reach(&world.places(), NAME), Ok(Some(Lsn(3 << 20))));
-    }
-
-    #[test]
-    fn the_unfinished_segment_is_padded_and_the_last_choice() {
-        let world = World::new();
-        let part = wal(2, 3 << 20, 70_000);
-        world.spool(&format!("{NAME}.partial"), &part);
-        let (outcome, bytes) = world.fetch(NAME);
-        assert_eq!(outcome, Ok(Delivery::Partial { bytes: 70_000 }));
-        let bytes = bytes.unwrap();
-        assert_eq!((bytes.len(), &bytes[..70_000]), (MIB, &part[..]));
-        assert!(bytes[70_000..].iter().all(|byte| *byte == 0));
-
-        let sealed = wal(2, 3 << 20, MIB);
-        world.spool(NAME, &sealed);
-        assert_eq!(world.fetch(NAME), (Ok(Delivery::Full), Some(sealed)));
-        let stored = wal(1, 3 << 20, MIB);
-        world.put(0, &format!("new/xlog/{NAME}"), &stored);
-        assert_eq!(world.fetch(NAME), (Ok(Delivery::Full), Some(stored)));
-    }
-
-    #[test]
-    fn the_kept_end_of_a_left_timeline_comes_last_of_all() {
-        let world = World::new();
-        let kept = wal(2, 3 << 20, 60_000);
-        world.put(0, &format!("new/xlog_partial/{NAME}"), &kept);
-        let (outcome, bytes) = world.fetch(NAME);
-        assert_eq!(outcome, Ok(Delivery::Partial { bytes: 60_000 }));
-        assert_eq!(bytes.map(|bytes| bytes.len()), Some(MIB));
-        let spooled = wal(2, 3 << 20, 70_000);
-        world.spool(&format!("{NAME}.partial"), &spooled);
-        assert_eq!(world.fetch(NAME).0, Ok(Delivery::Partial { bytes: 70_000 }));
-    }
-
-    #[test]
-    fn s40_damage_is_a_failure_not_an_absence() {
-        for (bad, expected) in [
-            (
-                wal(2, 3 << 20, MIB - 1),
-                "has 1048575 bytes, expected 1048576",
-            ),
-            (
-                wal(2, 3 << 20, MIB + 1),
-                "has 1048577 bytes, expected 1048576",
-            ),
-            (wal(2, 4 << 20, MIB), "Expected LSN '0/300000' in WAL file"),
-            (wal(3, 3 << 20, MIB), "holds WAL of timeline 3"),
-            (vec![0; MIB], "WAL header: magic 0000"),
-            (vec![], "WAL header: 0 bytes"),
-        ] {
-            let world = World::new();
-            world.put(0, &format!("new/xlog/{NAME}"), &bad);
-            let (outcome, bytes) = world.fetch(NAME);
-            let failure = outcome.unwrap_err();
-            assert!(failure.message.contains(expected), "{failure}");
-            assert_eq!(failure.class, Class::Corrupt);
-            assert_eq!(bytes, None);
-        }
-    }
-}
+mod tests;

@@ -145,6 +145,7 @@ impl Server {
             target: parts.headers.get(fetch::TARGET_HEADER).cloned(),
             by: parts.headers.get(BY_HEADER).cloned(),
             bring: parts.headers.contains_key(fetch::BODY_HEADER),
+            cluster: fetch::cluster(&parts.headers),
             body: Vec::new(),
         };
         let found = self.routes.find(&asked);

@@ -18,22 +18,23 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hyper::StatusCode;
-use hyper::header::HeaderValue;
+use hyper::header::{HeaderMap, HeaderValue};
 use machine::{Class, Segment, Timeline};
 
 use super::answer::Answer;
-use super::routes::Routes;
+use super::routes::{Asked, Routes};
 use crate::config::{Config, Site};
 use crate::durable;
 use crate::failure::{Failure, Outcome};
 use crate::restore::Opened;
 use crate::restore::ahead::{Ahead, Order};
 use crate::restore::wal::{self, Delivery, Places};
-use crate::spool;
 use crate::store::Object;
 
 pub const TARGET_HEADER: &str = "x-pghoard-target-path";
 pub const BODY_HEADER: &str = "x-pghoard-body";
+/// The system identifier of the server that recovers: nothing of another cluster is for it.
+pub const CLUSTER_HEADER: &str = "x-pghoard-system-id";
 pub const ABSENT_HEADER: &str = "x-pghoard-absent";
 const PARTIAL_HEADER: &str = "x-pghoard-partial";
 const AHEAD_HEADER: &str = "x-pghoard-ahead";
@@ -49,6 +50,11 @@ pub fn is_archived(name: &str) -> bool {
     Segment::is_name(name) || Timeline::from_history_name(name).is_some()
 }
 
+/// Which cluster recovers, where that is told.
+pub fn cluster(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CLUSTER_HEADER)?.to_str().ok()?.parse().ok()
+}
+
 /// The look-ahead of each site, where the configuration wants one.
 pub fn look_ahead(config: &Arc<Config>) -> BTreeMap<String, Ahead> {
     let root = config.backup_location.as_ref();
@@ -61,7 +67,8 @@ pub fn look_ahead(config: &Arc<Config>) -> BTreeMap<String, Ahead> {
         Ahead::new(Order {
             config: Arc::clone(config),
             site: site.name.clone(),
-            spool: spool(config, site),
+            // Servers of any may ask.
+            cluster: None,
             folder,
             readers_max: READERS_MAX,
         })
@@ -78,16 +85,16 @@ pub fn look_ahead(config: &Arc<Config>) -> BTreeMap<String, Ahead> {
 }
 
 impl Routes {
-    pub fn fetch(&self, site: &Site, name: &str, target: Option<&HeaderValue>) -> Outcome<Answer> {
+    pub fn fetch(&self, site: &Site, name: &str, asked: &Asked) -> Outcome<Answer> {
         let related = self.context.config.related(site);
-        match checked(target, &related) {
-            Ok(target) => self.deliver(site, &related, name, &target),
+        match checked(asked.target.as_ref(), &related) {
+            Ok(target) => self.deliver(&related, name, &target, asked.cluster),
             Err(answer) => Ok(answer),
         }
     }
 
     /// The file as the body of the answer, for a server on another machine.
-    pub fn bring(&self, site: &Site, name: &str) -> Outcome<Answer> {
+    pub fn bring(&self, site: &Site, name: &str, cluster: Option<u64>) -> Outcome<Answer> {
         let config = &self.context.config;
         let root = config.backup_location.as_ref().ok_or_else(|| {
             Failure::new(
@@ -99,7 +106,7 @@ impl Routes {
         fs::create_dir_all(&folder).map_err(|e| Failure::io(&e, folder.display()))?;
         let number = self.outgoing.fetch_add(1, Ordering::Relaxed);
         let path = folder.join(format!("{name}.{number}"));
-        let mut answer = self.deliver(site, &config.related(site), name, &path)?;
+        let mut answer = self.deliver(&config.related(site), name, &path, cluster)?;
         if answer.status == StatusCode::CREATED {
             let file = File::open(&path).map_err(|e| Failure::io(&e, path.display()))?;
             // It lasts as long as it is read.
@@ -110,12 +117,13 @@ impl Routes {
         Ok(answer)
     }
 
+    /// `related`: the asked site first.
     fn deliver(
         &self,
-        site: &Site,
         related: &[&Site],
         name: &str,
         target: &Path,
+        cluster: Option<u64>,
     ) -> Outcome<Answer> {
         let config = &self.context.config;
         let Some(_claim) = Claim::new(&self.fetching, target) else {
@@ -123,11 +131,10 @@ impl Routes {
             return Err(Failure::new(Class::Interrupted, message));
         };
         let mut answer = Answer::new(StatusCode::CREATED);
-        let ahead = self
-            .ahead
-            .get(&site.name)
-            .filter(|_| Segment::is_name(name));
-        if let Some(taken) = ahead.and_then(|ahead| ahead.take(name)) {
+        let ahead = related.first().and_then(|site| self.ahead.get(&site.name));
+        let ahead = ahead.filter(|_| Segment::is_name(name));
+        let taken = ahead.and_then(|ahead| ahead.take(name));
+        if let Some(taken) = taken.filter(|taken| wal::cluster::fits(taken.path(), cluster)) {
             match wal::hand_over(taken.path(), target) {
                 Ok(()) => {
                     log::debug!("{name}: had been fetched ahead");
@@ -137,12 +144,18 @@ impl Routes {
                 Err(failure) => log::warn!("{name}: had been fetched ahead in vain: {failure}"),
             }
         }
-        let delivery = match from_spool(config, site, name, target)? {
-            Delivery::Full => Delivery::Full,
-            Delivery::Partial { .. } | Delivery::Absent => {
+        // A sealed file of the spool needs no store.
+        let spools = Places {
+            stores: Vec::new(),
+            spools: wal::spools(config, related.iter().copied().take(1)),
+            cluster,
+        };
+        let delivery = match wal::fetch_full(&spools, name, target)? {
+            true => Delivery::Full,
+            // Stored and gone in between, perhaps: then a store has it.
+            false => {
                 let opened = open(related)?;
-                let places = Places::new(&opened, spool(config, site));
-                wal::fetch(&places, name, target)?
+                wal::fetch(&Places::new(&opened, config, cluster), name, target)?
             }
         };
         match delivery {
@@ -166,14 +179,15 @@ impl Routes {
     }
 
     pub fn look(&self, site: &Site, name: &str) -> Outcome<Answer> {
-        let related = self.context.config.related(site);
-        let spool = spool(&self.context.config, site);
+        let config = &self.context.config;
+        let related = config.related(site);
         if !is_archived(name) {
             return Ok(absent(name));
         }
         let mut answer = Answer::new(StatusCode::OK);
-        for opened in open(&related)? {
-            if let Some(object) = look(&opened, name)? {
+        let opened = open(&related)?;
+        for opened in &opened {
+            if let Some(object) = look(opened, name)? {
                 let hash = object.metadata.get("hash");
                 let algorithm = object.metadata.get("hash-algorithm");
                 if let Some((hash, algorithm)) = hash.zip(algorithm) {
@@ -184,8 +198,12 @@ impl Routes {
                 return Ok(answer);
             }
         }
-        let sealed = spool.is_some_and(|spool| spool.join(name).is_file());
-        Ok(if sealed { answer } else { absent(name) })
+        let places = Places::new(&opened, config, None);
+        if places.spools.iter().any(|spool| spool.join(name).is_file()) {
+            return Ok(answer);
+        }
+        wal::confirm(&places)?;
+        Ok(absent(name))
     }
 }
 
@@ -208,25 +226,6 @@ fn look(opened: &Opened<'_>, name: &str) -> Outcome<Option<Object>> {
 
 fn open<'a>(related: &[&'a Site]) -> Outcome<Vec<Opened<'a>>> {
     related.iter().map(|site| Opened::new(site)).collect()
-}
-
-fn spool(config: &Config, site: &Site) -> Option<PathBuf> {
-    let root = config.backup_location.as_ref()?;
-    Some(root.join(&site.prefix).join(spool::FOLDER))
-}
-
-/// A sealed file of the spool, without asking any store.
-fn from_spool(config: &Config, site: &Site, name: &str, target: &Path) -> Outcome<Delivery> {
-    let spool = spool(config, site);
-    let sealed = spool
-        .as_ref()
-        .is_some_and(|spool| spool.join(name).is_file());
-    if !sealed || !is_archived(name) {
-        return Ok(Delivery::Absent);
-    }
-    let stores = Vec::new();
-    // Stored and gone in between: then a store has it.
-    wal::fetch(&Places { stores, spool }, name, target)
 }
 
 /// The target, if it lies in the data directory of one of the sites.

@@ -27,7 +27,7 @@ use super::routes::{Asked, Found, Routes};
 use crate::config::{self, Config};
 use crate::failure::{Failure, Outcome};
 use crate::restore::Opened;
-use crate::restore::choose::{self, Backup, Goal, Immediate, timeline};
+use crate::restore::choose::{self, Backup, Catalog, Goal, Immediate, timeline};
 use crate::restore::recovery::{Action, Recovery, Role};
 use crate::restore::stream::{self, Script};
 
@@ -168,6 +168,7 @@ struct Order {
     name: String,
     goal: Goal,
     timeline: String,
+    way: script::Way,
     wish: stream::Wish,
 }
 
@@ -221,6 +222,7 @@ impl Order {
             },
             goal,
             timeline,
+            way: way.clone(),
         })
     }
 }
@@ -291,18 +293,22 @@ fn when(class: Class, status: StatusCode) -> impl Fn(Failure) -> Refused {
 /// A tar that nothing speaks against.
 struct Planned<'a> {
     plan: stream::Plan<'a>,
-    /// Of the basebackup.
+    /// Of the basebackup, both.
+    site: String,
     key: String,
     /// About so many there will be; 0 where the backup does not say.
     bytes: u64,
 }
 
 fn plan<'a>(opened: &'a [Opened<'a>], order: &Order) -> Result<Planned<'a>, Refused> {
-    let mut all = Vec::new();
+    let mut found = Catalog::default();
     for opened in opened {
-        let found = choose::backups(opened.site, opened.store.as_ref()).map_err(unable)?;
-        all.extend(found);
+        found.add(choose::backups(opened.site, opened.store.as_ref()).map_err(unable)?);
     }
+    for (key, failure) in &found.damaged {
+        log::warn!("'{key}' is left out: {failure}");
+    }
+    let all = found.usable(&order.name).map_err(unable)?;
     let size = match all
         .first()
         .and_then(|first| Some((first, holder(opened, first)?)))
@@ -331,10 +337,14 @@ fn plan<'a>(opened: &'a [Opened<'a>], order: &Order) -> Result<Planned<'a>, Refu
     })?;
     let lost = || Failure::new(Class::Internal, "the basebackup belongs to no site");
     let holder = holder(opened, backup).ok_or_else(|| unable(lost()))?;
-    let plan = stream::plan(backup, holder.source(), order.wish.clone());
+    let mut wish = order.wish.clone();
+    // Of the site that the basebackup is of: another may have gone on with another cluster.
+    wish.script.content = script::render(&backup.site.name, &order.way).map_err(unable)?;
+    let plan = stream::plan(backup, holder.source(), wish);
     let plan = plan.map_err(when(Class::Config, conflict))?;
     Ok(Planned {
         plan,
+        site: backup.site.name.clone(),
         key: backup.key().to_owned(),
         bytes: backup.plain_bytes(),
     })
@@ -351,11 +361,8 @@ fn wanted(all: &[Backup<'_>], name: &str) -> Result<String, Refused> {
     if name == LATEST {
         return Ok(LATEST.to_owned());
     }
-    let called = |key: &str| {
-        let base = key.rsplit('/').next().unwrap_or(key);
-        base == name || base.split('.').next() == Some(name)
-    };
-    let found = all.iter().map(Backup::key).find(|key| called(key));
+    let mut keys = all.iter().map(Backup::key);
+    let found = keys.find(|key| choose::is_called(key, name));
     found.map(str::to_owned).ok_or_else(|| {
         let message = format!("there is no basebackup '{name}'");
         (

@@ -53,7 +53,7 @@ use crate::failure::{Failure, Outcome};
 use crate::journal::run::Report;
 use crate::publish::metrics::send::Exposition;
 use crate::tls;
-pub use fetch::{ABSENT_HEADER, BODY_HEADER};
+pub use fetch::{ABSENT_HEADER, BODY_HEADER, CLUSTER_HEADER};
 use handout::tokens::digest;
 
 /// What the API needs of the daemon.

@@ -47,6 +47,8 @@ pub struct Asked {
     pub by: Option<HeaderValue>,
     /// The file is to come as the answer's body.
     pub bring: bool,
+    /// Of the server that recovers, where it says so.
+    pub cluster: Option<u64>,
     /// Empty where it does not matter.
     pub body: Vec<u8>,
 }
@@ -183,13 +185,13 @@ impl Routes {
             Act::Acknowledge => holes::acknowledge(&self.context, site()?, &asked.body)?,
             Act::Fetch | Act::Find if is_label(name) => fetch::absent(name),
             Act::Fetch if asked.bring => {
-                let answer = self.bring(site()?, name)?;
+                let answer = self.bring(site()?, name, asked.cluster)?;
                 if let (Caller::Handout(ticket), StatusCode::OK) = (&asked.caller, answer.status) {
                     self.handouts.fetched(&ticket.digest);
                 }
                 answer
             }
-            Act::Fetch => self.fetch(site()?, name, asked.target.as_ref())?,
+            Act::Fetch => self.fetch(site()?, name, asked)?,
             Act::Find if asked.target.is_some() => Answer::text(
                 StatusCode::BAD_REQUEST,
                 format!("{} header is not for HEAD requests", fetch::TARGET_HEADER),
@@ -301,9 +303,15 @@ fn list(store: &dyn Store, prefix: &str, all: &mut Vec<Value>) -> Outcome<()> {
         Ok(())
     })?;
     for key in keys {
-        // Gone since it was listed: expired meanwhile.
-        let Some(object) = store.look(&key)? else {
-            continue;
+        let object = match store.look(&key) {
+            Ok(Some(object)) => object,
+            // Gone since it was listed: expired meanwhile.
+            Ok(None) => continue,
+            Err(failure) if failure.class == Class::Corrupt => {
+                log::warn!("'{key}' is left out: {failure}");
+                continue;
+            }
+            Err(failure) => return Err(failure),
         };
         let modified = u64::try_from(object.entry.modified_ms).unwrap_or_default();
         all.push(json!({

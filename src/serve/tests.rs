@@ -299,6 +299,7 @@ fn wal_comes_from_spool_and_stores_and_absence_is_confirmed() {
     let api = Api::new(json!({}));
     let target = api.path("pgdata/pg_wal/RECOVERYXLOG");
     let got = || fs::read(&target).unwrap();
+    api.put("main/basebackup/b", b"", &[]);
     let (status, head, body) = api.fetch(NAME, &target);
     assert_eq!(
         (status, body.as_str()),
@@ -342,6 +343,12 @@ fn s40_any_doubt_is_no_absence() {
     // The store's disk is not mounted.
     fs::rename(api.path("store"), api.path("elsewhere")).unwrap();
     assert_eq!(api.fetch("000000010000000000000009", &target).0, 503);
+    assert_eq!(api.ask("HEAD", &format!("/main/archive/{NAME}"), "").0, 503);
+    // The directory of the configuration is the mount point itself, and is there.
+    fs::create_dir(api.path("store")).unwrap();
+    let (status, head, body) = api.fetch("000000010000000000000009", &target);
+    assert_eq!((status, head.contains("x-pghoard-absent")), (503, false));
+    assert!(body.ends_with("is its file system mounted?"), "{body}");
     assert_eq!(api.ask("HEAD", &format!("/main/archive/{NAME}"), "").0, 503);
     assert!(!Path::new(&target).exists());
 }

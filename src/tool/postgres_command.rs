@@ -35,8 +35,7 @@ use crate::failure::{Failure, Outcome};
 use crate::http::{Login, Patience, Peer};
 use crate::restore::Opened;
 use crate::restore::wal::{self, Delivery, Places};
-use crate::serve::{ABSENT_HEADER, BODY_HEADER};
-use crate::spool;
+use crate::serve::{ABSENT_HEADER, BODY_HEADER, CLUSTER_HEADER};
 
 pub mod go;
 
@@ -292,20 +291,24 @@ fn fetch(flags: &Flags, standby: bool) -> Outcome<Answer> {
 
 fn from_daemon(flags: &Flags, output: Option<&Path>) -> Outcome<Answer> {
     let daemon = flags.daemon();
+    // PostgreSQL runs us in its data directory.
+    let cluster = wal::cluster::of(Path::new(".")).map(|id| id.to_string());
+    let cluster = cluster.as_deref().map(|id| (CLUSTER_HEADER, id));
     let (reply, done) = match output {
         None => (daemon.ask("HEAD", &flags.path(), &[])?, 200),
         Some(output) if flags.remote() => {
-            let header = [(BODY_HEADER, "1")];
+            let headers: Vec<_> = [(BODY_HEADER, "1")].into_iter().chain(cluster).collect();
             let save = |body: &mut dyn Read| wal::receive(body, &flags.xlog, output);
-            (daemon.get(&flags.path(), &header, save)?, 200)
+            (daemon.get(&flags.path(), &headers, save)?, 200)
         }
         Some(output) => {
             let target = output.to_str().ok_or_else(|| {
                 let message = format!("{}: expected UTF-8", output.display());
                 Failure::new(Class::Config, message)
             })?;
-            let header = [("x-pghoard-target-path", target)];
-            (daemon.ask("GET", &flags.path(), &header)?, 201)
+            let target = [("x-pghoard-target-path", target)];
+            let headers: Vec<_> = target.into_iter().chain(cluster).collect();
+            (daemon.ask("GET", &flags.path(), &headers)?, 201)
         }
     };
     match reply.status {
@@ -351,14 +354,14 @@ fn from_store(flags: &Flags, path: &Path, output: Option<&Path>, standby: bool) 
     let site = config.site(Some(&flags.site))?;
     let opened = config.related(site).into_iter().map(Opened::new);
     let opened: Vec<Opened<'_>> = opened.collect::<Outcome<_>>()?;
-    let spool = config.backup_location.as_ref();
-    let spool = spool.map(|folder| folder.join(&site.prefix).join(spool::FOLDER));
-    let places = Places::new(&opened, spool);
+    // PostgreSQL runs us in its data directory.
+    let places = Places::new(&opened, &config, wal::cluster::of(Path::new(".")));
     let Some(output) = output else {
-        return Ok(match wal::exists(&places, &flags.xlog)? {
-            true => Answer::Here,
-            false => Answer::Absent,
-        });
+        if wal::exists(&places, &flags.xlog)? {
+            return Ok(Answer::Here);
+        }
+        wal::confirm(&places)?;
+        return Ok(Answer::Absent);
     };
     match wal::fetch(&places, &flags.xlog, output)? {
         Delivery::Full => {

@@ -25,9 +25,9 @@ use super::{print, say, warn};
 use crate::config::{self, Config};
 use crate::failure::{Failure, Outcome};
 use crate::http::{Login, Patience, Peer};
-use crate::restore::choose::{self, Backup, Goal, timeline};
+use crate::restore::choose::{self, Backup, Catalog, Goal, timeline};
 use crate::restore::list::{self, Detail, Row};
-use crate::restore::{self, Notes, Opened, Order, target};
+use crate::restore::{self, Notes, Opened, Order, target, wal};
 use crate::store::Metadata;
 use flags::{Command, Flags, Get, List, ListHttp};
 
@@ -155,7 +155,7 @@ fn list_store(list: &List) -> Result<(), Fatal> {
         .site(list.place.site.as_deref())
         .map_err(misconfigured)?;
     let opened = open(&config, site).map_err(fatal)?;
-    let backups = backups(&opened).map_err(fatal)?;
+    let backups = backups(&opened, choose::LATEST).map_err(fatal)?;
     let caption = format!("Available '{}' basebackups:", site.name);
     let rows = backups.iter().map(Row::from);
     print(&list::render(&caption, rows, detail(list.verbose))).map_err(fatal)
@@ -170,12 +170,15 @@ fn open<'a>(config: &'a Config, site: &'a config::Site) -> Outcome<Vec<Opened<'a
         .collect()
 }
 
-fn backups<'a>(opened: &[Opened<'a>]) -> Outcome<Vec<Backup<'a>>> {
-    let mut all = Vec::new();
+fn backups<'a>(opened: &[Opened<'a>], wanted: &str) -> Outcome<Vec<Backup<'a>>> {
+    let mut found = Catalog::default();
     for opened in opened {
-        all.extend(choose::backups(opened.site, opened.store.as_ref())?);
+        found.add(choose::backups(opened.site, opened.store.as_ref())?);
     }
-    Ok(all)
+    for (key, failure) in &found.damaged {
+        warn(format_args!("warning: '{key}' is left out: {failure}"));
+    }
+    found.usable(wanted)
 }
 
 fn get_basebackup(get: &Get, status_file: Option<PathBuf>) -> Result<(), Fatal> {
@@ -187,7 +190,7 @@ fn get_basebackup(get: &Get, status_file: Option<PathBuf>) -> Result<(), Fatal> 
     let goal = get.goal().map_err(fatal)?;
     let preserve = get.preserve().map_err(fatal)?;
     let opened = open(&config, site).map_err(fatal)?;
-    let all = backups(&opened).map_err(fatal)?;
+    let all = backups(&opened, &get.basebackup).map_err(fatal)?;
     let (backup, chosen) = choose(&get.basebackup, &all, &opened, &goal).map_err(fatal)?;
     let size = choose::segment_size(backup, chosen.store.as_ref()).map_err(fatal)?;
     let timeline = &get.recovery_target_timeline;
@@ -203,6 +206,13 @@ fn get_basebackup(get: &Get, status_file: Option<PathBuf>) -> Result<(), Fatal> 
     };
     let notes = restore::run(backup, &chosen.source(), &order).map_err(fatal)?;
     tell(&notes);
+    for spool in wal::spools(&config, config.related(backup.site)) {
+        if let Some(failure) = wal::is_shut(&spool, notes.owner) {
+            warn(format_args!(
+                "warning: the server's restore_command will fail: {failure}"
+            ));
+        }
+    }
     if geteuid().is_root() && notes.owner.is_none() {
         warn(format_args!(
             "warning: the restored files belong to root, as whom PostgreSQL does not run"
@@ -262,7 +272,7 @@ fn choose<'b, 'a>(
 
 fn show(found: &[Backup<'_>]) {
     let plural = if found.len() == 1 { "" } else { "s" };
-    let caption = format!("Found {} applicable basebackup{plural}", found.len());
+    let caption = format!("Catalog {} applicable basebackup{plural}", found.len());
     let rows = found.iter().map(Row::from);
     say(&list::render(&caption, rows, Detail::Verbose));
 }

@@ -257,7 +257,11 @@ impl Verifier<'_> {
         if id.is_some_and(|id| self.place.keys.private(id).is_err()) {
             return self.sealed(watch, &sum, bytes, noted);
         }
-        let mut plain = decoder(watch, bytes, &object.metadata, &self.place.keys)?;
+        let told = match key.starts_with(&self.place.key(layout::DELTA_FILES)) {
+            true => &layout::without_size(&object.metadata),
+            false => &object.metadata,
+        };
+        let mut plain = decoder(watch, bytes, told, &self.place.keys)?;
         let judged = judge(&object, &mut plain);
         if let Err(failure) = &judged
             && !matches!(failure.class, Class::Unsupported | Class::Conflict)

@@ -45,7 +45,9 @@ impl Run {
     }
 
     fn backups(&self) -> Vec<Backup<'_>> {
-        choose::backups(&self.config.sites["golden"], self.store.as_ref()).unwrap()
+        choose::backups(&self.config.sites["golden"], self.store.as_ref())
+            .unwrap()
+            .backups
     }
 
     fn restore(&self, wanted: &str, order: &Order) -> Outcome<Notes> {
@@ -213,7 +215,8 @@ fn check_delivery(run: &Run, name: &str) {
     };
     let places = Places {
         stores: vec![shelf],
-        spool: None,
+        spools: Vec::new(),
+        cluster: None,
     };
     assert_eq!(
         wal::fetch(&places, name, &output),

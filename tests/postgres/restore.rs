@@ -58,7 +58,9 @@ fn check(major: u32) {
         store: &bed.store,
         keys: &Keyring::default(),
     };
-    let backups = choose::backups(&config.sites["site"], &bed.store).unwrap();
+    let backups = choose::backups(&config.sites["site"], &bed.store)
+        .unwrap()
+        .backups;
     let order = order(&bed, &new.data, &moved);
     restore::run(&backups[0], &source, &order).unwrap();
     let link = fs::read_dir(new.data.join("pg_tblspc")).unwrap().next();

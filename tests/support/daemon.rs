@@ -326,6 +326,15 @@ impl Daemon {
         self.scratch.join("store")
     }
 
+    /// Puts something of the site into the store: one that holds nothing confirms no absence.
+    pub fn stock(&self) {
+        let place = self.store().join(SITE).join("basebackup");
+        fs::create_dir_all(&place).unwrap();
+        for (name, content) in [("b", ""), ("b.metadata", "{}")] {
+            fs::write(place.join(name), content).unwrap();
+        }
+    }
+
     pub fn spool(&self) -> PathBuf {
         self.scratch.join("spool")
     }

@@ -54,7 +54,7 @@ impl World {
         let ahead = Ahead::new(Order {
             config: Arc::new(config),
             site: "main".to_owned(),
-            spool: None,
+            cluster: None,
             folder: path("ahead"),
             readers_max: 2,
         });

@@ -23,7 +23,7 @@ pub fn check(
     let Some(own) = backup.timeline(size) else {
         return Ok(());
     };
-    let held = Held::list(opened)?;
+    let held = Held::list(backup, opened)?;
     let target = match wanted {
         "current" => return Ok(()),
         "latest" => held.latest(own)?,
@@ -66,17 +66,31 @@ pub fn check(
 struct Held<'o, 'a>(BTreeMap<Timeline, (String, &'o Opened<'a>)>);
 
 impl<'o, 'a> Held<'o, 'a> {
-    fn list(opened: &'o [Opened<'a>]) -> Outcome<Held<'o, 'a>> {
+    /// As PostgreSQL will get them: of the site that the backup is of, and what of its cluster the
+    /// others have.
+    fn list(backup: &Backup<'_>, opened: &'o [Opened<'a>]) -> Outcome<Held<'o, 'a>> {
+        let is_own = |opened: &&Opened<'_>| opened.site.name == backup.site.name;
+        let mut cluster = None;
+        if let (Some(own), Some(first)) =
+            (opened.iter().find(is_own), backup.text("start-wal-segment"))
+            && opened.len() > 1
+        {
+            cluster = own.shelf().cluster(first)?;
+        }
         let mut held = BTreeMap::new();
-        for opened in opened {
-            let folder = format!("{}/timeline", opened.site.prefix);
-            opened.store.list(&folder, &mut |entry| {
-                let name = entry.key.rsplit('/').next().unwrap_or_default();
-                if let Some(timeline) = Timeline::from_history_name(name) {
-                    held.entry(timeline).or_insert((entry.key, opened));
+        let others = opened.iter().filter(|opened| !is_own(opened));
+        for (opened, cluster) in opened
+            .iter()
+            .filter(is_own)
+            .map(|own| (own, None))
+            .chain(others.map(|other| (other, cluster)))
+        {
+            for (timeline, key) in names(opened)? {
+                let name = timeline.history_name();
+                if !held.contains_key(&timeline) && !opened.shelf().is_foreign(&name, cluster)? {
+                    held.insert(timeline, (key, opened));
                 }
-                Ok(())
-            })?;
+            }
         }
         Ok(Held(held))
     }
@@ -101,6 +115,20 @@ impl<'o, 'a> Held<'o, 'a> {
             ))),
         }
     }
+}
+
+/// The history files of a site, and their keys.
+fn names(opened: &Opened<'_>) -> Outcome<BTreeMap<Timeline, String>> {
+    let mut found = BTreeMap::new();
+    let folder = format!("{}/timeline", opened.site.prefix);
+    opened.store.list(&folder, &mut |entry| {
+        let name = entry.key.rsplit('/').next().unwrap_or_default();
+        if let Some(timeline) = Timeline::from_history_name(name) {
+            found.insert(timeline, entry.key);
+        }
+        Ok(())
+    })?;
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -142,7 +170,7 @@ mod tests {
         put("s/basebackup/b", "", pairs.into());
         let config = config(folder.path());
         let opened = [Opened::new(&config.sites["s"]).unwrap()];
-        let backups = choose::backups(&config.sites["s"], &store).unwrap();
+        let backups = choose::backups(&config.sites["s"], &store).unwrap().backups;
         match check(&backups[0], wanted, &opened, SegmentSize::DEFAULT) {
             Ok(()) => "fine".into(),
             Err(failure) => failure.to_string(),
@@ -187,6 +215,52 @@ mod tests {
         ] {
             let found = check_one(own, end, missing, wanted);
             assert_eq!(found, expected, "{own} {end} {missing:?} {wanted}");
+        }
+    }
+
+    /// Site `t` was moved from `s` with another cluster, or with the name of the old one alone.
+    #[test]
+    fn s41_histories_of_another_cluster_are_none_of_this_backup() {
+        let first = "000000010000000000000002";
+        let wal = |timeline: u32, number: u64, cluster: u64| {
+            let mut wal = crate::work::testing::first_page(cluster, number);
+            wal[4..8].copy_from_slice(&timeline.to_ne_bytes());
+            wal
+        };
+        for (cluster, expected) in [(7, "timeline 2 did not come from timeline 1"), (8, "fine")] {
+            let folder = tempfile::tempdir().unwrap();
+            let store = Local::create(&folder.path().join("store")).unwrap();
+            let put = |key: &str, content: &[u8], pairs: &[(&str, &str)]| {
+                let pairs = pairs.iter().map(|(k, v)| ((*k).into(), (*v).into()));
+                let metadata: Metadata = pairs.collect();
+                let body = Body::Bytes(content);
+                store.put(key, body, &metadata, Put::Create).unwrap();
+            };
+            let size = [("original-file-size", "16777216")];
+            put(
+                "s/basebackup/b",
+                b"",
+                &[("start-wal-segment", first), ("end-lsn", "0/2000100")],
+            );
+            put(&format!("s/xlog/{first}"), &wal(1, 2, 7), &[]);
+            put("t/timeline/00000002.history", b"1\t0/1000000\tx\n", &[]);
+            put(
+                "t/xlog/000000020000000000000001",
+                &wal(2, 1, cluster),
+                &size,
+            );
+            let storage =
+                json!({"storage_type": "local", "directory": folder.path().join("store")});
+            let sites = json!({
+                "s": {"object_storage": storage, "active": false},
+                "t": {"object_storage": storage, "moved_from": ["s"]},
+            });
+            let (config, _) = config::parse(&json!({"backup_sites": sites})).unwrap();
+            let opened = ["t", "s"].map(|name| Opened::new(&config.sites[name]).unwrap());
+            let backups = choose::backups(&config.sites["s"], &store).unwrap().backups;
+            let told = check(&backups[0], "latest", &opened, SegmentSize::DEFAULT);
+            let told = told.map_or_else(|failure| failure.message, |()| "fine".to_owned());
+            assert!(told.contains(expected), "{cluster}: {told}");
         }
     }
 }

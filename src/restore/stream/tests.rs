@@ -128,7 +128,9 @@ impl World {
                 content: "#!/bin/sh\n".to_owned(),
             },
         };
-        let backups = choose::backups(&self.config.sites["s"], &self.store).unwrap();
+        let backups = choose::backups(&self.config.sites["s"], &self.store)
+            .unwrap()
+            .backups;
         let source = Source {
             store: &self.store,
             keys: &self.keys,

@@ -106,6 +106,8 @@ impl Routes {
             Err(refused) => return Ok(refusal(refused)),
         };
         let (backup, origin) = (terms.backup.clone(), terms.origin.clone());
+        // The token is for the site that the basebackup is of, and so is all that it opens.
+        let holder = terms.site.clone();
         let life = Duration::from_secs(wanted.minutes * 60);
         let made = match self.handouts.make(terms, bytes, life) {
             Err(failure) if failure.class == Class::Quota => {
@@ -131,10 +133,10 @@ impl Routes {
         let text = pretty(&json!({
             "backup": backup,
             "bytes": (bytes > 0).then_some(bytes),
-            "command": wanted.command(site, &made, &origin),
+            "command": wanted.command(&holder, &made, &origin),
             "expires": expires,
             "id": made.id,
-            "site": site.name,
+            "site": holder,
             "token": made.token.reveal(),
         }))?;
         Ok(Answer::json(StatusCode::CREATED, &text))
@@ -156,7 +158,8 @@ impl Routes {
         let planned = plan(&opened, &order)?;
         let base = planned.key.rsplit('/').next().unwrap_or_default();
         let terms = Terms {
-            site: site.name.clone(),
+            site: planned.site,
+            asked: site.name.clone(),
             backup: base.split('.').next().unwrap_or(base).to_owned(),
             query,
             origin,
@@ -182,7 +185,7 @@ impl Routes {
             token: Some(ticket.token.clone()),
             ..way
         });
-        let order = way.and_then(|way| Order::new(&terms.site, &terms.backup, &terms.query, &way));
+        let order = way.and_then(|way| Order::new(&terms.asked, &terms.backup, &terms.query, &way));
         match order {
             Ok(order) => self.start(order, Some(opening)),
             Err(failure) => {
@@ -196,11 +199,8 @@ impl Routes {
 impl Wanted {
     /// One line for a POSIX shell, in an empty directory, as the user PostgreSQL runs as. The token
     /// is in no list of processes: `printf` is a part of the shell.
-    fn command(&self, site: &config::Site, made: &Made, origin: &str) -> String {
-        let (token, url) = (
-            made.token.reveal(),
-            format!("{origin}/{}/handout/tar", site.name),
-        );
+    fn command(&self, site: &str, made: &Made, origin: &str) -> String {
+        let (token, url) = (made.token.reveal(), format!("{origin}/{site}/handout/tar"));
         let cacert = match &self.cacert {
             Some(path) => format!(" --cacert {}", shell(path)),
             None => String::new(),

@@ -68,6 +68,9 @@ fetch() {
     if [ -n "$cacert" ]; then
         set -- "$@" --cacert "$cacert"
     fi
+    if [ -n "$cluster" ]; then
+        set -- "$@" -H "x-pghoard-system-id: $cluster"
+    fi
     set -- "$@" -K - -H 'x-pghoard-body: 1' -D "$head" -o "$draft" -w '%{http_code}'
     status=$(authorization | curl "$@" "$url/$site/archive/$file") || return 255
     case $status in
@@ -90,7 +93,9 @@ fetch() {
 trap clean EXIT
 trap 'exit 255' HUP INT TERM
 
-# The data directory is where PostgreSQL runs this.
+# The data directory is where PostgreSQL runs this. Its cluster is told, where od can read it: a
+# site that was moved to another may have left the cluster behind.
+cluster=$(od -A n -t u8 -N 8 global/pg_control 2>/dev/null | tr -d ' \n')
 if [ -e standby.signal ]; then
     waits='1 2 4 8 10 10 10 15'
 else

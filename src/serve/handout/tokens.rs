@@ -34,7 +34,10 @@ pub fn digest(token: &str) -> Digest {
 /// What a token opens.
 #[derive(Debug)]
 pub struct Terms {
+    /// That the basebackup is of, and all that is opened.
     pub site: String,
+    /// Whose basebackups and those before them were chosen from.
+    pub asked: String,
     /// Of the basebackup.
     pub backup: String,
     pub query: Query,
@@ -47,6 +50,7 @@ impl Terms {
     pub fn of(site: &str, backup: &str) -> Terms {
         Terms {
             site: site.into(),
+            asked: site.into(),
             backup: backup.into(),
             query: Query(Vec::new()),
             origin: "http://h:1".into(),

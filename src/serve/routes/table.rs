@@ -508,6 +508,7 @@ pub const ROUTES: &[Route] = &[
         takes: Takes::Nothing,
         parameters: &[
             header("x-pghoard-body", "1: the file is the body of the answer"),
+            header("x-pghoard-system-id", "of the cluster that recovers"),
             header("x-pghoard-target-path", "else where the daemon writes it"),
         ],
         answers: &[

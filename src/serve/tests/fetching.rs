@@ -110,3 +110,41 @@ fn zero_disables_the_look_ahead() {
     assert_eq!(api.fetch(&name(3), &target).0, 201);
     assert!(!Path::new(&api.path("spool/main/prefetch")).exists());
 }
+
+/// As `pghoard_postgres_command --remote` asks.
+fn brought(api: &Api, site: &str, cluster: &str) -> (u16, Vec<u8>) {
+    let request = format!(
+        "GET /{site}/archive/{NAME} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+         x-pghoard-body: 1\r\n{cluster}\r\n"
+    );
+    let mut stream = TcpStream::connect(api.handle.address()).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut reply = Vec::new();
+    stream.read_to_end(&mut reply).unwrap();
+    let end = reply
+        .windows(4)
+        .position(|four| four == b"\r\n\r\n")
+        .unwrap();
+    let head = String::from_utf8(reply[..end].to_vec()).unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, reply.split_off(end + 4))
+}
+
+/// Site `main` was moved from `old` with another cluster, and has the same names.
+#[test]
+fn the_site_that_is_asked_for_comes_first_and_another_cluster_never() {
+    let api = Api::new(json!({}));
+    let (old, mut new) = (wal(MIB), wal(MIB));
+    new[24..32].copy_from_slice(&8u64.to_ne_bytes());
+    let (ours, theirs) = ("x-pghoard-system-id: 7\r\n", "x-pghoard-system-id: 8\r\n");
+    api.put("old/basebackup/b", b"", &[]);
+    api.put(&format!("main/xlog/{NAME}"), &new, &[]);
+    assert_eq!(brought(&api, "old", ours).0, 404);
+    assert_eq!(brought(&api, "old", theirs), (200, new.clone()));
+    assert_eq!(brought(&api, "old", ""), (200, new.clone()));
+    api.put(&format!("old/xlog/{NAME}"), &old, &[]);
+    for cluster in [ours, ""] {
+        assert_eq!(brought(&api, "old", cluster), (200, old.clone()));
+    }
+    assert_eq!(brought(&api, "main", theirs), (200, new));
+}

@@ -167,3 +167,40 @@ fn the_monitors_token_may_look_and_nothing_else() {
         assert_eq!(api.ask("GET", path, "").0, 401, "{path}");
     }
 }
+
+/// What WAL the new site has may be of another cluster.
+#[test]
+fn a_basebackup_of_the_site_before_is_handed_out_with_that_sites_wal() {
+    let api = Api::new(json!({}));
+    let mut tar = tar::Builder::new(Vec::new());
+    for (name, content) in [("PG_VERSION", "15\n"), ("global/pg_control", "c")] {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len().try_into().unwrap());
+        header.set_mode(0o600);
+        tar.append_data(&mut header, name, content.as_bytes())
+            .unwrap();
+    }
+    api.put("old/basebackup/b", &tar.into_inner().unwrap(), &[]);
+    let (status, _, body) = api.ask("GET", "/main/basebackup/b/tar", "");
+    assert_eq!(status, 200);
+    assert!(body.contains("\nsite='old'\n"), "{body}");
+    let head = "PUT /main/handout HTTP/1.1\r\nhost: h:1\r\nconnection: close\r\n\
+                content-length: 2\r\n\r\n";
+    let reply = thread::scope(|scope| {
+        let put = scope.spawn(|| raw(api.handle.address(), head.as_bytes(), b"{}"));
+        let report = api.reports.recv_timeout(Duration::from_secs(20)).unwrap();
+        report.heard.unwrap().send(()).unwrap();
+        put.join().unwrap()
+    });
+    assert!(reply.contains("\"site\": \"old\""), "{reply}");
+    assert!(reply.contains("http://h:1/old/handout/tar"), "{reply}");
+    let (_, body) = reply.split_once("\r\n\r\n").unwrap();
+    let made: Value = serde_json::from_str(body).unwrap();
+    let bearer = format!(
+        "authorization: Bearer {}\r\n",
+        made["token"].as_str().unwrap()
+    );
+    assert_eq!(api.ask("GET", "/main/handout/tar", &bearer).0, 403);
+    let (status, _, body) = api.ask("GET", "/old/handout/tar", &bearer);
+    assert_eq!((status, body.contains("\nsite='old'\n")), (200, true));
+}

@@ -83,7 +83,8 @@ fn follow(way: &Way<'_>, primary: &Seen) -> Outcome<Finding> {
                 keys: &way.shelf.keys,
             },
         }],
-        spool: None,
+        spools: Vec::new(),
+        cluster: None,
     };
     let began = Instant::now();
     while !wal::exists(&places, &name)? {

@@ -36,7 +36,6 @@ use crate::failure::{Failure, Outcome};
 use crate::restore::ahead::plan::SILENCE;
 use crate::restore::ahead::{Ahead, Order};
 use crate::restore::wal;
-use crate::spool;
 
 /// Below the data directory, which is where PostgreSQL runs us.
 const FOLDER: &str = "pgsql_tmp_pghoard";
@@ -143,10 +142,9 @@ pub fn run(asked: &Asked<'_>, segment_bytes: u64) -> Outcome<()> {
     let stamp = stamp(asked.config);
     let (config, _) = config::load(asked.config)?;
     let site = config.site(Some(asked.site))?;
-    let spool = config.backup_location.as_ref();
     let ahead = Ahead::new(Order {
         site: site.name.clone(),
-        spool: spool.map(|folder| folder.join(&site.prefix).join(spool::FOLDER)),
+        cluster: wal::cluster::of(Path::new(".")),
         config: Arc::new(config),
         folder: PathBuf::from(FOLDER),
         readers_max: 1,

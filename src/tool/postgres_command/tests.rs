@@ -180,6 +180,16 @@ fn with_a_configuration_the_store_answers() {
     };
     assert_eq!(ask("c.json", "00000002.history"), 0);
     assert_eq!(fs::read(&output).unwrap(), history);
+    // Nothing else is there, as on a disk that is not mounted.
+    assert_eq!(ask("c.json", "00000003.history"), 255);
+    store
+        .put(
+            "main/basebackup/b",
+            Body::Bytes(b""),
+            &Metadata::new(),
+            Put::Create,
+        )
+        .unwrap();
     assert_eq!(ask("c.json", "00000003.history"), 4);
     assert_eq!(ask("nowhere.json", "00000003.history"), 255);
     fs::rename(path("store"), path("elsewhere")).unwrap();

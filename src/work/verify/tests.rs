@@ -162,8 +162,8 @@ impl World {
         self.bed.folder.path().join("store/main").join(key)
     }
 
-    fn verdicts(&self) -> Vec<(String, Verdict)> {
-        let verifier = Verifier {
+    fn verifier(&self) -> Verifier<'_> {
+        Verifier {
             place: &self.bed.place,
             size: size(),
             cluster: Some(Cluster {
@@ -171,7 +171,11 @@ impl World {
                 from: segment(0),
             }),
             pace: Pace::new(None, || false),
-        };
+        }
+    }
+
+    fn verdicts(&self) -> Vec<(String, Verdict)> {
+        let verifier = self.verifier();
         let files = [
             File::Wal(segment(3)),
             File::Wal(segment(4)),
@@ -473,4 +477,25 @@ fn what_is_gone_is_gone_and_what_is_of_tomorrow_is_not_damaged() {
         panic!()
     };
     assert_eq!(failure.class, Class::Conflict);
+}
+
+/// PGHoard announces the size that the file had when it was listed; the server may have cut it.
+#[test]
+fn s18_a_file_of_a_delta_backup_is_judged_by_its_name_alone() {
+    let world = World::new(Compression::Zstd, Some(Envelope::AesGcm));
+    let cut = b"what is left of it";
+    let digest = Algorithm::Blake2s.hex(cut);
+    let key = format!("basebackup_delta/{digest}");
+    let item = Item {
+        file: File::Main(BackupName(NAME.into())),
+        key: key.clone(),
+        expect: Expect::Content { digest },
+        stored_bytes: None,
+    };
+    for (content, good) in [(&cut[..], true), (&cut[1..], false)] {
+        world.put(&key, content, &[("original-file-size", "8192")]);
+        let verdict = world.verifier().check(&item);
+        assert_eq!(matches!(verdict, Verdict::Good { .. }), good, "{verdict:?}");
+        assert_eq!(matches!(verdict, Verdict::Damaged(_)), !good, "{verdict:?}");
+    }
 }

@@ -194,6 +194,7 @@ fn s40_a_standby_asks_again_and_a_recovery_is_ended() {
         words.extend(["--output", "RECOVERYXLOG", "--retry-deadline", deadline]);
         daemon.tool("pghoard_postgres_command", &words)
     };
+    daemon.stock();
     let away = daemon.home().join("away");
     fs::rename(daemon.store(), &away).unwrap();
     let answer = run(ask("60"));

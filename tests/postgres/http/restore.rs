@@ -240,6 +240,7 @@ fn s40_the_script_says_absent_only_when_it_is_certain() {
     wait_until("the script", PATIENCE, || {
         host.shell(&get, home).status.success()
     });
+    daemon.stock();
     let history = host.scratch.folder("history");
     fs::write(history.join("00000002.history"), "1\t0/300000\tx\n").unwrap();
     let wrong = host
