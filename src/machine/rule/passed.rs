@@ -1,8 +1,8 @@
 //! WAL that `archive_command` passed over.
 //!
-//! PostgreSQL hands over one segment after the other. Where enough of those that follow are stored it
-//! went on without what lacks (`archive_mode` was off for a while, say), and nobody goes back for it,
-//! as a stream would.
+//! PostgreSQL hands over one segment after the other. Where enough of those that follow are stored,
+//! it went on without what lacks (`archive_mode` was off for a while, say), and nobody goes back
+//! for it, as a stream would.
 
 use crate::event::Range;
 use crate::projection::ledger::Ledger;

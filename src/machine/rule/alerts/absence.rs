@@ -63,8 +63,8 @@ impl View<'_> {
                      its disk"
                 }
                 false => {
-                    "see what the server's archive_command says in its log and whether archive_mode \
-                     is on, and whether the store fails (pghoard status); what the server writes \
+                    "see what archive_command says in the server's log, whether archive_mode is \
+                     on, and whether the store fails (pghoard status); what the server writes \
                      meanwhile is lost if the server is, and it keeps it there: watch its disk"
                 }
             };
