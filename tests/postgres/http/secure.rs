@@ -29,6 +29,7 @@ fn tools_believe_whom_they_are_told_to() {
     let certificates = Certificates::make(&scratch);
     let daemon = Daemon::configured(secured(&certificates), json!({ SITE: { "nodes": [] } }));
     let mut daemon = daemon.started();
+    daemon.stock();
     let authority = certificates.authority.display().to_string();
     let other = certificates.wrong_name.certificate.display().to_string();
     let login = ["--username", "u", "--password", "p w"];
