@@ -272,7 +272,7 @@ fn choose<'b, 'a>(
 
 fn show(found: &[Backup<'_>]) {
     let plural = if found.len() == 1 { "" } else { "s" };
-    let caption = format!("Catalog {} applicable basebackup{plural}", found.len());
+    let caption = format!("Found {} applicable basebackup{plural}", found.len());
     let rows = found.iter().map(Row::from);
     say(&list::render(&caption, rows, Detail::Verbose));
 }

@@ -356,3 +356,23 @@ fn a_spool_that_the_server_cannot_read_is_told_at_the_restore() {
     assert_eq!(is_shut(&nowhere, Some(others)), None);
     assert_eq!(is_shut(&nowhere, None), None);
 }
+
+#[test]
+fn the_cluster_of_a_data_directory_is_the_first_field_of_pg_control() {
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(cluster::of(folder.path()), None);
+    fs::create_dir(folder.path().join("global")).unwrap();
+    let control = folder.path().join("global/pg_control");
+    for (content, expected) in [
+        (&[7u64.to_ne_bytes(), [1; 8]].concat()[..], Some(7)),
+        (&[0; 16], None),
+        (&[7; 7], None),
+    ] {
+        fs::write(&control, content).unwrap();
+        assert_eq!(cluster::of(folder.path()), expected);
+    }
+    let segment = folder.path().join("segment");
+    fs::write(&segment, wal(1, 3 << 20, 100)).unwrap();
+    let fits = [Some(7), Some(8), None].map(|id| cluster::fits(&segment, id));
+    assert_eq!(fits, [true, false, true]);
+}
