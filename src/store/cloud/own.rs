@@ -6,7 +6,7 @@ use machine::Class;
 use object_store::client::{HttpRequest, HttpRequestBody};
 
 use crate::failure::{Failure, Outcome};
-use crate::store::wire::{Wire, fault};
+use crate::store::wire::{Wire, Words, fault};
 
 pub(in crate::store) fn request(
     method: Method,
@@ -24,8 +24,9 @@ pub(in crate::store) fn request(
     Ok(request)
 }
 
-/// Answers the text of the answer.
-pub(in crate::store) async fn send(wire: &Wire, request: HttpRequest) -> Outcome<String> {
+/// Answers the text of the answer. One that breaks off is a reason to ask again.
+pub(in crate::store) async fn send(wire: &Wire, mut request: HttpRequest) -> Outcome<String> {
+    request.extensions_mut().insert(Words);
     let answer = wire.ask(request).await?;
     let bytes = answer.into_body().bytes().await;
     let bytes = bytes.map_err(|e| match fault::failure(&e) {
