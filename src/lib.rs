@@ -134,6 +134,11 @@
 //!   misses that is computed from the state, as every hole is; it is sought on every server, then
 //!   in `pg_wal`, and where nobody has it a new basebackup is due and the alert stays until a
 //!   person takes note.
+//! - `archive_command` has no stream that goes back: where segments enough beyond a gap are stored,
+//!   PostgreSQL went on without it (`wal_passed`), and the frontier does as well. Which timeline
+//!   such a site is on says the newest segment that was handed over.
+//! - A stream without a slot would lose what is on its way to the checkpoint with which a backup
+//!   begins. Whoever takes the backup has the server keep it by a temporary slot until then.
 
 pub mod clock;
 pub mod codec;
