@@ -153,6 +153,11 @@ pub fn reaper() -> Arc<Children> {
     children
 }
 
+/// A panic ends PID 1 (`boot`): what it held is never seen half changed.
+pub fn lock<T>(held: &Mutex<T>) -> MutexGuard<'_, T> {
+    held.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A thread that nobody waits for.
 pub fn thread(name: &str, run: impl FnOnce() + Send + 'static) -> Outcome<()> {
     let spawned = std::thread::Builder::new().name(name.into()).spawn(run);

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use machine::Class;
@@ -13,7 +13,7 @@ use pghoard::config::{Config, reload};
 use pghoard::{Failure, Outcome, durable, report};
 use serde_json::{Value, json};
 
-use crate::children::Children;
+use crate::children::{Children, lock};
 use crate::diary::Diary;
 use crate::disk::{self, Device};
 use crate::network::Network;
@@ -62,7 +62,7 @@ pub struct InForce {
 
 impl Host {
     pub fn inforce(&self) -> MutexGuard<'_, InForce> {
-        self.inforce.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inforce)
     }
 
     fn store(&self) -> Outcome<&Store> {

@@ -8,7 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use nix::unistd::Pid;
 use pghoard::{Failure, Outcome};
 use serde::Serialize;
 
-use crate::children::{self, Children, Ended};
+use crate::children::{self, Children, Ended, lock};
 use crate::settings::EFFECTIVE;
 use crate::settings::store::{DAEMON, give};
 
@@ -151,10 +151,6 @@ impl Supervisor {
     pub fn told(&self) -> Told {
         lock(&self.told).clone()
     }
-}
-
-fn lock(told: &Mutex<Told>) -> std::sync::MutexGuard<'_, Told> {
-    told.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn listen(socket: &UnixDatagram, heard: &Sender<Heard>) {

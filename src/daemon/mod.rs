@@ -76,8 +76,7 @@ pub struct Daemon {
     source: Source,
     /// The file as it was last taken into use, to name what is new in the next one.
     raw: Value,
-    /// What the log's storage suffers from, until a turn succeeds.
-    /// Since when the log cannot be written, and why.
+    /// Since when the log cannot be written, and why, until a turn succeeds.
     suffering: Option<(Millis, String)>,
 }
 
@@ -209,6 +208,11 @@ impl Daemon {
         }
         let goodbye = Report::outside(None, Event::Stopped { reason });
         self.machine.turn(vec![goodbye])?;
+        self.show();
+        Ok(())
+    }
+
+    fn show(&mut self) {
         let Loop {
             world,
             state,
@@ -217,7 +221,6 @@ impl Daemon {
             ..
         } = &mut self.machine;
         world.show(state, policy, busy);
-        Ok(())
     }
 
     fn look_around(&mut self) {
@@ -226,6 +229,11 @@ impl Daemon {
         let now = clock::now();
         policy.unsynchronised = self.synchrony.look(now);
         policy.troubles = self.troubles.look(now).to_vec();
+        let suffers = self.suffering.as_ref();
+        policy.troubles.extend(suffers.map(|(since, why)| {
+            let what = format!("the event log cannot be written: {why}");
+            (*since, what)
+        }));
         let cramped = world.cramped();
         for (name, site) in &mut policy.sites {
             site.cramped_since = cramped.get(name).copied();
@@ -260,7 +268,9 @@ impl Daemon {
                     self.complain(failure.about(self.log_path.display()));
                 }
                 self.reopen()?;
-                self.show_suffering();
+                // An alarm must not wait for a log that cannot be written.
+                self.look_around();
+                self.show();
             }
         }
         self.notify.alive(&self.machine.world.front.status);
@@ -295,24 +305,6 @@ impl Daemon {
             let since = told.map_or_else(clock::now, |(since, _)| *since);
             self.suffering = Some((since, text));
         }
-    }
-
-    /// An alarm must not wait for a log that cannot be written.
-    fn show_suffering(&mut self) {
-        let Some((since, why)) = &self.suffering else {
-            return;
-        };
-        let Loop {
-            world,
-            state,
-            policy,
-            busy,
-            ..
-        } = &mut self.machine;
-        let mut policy = policy.clone();
-        let what = format!("the event log cannot be written: {why}");
-        policy.troubles.push((*since, what));
-        world.show(state, &policy, busy);
     }
 }
 

@@ -197,6 +197,7 @@ mod tests {
         let mut nobody = Synchrony::at(None);
         assert_eq!(nobody.look(Millis(1)), None);
     }
+
     #[test]
     fn what_is_wrong_with_the_machine_is_read_and_a_file_that_is_not_there_is_wrong() {
         let folder = tempfile::tempdir().unwrap();

@@ -18,6 +18,7 @@ use crate::config;
 use crate::spool::{RealDisk, Spool};
 use crate::store::local::Local;
 use crate::store::{Body, Metadata, Put, Store};
+use crate::work::testing::small_segment;
 
 mod appliance;
 mod archiving;
@@ -186,17 +187,7 @@ impl Api {
 
 /// A segment of 1 MiB, or the beginning of it.
 fn wal(bytes: usize) -> Vec<u8> {
-    let mut wal = Vec::new();
-    wal.extend(0xD110u16.to_ne_bytes());
-    wal.extend(2u16.to_ne_bytes());
-    wal.extend(1u32.to_ne_bytes());
-    wal.extend((3u64 << 20).to_ne_bytes());
-    wal.extend([0; 8]);
-    wal.extend(7u64.to_ne_bytes());
-    wal.extend((1u32 << 20).to_ne_bytes());
-    wal.extend(8192u32.to_ne_bytes());
-    wal.resize(bytes, 0x55);
-    wal
+    small_segment(1, 3 << 20, bytes)
 }
 
 const MIB: usize = 1 << 20;

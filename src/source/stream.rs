@@ -217,14 +217,19 @@ async fn look(request: &Request<'_>, walsender: &mut Connection) -> Outcome<Fact
         .simple_query("SHOW log_timezone", deadline)
         .await?;
     facts.zone = zone.first().and_then(|row| row.text(0)).map(str::to_owned);
-    // The same server of several, or its tablespaces are not these.
-    let mut info = request.conninfo.clone();
-    info.hosts
-        .retain(|host| host.to_string() == walsender.server());
+    // Else its tablespaces may not be these.
+    let info = same_server(request.conninfo, walsender.server());
     if let Err(fault) = ask(&info, &mut facts, deadline).await {
         log::info!("tablespaces keep their numbers as names: {fault}");
     }
     Ok(facts)
+}
+
+/// To the one of several that a connection has reached.
+fn same_server(info: &Conninfo, server: &str) -> Conninfo {
+    let mut info = info.clone();
+    info.hosts.retain(|host| host.to_string() == server);
+    info
 }
 
 async fn ask(info: &Conninfo, facts: &mut Facts, deadline: Instant) -> Answer<()> {

@@ -186,14 +186,25 @@ impl Store for Fickle {
 
 /// The first page of WAL `number` of this cluster, as far as it tells that.
 pub fn first_page(system_id: u64, number: u64) -> Vec<u8> {
+    page(1, number << 24, system_id, 16 << 20)
+}
+
+/// A segment of 1 MiB, or its first `bytes`, of cluster 7.
+pub fn small_segment(timeline: u32, address: u64, bytes: usize) -> Vec<u8> {
+    let mut segment = page(timeline, address, 7, 1 << 20);
+    segment.resize(bytes, 0x55);
+    segment
+}
+
+fn page(timeline: u32, address: u64, system_id: u64, segment_bytes: u32) -> Vec<u8> {
     let mut bytes = Vec::new();
     bytes.extend(0xD110_u16.to_ne_bytes());
     bytes.extend(2_u16.to_ne_bytes());
-    bytes.extend(1_u32.to_ne_bytes());
-    bytes.extend((number << 24).to_ne_bytes());
+    bytes.extend(timeline.to_ne_bytes());
+    bytes.extend(address.to_ne_bytes());
     bytes.extend([0; 8]);
     bytes.extend(system_id.to_ne_bytes());
-    bytes.extend((16_u32 << 20).to_ne_bytes());
+    bytes.extend(segment_bytes.to_ne_bytes());
     bytes.extend(8192_u32.to_ne_bytes());
     bytes
 }

@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
 use bundle::release::Release;
@@ -17,6 +17,7 @@ use super::esp::Esp;
 use super::slots::{self, Tries};
 use super::verdict::{self, Back, Limits, Seen, Verdict, Work};
 use super::{change, keys};
+use crate::children::lock;
 use crate::disk;
 use crate::host::Host;
 use crate::lines;
@@ -72,10 +73,8 @@ impl Trial {
         let (trial, failed) = self.with_esp(|esp, running| {
             let (slots, _) = esp.list()?;
             let told = slots::told(&slots, running);
-            let mut failed = told
-                .iter()
-                .filter(|slot| slot.state == slots::State::Failed);
-            let failed = failed.next().map(|slot| slot.version.to_string());
+            let failed = told.iter().find(|slot| slot.state == slots::State::Failed);
+            let failed = failed.map(|slot| slot.version.to_string());
             let booted = slots::booted(&slots, running);
             let counted = booted.is_some_and(|slot| slot.tries != Tries::Confirmed);
             let back = match change::way_back(&slots, running) {
@@ -305,8 +304,4 @@ impl Trial {
             }
         }
     }
-}
-
-fn lock<T>(held: &Mutex<T>) -> MutexGuard<'_, T> {
-    held.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -192,9 +192,8 @@ impl Turn<'_> {
         let rests = |name| refused.is_some_and(|refused| refused.backup_rests(name, self.now));
         let free = |name| ours(name) && !self.is_busy(&storing(name)) && !rests(name);
         // What was to replace it may be damaged or gone by now: it is better than nothing.
-        let mut links = self.chain.links.iter();
-        let bare = links.all(|link| link.site.backups.restorable(&link.site.ledger).is_empty());
-        let last = |backup: &Backup| bare && backup.expired.is_some();
+        let bare = |link: &Link<'_>| link.site.backups.restorable(&link.site.ledger).is_empty();
+        let last = |backup: &Backup| backup.expired.is_some() && self.chain.links.iter().all(bare);
         let mut all = self.site.backups.all.iter();
         let dead =
             all.find(|(name, backup)| backup.phase == Phase::Dead && free(name) && !last(backup));

@@ -7,6 +7,7 @@ use serde_json::json;
 use super::*;
 use crate::store::local::Local;
 use crate::store::{Body, Metadata, Put, Store};
+use crate::work::testing::small_segment;
 
 const MIB: usize = 1 << 20;
 
@@ -17,17 +18,7 @@ fn name(number: u64) -> String {
 
 /// A segment of 1 MiB, or the beginning of it.
 fn wal(number: u64, bytes: usize) -> Vec<u8> {
-    let mut wal = Vec::new();
-    wal.extend(0xD110u16.to_ne_bytes());
-    wal.extend(2u16.to_ne_bytes());
-    wal.extend(1u32.to_ne_bytes());
-    wal.extend((number << 20).to_ne_bytes());
-    wal.extend([0; 8]);
-    wal.extend(7u64.to_ne_bytes());
-    wal.extend((1u32 << 20).to_ne_bytes());
-    wal.extend(8192u32.to_ne_bytes());
-    wal.resize(bytes, 0x55);
-    wal
+    small_segment(1, number << 20, bytes)
 }
 
 struct World {

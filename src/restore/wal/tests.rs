@@ -7,24 +7,10 @@ use super::*;
 use crate::codec::keys::Keyring;
 use crate::store::local::Local;
 use crate::store::{Body, Metadata, Put, Store};
+use crate::work::testing::small_segment as wal;
 
 const NAME: &str = "000000020000000000000003";
 const MIB: usize = 1 << 20;
-
-/// A 1 MiB segment's beginning, of `bytes` in all.
-fn wal(timeline: u32, address: u64, bytes: usize) -> Vec<u8> {
-    let mut wal = Vec::new();
-    wal.extend(0xD110u16.to_ne_bytes());
-    wal.extend(2u16.to_ne_bytes());
-    wal.extend(timeline.to_ne_bytes());
-    wal.extend(address.to_ne_bytes());
-    wal.extend([0; 8]);
-    wal.extend(7u64.to_ne_bytes());
-    wal.extend((1u32 << 20).to_ne_bytes());
-    wal.extend(8192u32.to_ne_bytes());
-    wal.resize(bytes, 0x55);
-    wal
-}
 
 /// Of another cluster.
 fn strange(mut wal: Vec<u8>) -> Vec<u8> {

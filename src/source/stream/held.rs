@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use machine::Lsn;
 
-use super::Request;
+use super::{Request, same_server};
 use crate::pg::{Answer, Connection, Conninfo, Mode, replication};
 
 pub(super) struct Held<'a> {
@@ -26,8 +26,7 @@ impl<'a> Held<'a> {
         server: &str,
         reached: &'a AtomicU64,
     ) -> Option<Held<'a>> {
-        let mut info = request.conninfo.clone();
-        info.hosts.retain(|host| host.to_string() == server);
+        let info = same_server(request.conninfo, server);
         let deadline = Instant::now() + request.patience.connect;
         match slot(&info, deadline).await {
             Ok(connection) => Some(Held {
